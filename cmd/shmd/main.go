@@ -1,0 +1,16 @@
+// Command shmd runs a region: shared memory, and the workers that use it.
+package main
+
+import (
+	"os"
+
+	"github.com/shmd/shmd/internal/daemon"
+	"github.com/shmd/shmd/internal/launcher"
+)
+
+func main() {
+	if code, ok := launcher.Run(); ok { // a re-exec: this process becomes a worker
+		os.Exit(code)
+	}
+	os.Exit(daemon.Main(os.Args[1:], os.Stdout, os.Stderr))
+}

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Counts the words of a directory in four worker processes, one of which is killed halfway.
+#
+#   run.sh [-o table|json] [--kill N] [--top N] [DIR]      DIR: the source of the Go installation
+#
+# It starts a shmd of its own, in a temporary directory, and leaves no process and no file behind.
+# stdout is the result, stderr the progress. $SHMD_BIN is a directory with shmd, shmctl and
+# wordcount; without it they are built.
+set -euo pipefail
+
+for arg; do
+	case $arg in -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" && exit ;; esac
+done
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repo=$here/../..
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/wordcount.XXXXXX")
+log=''
+
+cleanup() {
+	code=$?
+	trap - EXIT
+	trap '' INT TERM HUP
+	if [ -n "$log" ]; then # shmctl also stops the workers of a daemon that is dead or hangs
+		"$bin/shmctl" stop --quiet >/dev/null 2>&1 || :
+	fi
+	for signal in TERM CONT; do jobs -p | xargs -r kill -s "$signal" 2>/dev/null || :; done
+	wait
+	if [ "$code" -ne 0 ] && [ -n "$log" ]; then { echo "--- the log of shmd:" && cat "$log"; } >&2; fi
+	rm -rf "$tmp"
+	exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# while_shmd COMMAND...: runs it, in the background so that a signal is obeyed at once, and fails if shmd
+# ends before it does.
+while_shmd() {
+	local code=0 first
+	"$@" &
+	wait -n -p first $! "$shmd" || code=$?
+	if [ "$first" = "$shmd" ]; then
+		echo "run.sh: shmd ended with code $code in the middle of the run" >&2
+		code=1
+	fi
+	if [ "$code" -ne 0 ]; then exit "$code"; fi
+}
+
+bin=${SHMD_BIN:-$repo/bin} wordcount=${SHMD_BIN:-$tmp}/wordcount
+if [ ! -x "$bin/shmd" ] || [ ! -x "$bin/shmctl" ]; then make -C "$repo" build >&2; fi
+if [ ! -x "$wordcount" ]; then (cd "$repo" && go build -o "$wordcount" ./examples/wordcount); fi
+"$wordcount" --check "$@"
+
+# The socket is in a directory of its own, and nothing from around this script reaches in.
+export RUNTIME_DIRECTORY=$tmp SHMCTL_REGION=wordcount
+unset NOTIFY_SOCKET WATCHDOG_USEC LISTEN_FDS LISTEN_PID SHMD_FDS SHMD_WORKER SHMD_REGION
+
+log=$tmp/shmd.log
+"$bin/shmd" -c "$here/shmd.toml" >"$log" 2>&1 &
+shmd=$!
+while_shmd "$bin/shmctl" wait --quiet --for=ready --timeout=30s >/dev/null
+while_shmd "$wordcount" --report "$tmp/report" "$@"
+"$bin/shmctl" stop -o json >"$tmp/stop"
+wait "$shmd"
+log='' # nothing is left to stop
+"$wordcount" --finish "$tmp/report" "$@" <"$tmp/stop"

@@ -1,0 +1,258 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+func (a *app) chCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ch",
+		Short: "Look at channels",
+		Long: `ch lists the channels of the region, and tells of one. The numbers are read from the channel's memory. To a user who may not read the
+messages in it (who is neither root nor the daemon's user) the daemon does not hand that memory out: then there is only what the socket
+tells, kind and size.`,
+		Example: `  shmctl ch ls
+  shmctl ch info jobs`,
+		Args: a.verbOf,
+		RunE: a.noVerb,
+	}
+	c.AddCommand(
+		a.verb(cobra.Command{
+			Use:   "ls",
+			Short: "List channels with what waits in them",
+			Long: `ls lists the channels. DEPTH is the number of messages that are committed and not done yet. The dead letters of a channel are in the channel
+NAME.dead.`,
+			Example: `  shmctl ch ls
+  shmctl ch ls -o json | jq '.channels[] | select(.depth > 0)'`,
+		}, noArgs, a.chLs),
+		a.verb(cobra.Command{
+			Use:   "info NAME",
+			Short: "Tell everything about a channel",
+			Long: `info tells the geometry of a channel, its counters, what its slots hold, and who sleeps on it.
+
+depth = ready + leased + dead, of which ready waits for a consumer, leased is being worked on, and dead waits to be moved to NAME.dead.
+loaned is being written. A kill may cost a counter one count; the slots are the truth.`,
+			Example:           `  shmctl ch info jobs`,
+			ValidArgsFunction: a.complete(channelNames),
+		}, func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("ch info: which channel? Give one name; shmctl ch ls lists them")
+			}
+			return nil
+		}, func(ctx context.Context, args []string) error { return a.chInfo(ctx, args[0]) }),
+	)
+	return c
+}
+
+// channelJSON is a channel. The numbers are absent if its memory could not be had.
+type channelJSON struct {
+	Name     string `json:"name"`
+	Kind     string `json:"kind"`
+	Slots    int    `json:"slots"`
+	SlotSize int    `json:"slot_size"`
+	*channelNumbers
+	Error string `json:"error,omitempty"` // why there are no numbers
+}
+
+type channelNumbers struct {
+	Depth           int    `json:"depth"`
+	Sent            uint64 `json:"sent"`
+	Received        uint64 `json:"received"`
+	Acked           uint64 `json:"acked"`
+	Redelivered     uint64 `json:"redelivered"`
+	Dead            uint64 `json:"dead"`
+	Lost            uint64 `json:"lost"` // a queue loses nothing
+	Aborted         uint64 `json:"aborted"`
+	Ready           int    `json:"ready"`
+	Leased          int    `json:"leased"`
+	Loaned          int    `json:"loaned"`
+	SlotsDead       int    `json:"slots_dead"` // in slots, waiting to be moved
+	ReceiversAsleep int    `json:"receivers_asleep"`
+	SendersAsleep   int    `json:"senders_asleep"`
+	MaxDeliveries   int    `json:"max_deliveries"` // 0: no limit
+	Sparse          bool   `json:"sparse"`
+	DeadLetters     bool   `json:"dead_letters"` // it is the dead-letter channel of another
+	Head            uint64 `json:"head"`
+	Tail            uint64 `json:"tail"`
+}
+
+// channels lists all channels, with numbers where their memory is in our hands.
+func (a *app) channels(ctx context.Context, s *session) ([]channelJSON, error) {
+	list := []channelJSON{}
+	segments, err := s.Roster.Segments()
+	if err != nil {
+		a.warn("%v", err)
+	}
+	told := map[string]channelJSON{} // by the socket
+	for _, g := range segments {
+		if g.Kind != protocol.KindQueue {
+			continue
+		}
+		if s.segments[g.Name] == nil && s.answers() && len(told) == 0 {
+			channels, err := s.conn.Channels(ctx)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range channels {
+				told[c.Name] = channelJSON{Name: c.Name, Kind: c.Kind, Slots: int(c.Slots), SlotSize: int(c.SlotSize)}
+			}
+		}
+		list = append(list, s.channel(g.Name, told[g.Name]))
+	}
+	return list, nil
+}
+
+// channel tells of one channel: what its memory says, or else what the socket told.
+func (s *session) channel(name string, told channelJSON) channelJSON {
+	seg := s.segments[name]
+	if seg == nil {
+		why := s.missing[name]
+		if why == nil {
+			why = errors.New("its memory is for root, the daemon's user, and who may produce or consume")
+		}
+		told.Name, told.Kind, told.Error = name, protocol.KindQueue.String(), why.Error()
+		return told
+	}
+	c := channelJSON{Name: name, Kind: protocol.KindQueue.String()}
+	q, err := protocol.OpenQueue(seg.Bytes())
+	if err != nil {
+		c.Error = err.Error()
+		return c
+	}
+	st := q.Stat()
+	c.Slots, c.SlotSize = st.Slots, st.SlotSize
+	c.channelNumbers = &channelNumbers{
+		Depth: st.Depth(), Sent: st.Sent, Received: st.Received, Acked: st.Acked, Redelivered: st.Redelivered, Dead: st.DeadLettered,
+		Aborted: st.Aborted, Ready: st.Ready, Leased: st.Reading, Loaned: st.Writing, SlotsDead: st.Dead + st.Moving,
+		ReceiversAsleep: st.Receivers, SendersAsleep: st.Senders, MaxDeliveries: st.MaxDeliveries,
+		Sparse: st.Flags&protocol.QueueFlagSparse != 0, DeadLetters: st.Flags&protocol.QueueFlagDeadLetter != 0, Head: st.Head, Tail: st.Tail,
+	}
+	return c
+}
+
+func (a *app) chLs(ctx context.Context, _ []string) error {
+	s, err := a.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	list, err := a.channels(ctx, s)
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		a.warnNumbers(list)
+		return a.printJSON(struct {
+			Schema   int           `json:"schema"`
+			Region   string        `json:"region"`
+			Channels []channelJSON `json:"channels"`
+		}{schema, s.name(), list})
+	}
+	t := a.newTable("NAME", "KIND", "SLOTS", "SLOT SIZE", "DEPTH", "SENT", "ACKED", "REDELIVERED", "DEAD")
+	for _, c := range list {
+		row := []any{c.Name, c.Kind, "", "", "", "", "", "", ""}
+		if c.Slots > 0 {
+			row[2], row[3] = c.Slots, size(int64(c.SlotSize))
+		}
+		if n := c.channelNumbers; n != nil {
+			row[4], row[5], row[6], row[7], row[8] = n.Depth, n.Sent, n.Acked, n.Redelivered, n.Dead
+			if n.Dead > 0 {
+				row[8] = cell{fmt.Sprint(n.Dead), yellow}
+			}
+		}
+		t.add(row...)
+	}
+	a.warnNumbers(list)
+	return t.print()
+}
+
+// warnNumbers says of which channels there are no numbers, and why.
+func (a *app) warnNumbers(list []channelJSON) {
+	var whys []string
+	names := map[string][]string{}
+	for _, c := range list {
+		if c.Error != "" {
+			if names[c.Error] == nil {
+				whys = append(whys, c.Error)
+			}
+			names[c.Error] = append(names[c.Error], c.Name)
+		}
+	}
+	for _, why := range whys {
+		a.warn("no numbers of %s: %s", strings.Join(names[why], ", "), why)
+	}
+}
+
+func (a *app) chInfo(ctx context.Context, name string) error {
+	s, err := a.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	list, err := a.channels(ctx, s)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, c := range list {
+		names = append(names, c.Name)
+		if c.Name != name {
+			continue
+		}
+		a.warnNumbers([]channelJSON{c})
+		if a.json() {
+			return a.printJSON(struct {
+				Schema  int         `json:"schema"`
+				Region  string      `json:"region"`
+				Channel channelJSON `json:"channel"`
+			}{schema, s.name(), c})
+		}
+		return a.printChannel(c)
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("unknown channel %q; region %q has none", name, s.name())
+	}
+	return fmt.Errorf("unknown channel %q; there are: %s", name, strings.Join(names, ", "))
+}
+
+func (a *app) printChannel(c channelJSON) error {
+	t := a.newTable()
+	t.add("name", c.Name)
+	t.add("kind", c.Kind)
+	t.add("slots", fmt.Sprintf("%d of %s", c.Slots, size(int64(c.SlotSize))))
+	n := c.channelNumbers
+	if n == nil {
+		return t.print()
+	}
+	var properties []string
+	if n.Sparse {
+		properties = append(properties, "sparse")
+	}
+	if n.DeadLetters {
+		properties = append(properties, "dead letters")
+	}
+	t.add("properties", strings.Join(properties, ", "))
+	limit := fmt.Sprint(n.MaxDeliveries)
+	if n.MaxDeliveries == 0 {
+		limit = "no limit"
+	}
+	t.add("max_deliveries", limit)
+	t.add("depth", fmt.Sprintf("%d: %d ready, %d leased, %d dead", n.Depth, n.Ready, n.Leased, n.SlotsDead))
+	t.add("loaned", n.Loaned)
+	t.add("asleep", fmt.Sprintf("%s, %s", count(n.ReceiversAsleep, "receiver"), count(n.SendersAsleep, "sender")))
+	for _, row := range []struct {
+		name string
+		n    uint64
+	}{{"sent", n.Sent}, {"received", n.Received}, {"acked", n.Acked}, {"redelivered", n.Redelivered}, {"dead", n.Dead}, {"lost", n.Lost}, {"aborted", n.Aborted}} {
+		t.add(row.name, row.n)
+	}
+	t.add("head, tail", fmt.Sprintf("%d, %d", n.Head, n.Tail))
+	return t.print()
+}

@@ -1,0 +1,401 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+func (a *app) inspectCommand() *cobra.Command {
+	var o inspectOptions
+	c := a.verb(cobra.Command{
+		Use:   "inspect [--hex] [--rows=N] [SEGMENT... | --file=PATH]",
+		Short: "Print what lies in the memory, field by field",
+		Long: `inspect prints the segments of the region, or those that are named: roster, command, log, group/NAME, and channels. For each it tells kind, size,
+version, generation, inode, who holds it, and every field with its offset and value, by the description of the layout that
+docs/layout.md is made of. Rows of a table that are all zero are counted, not printed. --hex prints the bytes with the names of the fields.
+
+What is damaged is told with its place, and the rest is printed; the exit code is 1 then. --file inspects a copy of a segment, or one that the
+region does not give any more: /proc/PID/fd/N.`,
+		Example: `  shmctl inspect roster
+  shmctl inspect --hex jobs | less
+  shmctl inspect -o json command | jq '.segments[].sections[] | select(.what == "workers")'
+  shmctl inspect --file=/proc/4711/fd/3`,
+		ValidArgsFunction: a.complete(func(s *session) []string { return segmentsOf(s, func(protocol.Segment) bool { return true }) }),
+	}, func(_ *cobra.Command, names []string) error {
+		switch {
+		case o.file != "" && len(names) > 0:
+			return usagef("inspect: give names of segments or --file, not both")
+		case o.rows < 0:
+			return usagef("--rows=%d: give the most rows to print of each table, or 0 for all", o.rows)
+		case o.hex && a.json():
+			return usagef("--hex prints text: leave out -o json, or --hex")
+		}
+		return nil
+	}, func(ctx context.Context, names []string) error { return a.inspect(ctx, names, o) })
+	c.Flags().BoolVar(&o.hex, "hex", false, "print the bytes, with the fields that begin in each line")
+	c.Flags().IntVar(&o.rows, "rows", 100, "print at most `N` rows of a table that are not zero; 0 for all")
+	c.Flags().StringVar(&o.file, "file", "", "inspect the file at `path` in place of a region")
+	return c
+}
+
+type inspectOptions struct {
+	hex  bool
+	rows int
+	file string
+}
+
+// segmentJSON is a segment in the document of inspect.
+type segmentJSON struct {
+	Name       string        `json:"name"`
+	Kind       string        `json:"kind"`
+	Size       int64         `json:"size"`
+	Layout     string        `json:"layout"`
+	Generation string        `json:"generation"`
+	Inode      uint64        `json:"inode"`
+	Seals      []string      `json:"seals"`
+	Holders    []holder      `json:"holders"`
+	Sections   []sectionJSON `json:"sections"`
+	Errors     []string      `json:"errors"`
+}
+
+type sectionJSON struct {
+	Struct  string    `json:"struct"`
+	What    string    `json:"what"`
+	Offset  int64     `json:"offset"`
+	Stride  int64     `json:"stride"`
+	Count   int64     `json:"count"`
+	Rows    []rowJSON `json:"rows"`
+	Zero    int64     `json:"rows_zero"`     // not printed: all of it is 0
+	LeftOut int64     `json:"rows_left_out"` // not printed: more than --rows
+}
+
+type rowJSON struct {
+	Index  int64   `json:"index"`
+	Offset int64   `json:"offset"`
+	Fields []field `json:"fields"`
+	Text   string  `json:"text,omitempty"` // of a log record
+}
+
+// subject is a segment to inspect.
+type subject struct {
+	image
+	file    *os.File
+	holders []holder
+	err     error // why there is no file
+}
+
+func (a *app) inspect(ctx context.Context, names []string, o inspectOptions) error {
+	region := ""
+	var subjects []subject
+	hidden := 0
+	if o.file != "" {
+		f, err := os.Open(o.file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		st, err := sys.Fstat(f)
+		if err != nil {
+			return err
+		}
+		if !st.IsRegular {
+			return fmt.Errorf("%s: neither a file nor shared memory", o.file)
+		}
+		subjects = []subject{{image: image{filepath.Base(o.file), f, st.Size}, file: f}}
+	} else {
+		s, err := a.open(ctx, false)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		region = s.name()
+		if subjects, hidden, err = a.subjects(s, names); err != nil {
+			return err
+		}
+	}
+	if hidden > 0 {
+		a.warn("%d processes are other users' and could not be looked into: the holders may not be all", hidden)
+	}
+	p := inspector{o: o, out: bufio.NewWriter(a.stdout), json: a.json()}
+	for _, s := range subjects {
+		if err := p.segment(s); err != nil {
+			return err
+		}
+	}
+	if p.json {
+		if err := a.printJSON(struct {
+			Schema   int           `json:"schema"`
+			Region   string        `json:"region"`
+			Segments []segmentJSON `json:"segments"`
+		}{schema, region, p.doc}); err != nil {
+			return err
+		}
+	}
+	if err := p.out.Flush(); err != nil {
+		return err
+	}
+	for _, err := range p.damage {
+		a.always("%v", err)
+	}
+	if len(p.damage) > 0 {
+		return errSilent
+	}
+	return nil
+}
+
+// subjects finds the segments to inspect: those named, or all of the directory.
+func (a *app) subjects(s *session, names []string) (list []subject, hidden int, err error) {
+	directory, err := s.Roster.Segments()
+	if err != nil {
+		a.warn("%v", err)
+	}
+	var known []string
+	for _, g := range directory {
+		known = append(known, g.Name)
+	}
+	if len(names) == 0 {
+		names = known
+	}
+	inodes := map[uint64]bool{}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, 0, fmt.Errorf("unknown segment %q; there are: %s", name, strings.Join(known, ", "))
+		}
+		sub := subject{image: image{name: name}}
+		if seg := s.segments[name]; seg != nil {
+			sub.r, sub.size, sub.file = seg.File(), seg.Size(), seg.File()
+			inodes[seg.Inode()] = true
+		} else if sub.err = s.missing[name]; sub.err == nil {
+			sub.err = errors.New("the daemon did not hand it out: its memory is for root, the daemon's user, and who may produce or consume")
+		}
+		if sub.err != nil {
+			sub.err = fmt.Errorf("segment %q: %w", name, sub.err)
+		}
+		list = append(list, sub)
+	}
+	by, hidden, err := s.holders(inodes)
+	if err != nil {
+		a.warn("who holds the segments could not be found out: %v", err)
+		return list, 0, nil
+	}
+	for i := range list {
+		if seg := s.segments[list[i].name]; seg != nil {
+			list[i].holders = by[seg.Inode()]
+		}
+	}
+	return list, hidden, nil
+}
+
+// inspector prints segments.
+type inspector struct {
+	o       inspectOptions
+	out     *bufio.Writer
+	json    bool
+	doc     []segmentJSON
+	printed int
+	damage  []error
+}
+
+func (p *inspector) printf(format string, args ...any) { fmt.Fprintf(p.out, format, args...) }
+
+// segment prints one segment. Errors: of the output only; what is wrong with the segment goes to p.damage.
+func (p *inspector) segment(s subject) error {
+	doc := segmentJSON{Name: s.name, Size: s.size, Holders: s.holders, Seals: []string{}, Sections: []sectionJSON{}, Errors: []string{}}
+	if doc.Holders == nil {
+		doc.Holders = []holder{}
+	}
+	damaged := func(err error) {
+		doc.Errors = append(doc.Errors, err.Error())
+		p.damage = append(p.damage, err)
+	}
+	defer func() { p.doc = append(p.doc, doc) }()
+	if s.err != nil {
+		damaged(s.err)
+		return nil
+	}
+	if st, err := sys.Fstat(s.file); err == nil {
+		doc.Inode = st.Inode
+	}
+	doc.Seals = seals(s.file)
+	list, errs := s.sections()
+	for _, err := range errs {
+		damaged(err)
+	}
+	p.head(s, list, &doc)
+	if p.o.hex {
+		return s.hexdump(p.out, list)
+	}
+	if !p.json {
+		p.printf("%-10s  %-36s  %s\n", "OFFSET", "FIELD", "VALUE")
+	}
+	for _, sec := range list {
+		d, err := p.section(s.image, sec)
+		if err != nil {
+			damaged(err)
+		}
+		doc.Sections = append(doc.Sections, d)
+	}
+	records := sectionJSON{Struct: "LogRecord", Rows: []rowJSON{}}
+	left, err := s.records(list, p.o.rows, func(r logRecord) error {
+		label := fmt.Sprintf("LogRecord[%d]", len(records.Rows))
+		records.Rows = append(records.Rows, rowJSON{Index: int64(len(records.Rows)), Offset: r.fields[0].Offset, Fields: r.fields, Text: r.text})
+		p.fields(label, r.fields)
+		if !p.json {
+			p.printf("%-10s  %-36s  %q\n", "", label+" text", r.text)
+		}
+		return nil
+	})
+	if err != nil {
+		damaged(err)
+	}
+	if left > 0 && !p.json {
+		p.printf("… and %d bytes more of records (--rows=0 for all)\n", left)
+	}
+	if n := int64(len(records.Rows)); n > 0 {
+		records.Count = n
+		doc.Sections = append(doc.Sections, records)
+	}
+	return nil
+}
+
+// head prints what is above the fields, and completes the document by it.
+func (p *inspector) head(s subject, list []section, doc *segmentJSON) {
+	if len(list) > 0 && list[0].layout.Name == "SegmentHeader" {
+		get := func(name string) uint64 {
+			n, _, _ := s.number(list[0].layout, list[0].offset, name)
+			return n
+		}
+		doc.Kind = protocol.Kind(get("kind")).String()
+		doc.Layout = fmt.Sprintf("%d.%d", get("layout_major"), get("layout_minor"))
+		doc.Generation = fmt.Sprintf("%016x", get("generation"))
+	}
+	if p.json {
+		return
+	}
+	if p.printed++; p.printed > 1 {
+		p.printf("\n")
+	}
+	p.printf("segment %s: %s, %s (%d bytes), layout %s, generation %s, inode %d, seals %s\n", printable(s.name), doc.Kind, size(s.size), s.size, doc.Layout,
+		doc.Generation, doc.Inode, strings.Join(doc.Seals, " "))
+	var who []string
+	for _, h := range s.holders {
+		name := printable(h.Name)
+		if name == "" {
+			name = "?"
+		}
+		who = append(who, fmt.Sprintf("%s[%d]", name, h.Pid))
+	}
+	if len(who) > 0 {
+		p.printf("held by %s\n", strings.Join(who, ", "))
+	}
+}
+
+// section prints the rows of one section.
+func (p *inspector) section(m image, s section) (sectionJSON, error) {
+	doc := sectionJSON{Struct: s.layout.Name, What: s.what, Offset: s.offset, Stride: s.stride, Count: s.count, Rows: []rowJSON{}}
+	zeros := int64(0) // in a row, before this one
+	flush := func(i int64) {
+		if zeros > 0 && !p.json {
+			p.printf("%-#10x  %-36s  all zero\n", s.offset+(i-zeros)*s.stride, spanLabel(s, i-zeros, i-1))
+		}
+		doc.Zero += zeros
+		zeros = 0
+	}
+	for i := int64(0); i < s.count; i++ {
+		fields, zero, err := m.row(s, i)
+		if err != nil {
+			return doc, err
+		}
+		if zero && !s.single() {
+			zeros++
+			continue
+		}
+		flush(i)
+		if p.o.rows > 0 && len(doc.Rows) >= p.o.rows {
+			doc.LeftOut = s.count - i
+			if !p.json {
+				p.printf("%-#10x  %-36s  left out (--rows=0 for all)\n", s.offset+i*s.stride, spanLabel(s, i, s.count-1))
+			}
+			return doc, nil
+		}
+		row := rowJSON{Index: i, Offset: s.offset + i*s.stride, Fields: fields}
+		if p.json || p.o.rows > 0 { // else all are wanted, and text is not kept
+			doc.Rows = append(doc.Rows, row)
+		}
+		p.fields(s.label(i), fields)
+	}
+	flush(s.count)
+	return doc, nil
+}
+
+// spanLabel names rows first to last.
+func spanLabel(s section, first, last int64) string {
+	if first == last {
+		return s.label(first)
+	}
+	return fmt.Sprintf("%s…%d]", strings.TrimSuffix(s.label(first), "]"), last)
+}
+
+// fields prints the fields of a row.
+func (p *inspector) fields(label string, fields []field) {
+	if p.json {
+		return
+	}
+	for _, f := range fields {
+		value := ""
+		switch v := f.Value.(type) {
+		case uint64:
+			value = fmt.Sprint(v)
+			if asHex(f.Name) {
+				value = fmt.Sprintf("%#x", v)
+			}
+		case string:
+			value = v
+			if f.Type == "text" {
+				value = fmt.Sprintf("%q", v)
+			}
+		}
+		if f.Text != "" {
+			value += "  " + f.Text
+		}
+		p.printf("%-#10x  %-36s  %s\n", f.Offset, label+"."+f.Name, value)
+	}
+}
+
+// asHex reports whether a field is read better in hexadecimal digits.
+func asHex(name string) bool {
+	switch name {
+	case "magic", "generation", "layout_hash", "compat", "incompat", "state":
+		return true
+	}
+	return strings.HasSuffix(name, "_offset")
+}
+
+// seals names the seals of a memfd.
+func seals(f *os.File) []string {
+	names := []string{}
+	got, err := sys.Seals(f)
+	if err != nil {
+		return names
+	}
+	for _, s := range []struct {
+		bit  int
+		name string
+	}{{sys.SealSeal, "seal"}, {sys.SealShrink, "shrink"}, {sys.SealGrow, "grow"}, {sys.SealWrite, "write"}, {sys.SealFutureWrite, "future-write"}, {sys.SealExec, "exec"}} {
+		if got&s.bit != 0 {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// session is a region's memory in shmctl's hands, whoever gave it.
+type session struct {
+	control.Set
+	segments map[string]*region.Segment // by name; the headers of all but roster and command are still to be checked
+	missing  map[string]error           // segments of the directory that could not be had, and why
+
+	conn       *attach.Conn    // the daemon that answers, or nil
+	attachment uint16          // then: this process's attachment id
+	living     *control.Living // where the memory was taken from if no daemon answers, or nil
+	why        error           // then: why no daemon answers
+}
+
+// answers reports whether a daemon gave the memory, so that it can be expected to act.
+func (s *session) answers() bool { return s.conn != nil }
+
+// Close unmaps everything.
+func (s *session) Close() {
+	if s.conn != nil {
+		for _, seg := range s.segments {
+			seg.Close()
+		}
+		s.conn.Close()
+	}
+	if s.living != nil {
+		s.living.Close()
+	}
+}
+
+func (a *app) socketPath() string {
+	if a.socket != "" {
+		return a.socket
+	}
+	return attach.SocketPath(a.region)
+}
+
+// attachWithin is how long a daemon that answers a ping may take to hand out descriptors: the ping is answered by the socket, an
+// attachment is made by the supervisor.
+const attachWithin = 2 * time.Second
+
+// open attaches to the region: through the daemon's socket, or, when no daemon answers there, by taking the segments from a
+// living process of the region. operate asks for the command segment writable. It warns of what the user should know.
+//
+// Errors: those of attach.Dial and control.Find; attach.ErrHungUp is among them if a daemon was there and ended meanwhile.
+func (a *app) open(ctx context.Context, operate bool) (*session, error) {
+	s, err := a.openQuietly(ctx, operate)
+	if err == nil {
+		a.remark(s)
+	}
+	return s, err
+}
+
+// openQuietly is open without the warnings.
+func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
+	path := a.socketPath()
+	conn, err := attach.Dial(ctx, path)
+	if err == nil {
+		var s *session
+		if s, err = attached(ctx, conn, operate); err == nil {
+			return s, nil
+		}
+		conn.Close()
+	}
+	if ctx.Err() != nil || !withoutDaemon(err) {
+		return nil, err
+	}
+	owner, err2 := control.Owner(filepath.Dir(path), uint32(os.Geteuid()))
+	if err2 != nil {
+		return nil, err2
+	}
+	living, err2 := control.Find(a.region, owner)
+	if err2 != nil {
+		if errors.Is(err2, control.ErrNoRegion) {
+			return nil, fmt.Errorf("%w; %w", err, err2)
+		}
+		return nil, err2
+	}
+	return &session{Set: living.Set, segments: living.Segments, missing: living.Missing, living: living, why: err}, nil
+}
+
+// withoutDaemon reports whether err means that no daemon gives the memory, which its processes still may have.
+func withoutDaemon(err error) bool {
+	for _, e := range []error{attach.ErrNoDaemon, attach.ErrDeadSocket, attach.ErrSilent, attach.ErrHungUp} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var refused *attach.RefusedError
+	return errors.As(err, &refused) && refused.Code == attach.CodeBusy // it is stopping, or has no attachment id left
+}
+
+// remark warns, once a run, that the daemon is of another version, or that and how shmctl does without one.
+func (a *app) remark(s *session) {
+	if a.remarked {
+		return
+	}
+	a.remarked = true
+	if s.living != nil {
+		a.warnNoDaemon(s)
+		return
+	}
+	a.remarkVersion(s.conn.Hello().Version)
+}
+
+// warnNoDaemon says that and how shmctl does without a daemon.
+func (a *app) warnNoDaemon(s *session) {
+	var pids []string
+	for _, pid := range s.living.Pids() {
+		pids = append(pids, fmt.Sprint(pid))
+	}
+	if n := len(pids); n > 6 {
+		pids = append(pids[:5], fmt.Sprintf("… (%d in all)", n))
+	}
+	d := s.Daemon()
+	what := fmt.Sprintf("the daemon (pid %d) is dead", d.Pid)
+	var refused *attach.RefusedError
+	switch {
+	case errors.As(s.why, &refused):
+		what = fmt.Sprintf("the daemon (pid %d) gives no attachment (%s)", d.Pid, refused.Text)
+	case d.Alive && d.Stopped:
+		what = fmt.Sprintf("the daemon (pid %d) is stopped and does not answer", d.Pid)
+	case d.Alive && errors.Is(s.why, attach.ErrNoDaemon):
+		what = fmt.Sprintf("the daemon (pid %d) has no socket at %s", d.Pid, a.socketPath())
+	case d.Alive:
+		what = fmt.Sprintf("the daemon (pid %d) does not answer", d.Pid)
+	}
+	processes := "process "
+	if len(pids) > 1 {
+		processes = "processes "
+	}
+	a.warn("%s; took the memory of region %q from %s%s", what, a.region, processes, strings.Join(pids, ", "))
+}
+
+// attached asks the daemon for the segments and maps them. A segment that cannot be mapped is missing; without roster and
+// command there is no session.
+func attached(ctx context.Context, conn *attach.Conn, operate bool) (*session, error) {
+	role := attach.RoleObserve
+	if operate {
+		role = attach.RoleOperate
+	}
+	soon, cancel := context.WithTimeoutCause(ctx, attachWithin, fmt.Errorf("%w: it gave no attachment within %v", attach.ErrSilent, attachWithin))
+	defer cancel()
+	got, err := conn.Attach(soon, attach.Request{Role: role, Name: "shmctl"})
+	if err != nil {
+		return nil, err
+	}
+	s := &session{conn: conn, attachment: got.Attachment, segments: map[string]*region.Segment{}, missing: map[string]error{}}
+	for name, f := range got.Files {
+		write, err := sys.AccessMode(f)
+		if err != nil {
+			f.Close()
+			s.missing[name] = err
+			continue
+		}
+		seg, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader})
+		if err != nil {
+			s.missing[name] = err
+			continue
+		}
+		s.segments[name] = seg
+	}
+	if s.Set, err = control.OpenSet(s.segments); err != nil {
+		for _, name := range []string{"roster", "command"} {
+			if why := s.missing[name]; why != nil {
+				err = why
+			}
+		}
+		for _, seg := range s.segments {
+			seg.Close()
+		}
+		return nil, fmt.Errorf("region %q: %w", got.Region, err)
+	}
+	return s, nil
+}

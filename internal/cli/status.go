@@ -1,0 +1,203 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return a.verb(cobra.Command{
+		Use:   "status",
+		Short: "Show the region at a glance",
+		Long: `status shows the daemon, how many workers are in which state, how much waits in the channels, and how large the memory is. It reads
+the memory, so it also answers while the daemon hangs or is dead; then a warning on standard error says so.`,
+		Example: `  shmctl status
+  shmctl -r web status -o json | jq .workers.ready`,
+	}, noArgs, func(ctx context.Context, _ []string) error { return a.status(ctx) })
+}
+
+type statusJSON struct {
+	Schema     int         `json:"schema"`
+	Region     string      `json:"region"`
+	Generation string      `json:"generation"`
+	Created    string      `json:"created"`
+	Daemon     daemonJSON  `json:"daemon"`
+	Workers    countsJSON  `json:"workers"`
+	Groups     []groupJSON `json:"groups"`
+	Channels   struct {
+		Count int `json:"count"`
+		Depth int `json:"depth"` // messages committed and not done, of those that could be read
+	} `json:"channels"`
+	Outsiders int `json:"outsiders"`
+	Memory    struct {
+		Segments int   `json:"segments"`
+		Bytes    int64 `json:"bytes"`
+	} `json:"memory"`
+}
+
+type daemonJSON struct {
+	Pid      int    `json:"pid"`
+	Alive    bool   `json:"alive"`
+	Answers  bool   `json:"answers"`
+	Stopped  bool   `json:"stopped"` // by SIGSTOP or a debugger
+	State    string `json:"state"`
+	Version  string `json:"version"`
+	Config   string `json:"config"` // "": the embedded one
+	Started  string `json:"started"`
+	UptimeNs int64  `json:"uptime_ns"` // 0: dead
+}
+
+type countsJSON struct {
+	Total    int `json:"total"`
+	New      int `json:"new"`
+	Starting int `json:"starting"`
+	Ready    int `json:"ready"`
+	Stopping int `json:"stopping"`
+	Exited   int `json:"exited"`
+	Backoff  int `json:"backoff"`
+	Failed   int `json:"failed"`
+}
+
+type groupJSON struct {
+	Name          string `json:"name"`
+	Count         int    `json:"count"`
+	Ready         int    `json:"ready"`
+	Restart       string `json:"restart"`
+	StopTimeoutNs int64  `json:"stop_timeout_ns"`
+	Command       string `json:"command"`
+}
+
+func (a *app) status(ctx context.Context) error {
+	s, err := a.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var doc statusJSON
+	h, info, d := s.Roster.Header(), s.Roster.Daemon(), s.Daemon()
+	doc.Schema, doc.Region, doc.Generation, doc.Created = schema, s.name(), fmt.Sprintf("%016x", h.Generation), timestamp(h.Created)
+	doc.Daemon = daemonJSON{Pid: info.Pid, Alive: d.Alive, Answers: s.answers(), Stopped: d.Stopped, State: info.State.String(),
+		Version: info.Version, Config: info.Config, Started: timestamp(info.Started)}
+	if d.Alive {
+		doc.Daemon.UptimeNs = int64(time.Since(info.Started))
+	}
+	groups, err := s.Roster.Groups()
+	if err != nil {
+		a.warn("%v", err)
+	}
+	doc.Groups = []groupJSON{}
+	for _, g := range groups {
+		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, 0, g.Restart.String(), int64(g.StopTimeout), g.Command})
+	}
+	for i := range s.Roster.WorkerCount() {
+		w, err := s.worker(i)
+		if err != nil {
+			a.warn("%v", err)
+			continue
+		}
+		doc.Workers.add(w.State)
+		if w.State == protocol.StateReady && w.Group >= 0 && w.Group < len(doc.Groups) {
+			doc.Groups[w.Group].Ready++
+		}
+	}
+	segments, err := s.Roster.Segments()
+	if err != nil {
+		a.warn("%v", err)
+	}
+	for _, g := range segments {
+		doc.Memory.Segments++
+		doc.Memory.Bytes += g.Size
+		if g.Kind != protocol.KindQueue {
+			continue
+		}
+		doc.Channels.Count++
+		if seg := s.segments[g.Name]; seg != nil {
+			if q, err := protocol.OpenQueue(seg.Bytes()); err == nil {
+				doc.Channels.Depth += q.Stat().Depth()
+			} else {
+				a.warn("%v", err)
+			}
+		}
+	}
+	doc.Outsiders = len(s.outsiders())
+	if a.json() {
+		return a.printJSON(doc)
+	}
+	return a.printStatus(doc, d.Alive)
+}
+
+func (a *app) printStatus(doc statusJSON, alive bool) error {
+	config := doc.Daemon.Config
+	if config == "" {
+		config = "embedded"
+	}
+	daemon := cell{fmt.Sprintf("%s, pid %d, up %s", doc.Daemon.State, doc.Daemon.Pid, age(time.Duration(doc.Daemon.UptimeNs))), green}
+	switch {
+	case !alive:
+		daemon = cell{fmt.Sprintf("dead (was pid %d)", doc.Daemon.Pid), red}
+	case doc.Daemon.Stopped:
+		daemon = cell{fmt.Sprintf("stopped by a signal, pid %d, up %s", doc.Daemon.Pid, age(time.Duration(doc.Daemon.UptimeNs))), yellow}
+	case !doc.Daemon.Answers:
+		daemon.text, daemon.color = daemon.text+", does not answer", yellow
+	}
+	t := a.newTable()
+	t.add("region", doc.Region)
+	t.add("daemon", daemon)
+	t.add("version", doc.Daemon.Version)
+	t.add("config", config)
+	t.add("workers", doc.Workers.cell())
+	t.add("channels", fmt.Sprintf("%d, %s waiting", doc.Channels.Count, count(doc.Channels.Depth, "message")))
+	t.add("outsiders", doc.Outsiders)
+	t.add("memory", fmt.Sprintf("%s in %s", size(doc.Memory.Bytes), count(doc.Memory.Segments, "segment")))
+	return t.print()
+}
+
+func (c *countsJSON) add(s protocol.State) {
+	c.Total++
+	switch s {
+	case protocol.StateStarting:
+		c.Starting++
+	case protocol.StateReady:
+		c.Ready++
+	case protocol.StateStopping:
+		c.Stopping++
+	case protocol.StateExited:
+		c.Exited++
+	case protocol.StateBackoff:
+		c.Backoff++
+	case protocol.StateFailed:
+		c.Failed++
+	default:
+		c.New++
+	}
+}
+
+// cell says the counts that are not 0.
+func (c countsJSON) cell() cell {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{c.Ready, "ready"}, {c.New, "new"}, {c.Starting, "starting"}, {c.Stopping, "stopping"}, {c.Backoff, "backoff"}, {c.Failed, "failed"}, {c.Exited, "exited"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	out := cell{text: fmt.Sprint(c.Total)}
+	if len(parts) > 0 {
+		out.text += ": " + strings.Join(parts, ", ")
+	}
+	switch {
+	case c.Failed > 0:
+		out.color = red
+	case c.Ready == c.Total:
+		out.color = green
+	}
+	return out
+}

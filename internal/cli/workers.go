@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// worker is a row of the roster as it is now: where no daemon keeps the roster up, with what the process and its page say.
+type worker struct {
+	protocol.Worker
+	Index   int
+	Desired protocol.Desired
+}
+
+// worker returns row i. Errors: a row that a daemon was killed in.
+func (s *session) worker(i int) (worker, error) {
+	row, err := s.Roster.Worker(i)
+	w := worker{Worker: row, Index: i, Desired: s.desired(i)}
+	if err != nil || s.answers() {
+		return w, err
+	}
+	if alive, _ := control.Alive(w.Pid, w.StartTicks); w.Pid > 0 && !alive {
+		w.Pid, w.StartTicks, w.Attachment = 0, 0, 0
+		w.State, w.Reason = protocol.StateExited, "ended while no daemon looked after it"
+	}
+	if p := s.page(w.Worker); w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
+		w.State = protocol.StateReady
+	}
+	return w, nil
+}
+
+// desired is what is wanted of worker i, all in all.
+func (s *session) desired(i int) protocol.Desired {
+	if s.Command.RegionDesired() == protocol.DesiredStop || i < s.Command.Workers() && s.Command.WorkerDesired(i) == protocol.DesiredStop {
+		return protocol.DesiredStop
+	}
+	return protocol.DesiredRun
+}
+
+// page is a worker's own page, nil if this process does not hold it.
+func (s *session) page(w protocol.Worker) *protocol.InstancePage {
+	if w.Group < 0 || w.Group >= len(s.Groups) || s.Groups[w.Group] == nil || w.Instance < 0 || w.Instance >= s.Groups[w.Group].Instances() {
+		return nil
+	}
+	return s.Groups[w.Group].Page(w.Instance)
+}
+
+// workers returns the rows of the given indexes.
+func (s *session) workers(indexes []int) ([]worker, error) {
+	list := make([]worker, 0, len(indexes))
+	for _, i := range indexes {
+		w, err := s.worker(i)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, w)
+	}
+	return list, nil
+}
+
+// groupName is the name of a worker's group.
+func (s *session) groupName(w protocol.Worker) string {
+	groups, _ := s.Roster.Groups()
+	if w.Group >= 0 && w.Group < len(groups) {
+		return groups[w.Group].Name
+	}
+	return ""
+}
+
+// workerJSON is a worker in JSON documents.
+type workerJSON struct {
+	Name       string `json:"name"`
+	Group      string `json:"group"`
+	Instance   int    `json:"instance"`
+	Pid        int    `json:"pid"` // 0: no process
+	State      string `json:"state"`
+	Desired    string `json:"desired"`
+	Since      string `json:"since"`
+	Restarts   uint64 `json:"restarts"`
+	Attachment uint16 `json:"attachment"` // 0: none
+	ExitCode   int    `json:"exit_code"`
+	ExitSignal int    `json:"exit_signal"`
+	Reason     string `json:"reason"`
+}
+
+func (s *session) workerJSON(w worker) workerJSON {
+	return workerJSON{
+		Name: w.Name, Group: s.groupName(w.Worker), Instance: w.Instance, Pid: w.Pid, State: stateCell(w.State).text, Desired: w.Desired.String(),
+		Since: timestamp(w.Since), Restarts: w.Restarts, Attachment: w.Attachment, ExitCode: w.ExitCode, ExitSignal: w.ExitSignal, Reason: w.Reason,
+	}
+}
+
+// workersJSON is the document that ps, start, restart and wait print.
+type workersJSON struct {
+	Schema  int          `json:"schema"`
+	Region  string       `json:"region"`
+	Workers []workerJSON `json:"workers"`
+}
+
+func (s *session) workersJSON(list []worker) workersJSON {
+	doc := workersJSON{Schema: schema, Region: s.name(), Workers: []workerJSON{}}
+	for _, w := range list {
+		doc.Workers = append(doc.Workers, s.workerJSON(w))
+	}
+	return doc
+}
+
+// name is the region's name, as its memory says.
+func (s *session) name() string { return s.Roster.Header().Region }
+
+// timestamp is how JSON documents tell a time of the wall clock.
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// look is how often an observer looks after what no futex tells it of: the death of a process, and the end of its own context.
+const look = 100 * time.Millisecond
+
+// await waits on the roster until check says that it is done. It returns an error of check, or the context's.
+func (s *session) await(ctx context.Context, check func() (done bool, err error)) error {
+	word := s.Roster.ChangeWord()
+	for {
+		before := word.Load()
+		if done, err := check(); done || err != nil {
+			return err
+		}
+		slice := look
+		if deadline, ok := ctx.Deadline(); ok {
+			slice = min(slice, max(time.Until(deadline), 0))
+		}
+		err := sys.FutexWait(word, before, slice)
+		if err != nil && !errors.Is(err, sys.ErrAgain) && !errors.Is(err, sys.ErrTimedOut) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,222 @@
+// Package config reads the daemon's configuration: TOML with strict, located errors.
+//
+// [Parse] refuses everything that can be refused by looking at the text alone: unknown keys,
+// wrong types, values out of range, channels that nobody declared. [Config.Check] asks the
+// system as well: do the commands, users and directories exist, is there memory enough.
+// Both report every problem they find, each with file, line, column and what to do next.
+//
+// A Config is plain data once it is made: any number of goroutines may read it, nobody writes.
+// docs/configuration.md describes every key; a test holds it to the struct tags below.
+package config
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Bounds of what a configuration may ask for.
+const (
+	MaxNameLen     = 31        // bytes of a name
+	MaxWorkers     = 1024      // instances of one group, and of all groups together
+	MaxOutsiders   = 32768     // region.max_attachments
+	MinSlots       = 2         // of a channel
+	MaxSlots       = 1 << 20   // of a channel
+	MaxSlotSize    = 1 << 30   // bytes of payload of a slot
+	MaxDeliveries  = 63        // what the slot's state word can count
+	MinLogSize     = 4 << 10   // bytes of the log ring
+	MaxLogSize     = 1 << 30   // bytes of the log ring
+	MaxChannelSize = 1 << 46   // bytes of a channel, sparse or not: what a process can map
+	MaxFileSize    = 256 << 10 // bytes of a configuration file
+	MaxCrashLimit  = 1 << 20   // restarts
+	maxDuration    = 24 * time.Hour
+	systemDir      = "/etc/shmd"
+	embeddedName   = "default.toml (embedded)"
+)
+
+// Config is one region's configuration. Get one from [Load], [Parse] or [Default].
+type Config struct {
+	Path     string    // the name given to Load or Parse; empty for the embedded default
+	Region   Region    `toml:"region"`
+	Channels []Channel `toml:"channel"` // in the order of the file
+	Groups   []Group   `toml:"worker"`  // in the order of the file
+	Access   Access    `toml:"access"`
+
+	src *source // where each key stands; nil in a Config that was made by hand
+}
+
+// Region is the table [region].
+type Region struct {
+	Name           string `toml:"name"`
+	LogSize        int64  `toml:"log_size"`        // bytes of the log's ring, a power of two
+	MaxAttachments int    `toml:"max_attachments"` // outsiders attached at a time; workers come on top
+	HugePages      bool   `toml:"huge_pages"`      // segments lie in huge pages
+	Mlock          bool   `toml:"mlock"`           // segments are locked into memory
+	Prefault       bool   `toml:"prefault"`        // pages are mapped in at attach, not at the first use
+	DontDump       bool   `toml:"dont_dump"`       // segments are left out of core dumps
+}
+
+// Channel is one table [channel.NAME]. Its dead letters go to a channel NAME.dead, which the
+// configuration cannot name.
+type Channel struct {
+	Name          string
+	Kind          string   `toml:"kind"`           // "queue"
+	Slots         int      `toml:"slots"`          // a power of two
+	SlotSize      int64    `toml:"slot_size"`      // bytes of payload that a slot holds
+	MaxDeliveries int      `toml:"max_deliveries"` // then a message is a dead letter; 0: never
+	DeadSlots     int      `toml:"dead_slots"`     // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
+	Sparse        bool     `toml:"sparse"`         // memory is taken when it is touched, not in advance
+	AllowProduce  []string `toml:"allow_produce"`  // outsiders who may produce: "alice", "@ops", "*"
+	AllowConsume  []string `toml:"allow_consume"`  // outsiders who may consume
+}
+
+// Group is one table [worker.NAME]. Exactly one of Command and Builtin is set.
+type Group struct {
+	Name         string
+	Command      []string          `toml:"command"`       // program and arguments
+	Builtin      string            `toml:"builtin"`       // "wordcount", "idle" or "echo"
+	Args         []string          `toml:"args"`          // arguments of Builtin
+	Count        int               `toml:"count"`         // instances
+	Consume      []string          `toml:"consume"`       // channels, all declared
+	Produce      []string          `toml:"produce"`       // channels, all declared
+	Restart      string            `toml:"restart"`       // RestartAlways, RestartOnFailure, RestartNever
+	StopTimeout  time.Duration     `toml:"stop_timeout"`  // from quit flag to SIGTERM, and from SIGTERM to SIGKILL
+	ReadyTimeout time.Duration     `toml:"ready_timeout"` // from attach to ready; 0: no limit
+	BackoffMin   time.Duration     `toml:"backoff_min"`   // delay before the first restart
+	BackoffMax   time.Duration     `toml:"backoff_max"`   // the delay doubles up to this
+	CrashLimit   int               `toml:"crash_limit"`   // restarts within CrashWindow before state failed; 0: never gives up
+	CrashWindow  time.Duration     `toml:"crash_window"`  //
+	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
+	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
+	User         string            `toml:"user"`          // name or uid; empty: the daemon's own
+}
+
+// Access is the table [access]: which outsiders get which role. Root and the daemon's own
+// user always operate.
+type Access struct {
+	Observe []string `toml:"observe"` // read-only descriptors
+	Operate []string `toml:"operate"` // command segment writable; includes observe
+}
+
+// Values of Group.Restart, Channel.Kind and Group.Builtin.
+const (
+	RestartAlways    = "always"
+	RestartOnFailure = "on-failure"
+	RestartNever     = "never"
+
+	KindQueue = "queue"
+
+	BuiltinWordcount = "wordcount" // counts the words that its one consumed channel names, tells its one produced one
+	BuiltinIdle      = "idle"      // ready, then sleeps until quit
+	BuiltinEcho      = "echo"      // moves its one consumed channel to its one produced one
+)
+
+func defaultRegion() Region {
+	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024}
+}
+
+func defaultChannel(name string) Channel {
+	return Channel{Name: name, Kind: KindQueue, Slots: 1024, SlotSize: 4 << 10, MaxDeliveries: 5}
+}
+
+func defaultDeadSlots(slots int) int { return min(slots, 1024) }
+
+func defaultGroup(name string) Group {
+	return Group{
+		Name:         name,
+		Count:        1,
+		Restart:      RestartAlways,
+		StopTimeout:  5 * time.Second,
+		ReadyTimeout: 30 * time.Second,
+		BackoffMin:   100 * time.Millisecond,
+		BackoffMax:   30 * time.Second,
+		CrashLimit:   10,
+		CrashWindow:  time.Minute,
+	}
+}
+
+// DefaultTOML is the configuration of a daemon that is started without one: a tutorial.
+//
+//go:embed default.toml
+var DefaultTOML []byte
+
+// Default returns the embedded configuration. Its Path is empty.
+func Default() *Config {
+	c, err := Parse(embeddedName, DefaultTOML)
+	if err != nil {
+		panic(err) // a test parses it
+	}
+	c.Path = ""
+	return c
+}
+
+// Load reads and parses a file. A file that cannot be read gives an error that wraps the
+// system's (errors.Is(err, fs.ErrNotExist) works); what Parse refuses gives [Errors].
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	return Parse(path, data)
+}
+
+func unreadable(path string, err error) error {
+	next := "give the path of a configuration file with -c"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		next = "give the path of one with -c, or none to run the embedded default"
+	case errors.Is(err, fs.ErrPermission):
+		next = "make it readable for the daemon's user"
+	}
+	return fmt.Errorf("cannot read the configuration: %w; %s", err, next)
+}
+
+// Parse reads a configuration from data; name is what errors call it, and becomes Path. What
+// it returns is complete (defaults filled in) and holds to every bound that docs/configuration.md
+// names. On failure the Config is nil and the error is of type [Errors], in the order of the file.
+func Parse(name string, data []byte) (*Config, error) {
+	src := newSource(name, data)
+	root, errs, complete := parseTree(src)
+	c := &Config{Path: name, Region: defaultRegion(), src: src}
+	d := decoder{src: src}
+	d.root(root, c)
+	errs = append(errs, d.errs...)
+	if complete { // else what stands after the syntax error would seem unknown
+		errs = append(errs, src.confirm(errs)...)
+		errs = append(errs, c.validate()...)
+	}
+	if len(errs) > 0 {
+		errs.sort()
+		return nil, errs
+	}
+	return c, nil
+}
+
+// FindDefault returns the path of the region's configuration, REGION.toml, in the first of dirs
+// that has one; without dirs it looks in /etc/shmd. It returns "" where there is none and for a
+// region that cannot be one. A daemon under systemd passes what CONFIGURATION_DIRECTORY lists.
+func FindDefault(region string, dirs ...string) string {
+	if !validName(region) {
+		return ""
+	}
+	if len(dirs) == 0 {
+		dirs = []string{systemDir}
+	}
+	for _, dir := range dirs {
+		p := filepath.Join(dir, region+".toml")
+		if st, err := os.Stat(p); err == nil && !st.IsDir() {
+			return p
+		}
+	}
+	return ""
+}

@@ -1,0 +1,257 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// complete sets every key to something that is not its default.
+const complete = `
+[region]
+name = "prod"
+log_size = "4MiB"
+max_attachments = 0
+huge_pages = true
+mlock = true
+prefault = true
+dont_dump = true
+
+[channel.results]
+slots = 0x40
+slot_size = 1_000
+
+[channel.jobs]
+kind = "queue"
+slots = 2
+slot_size = "64B"
+max_deliveries = 0
+dead_slots = 4
+allow_produce = ["alice", "1000"]
+allow_consume = ["@ops", "*"]
+
+[worker.parser]
+command = ["python3", "parse.py"]
+count = 4
+consume = ["jobs"]
+produce = ["results"]
+restart = "on-failure"
+stop_timeout = "1m30s"
+ready_timeout = "0s"
+backoff_min = "1ms"
+backoff_max = "1ms"
+crash_limit = 0
+crash_window = "2h"
+env = { A = "1", "b.c" = "" }
+dir = "/srv"
+user = "nobody"
+
+[worker.a]
+builtin = "wordcount"
+args = ["-x", "y"]
+consume = ["jobs"]
+produce = ["results"]
+
+[access]
+observe = ["*"]
+operate = ["@wheel"]
+`
+
+func TestComplete(t *testing.T) {
+	got, err := Parse("dir/prod.toml", []byte(complete))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser := Group{
+		Name: "parser", Command: []string{"python3", "parse.py"}, Count: 4,
+		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure,
+		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
+		CrashWindow: 2 * time.Hour, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
+	}
+	a := defaultGroup("a")
+	a.Builtin, a.Args, a.Consume, a.Produce = BuiltinWordcount, []string{"-x", "y"}, []string{"jobs"}, []string{"results"}
+	want := &Config{
+		Path:   "dir/prod.toml",
+		Region: Region{Name: "prod", LogSize: 4 << 20, HugePages: true, Mlock: true, Prefault: true, DontDump: true},
+		Channels: []Channel{
+			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
+			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
+		},
+		Groups: []Group{parser, a},
+		Access: Access{Observe: []string{"*"}, Operate: []string{"@wheel"}},
+		src:    got.src,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	for _, name := range tableNames { // complete is what it says
+		for _, k := range keyNames(tables[name].typ) {
+			if k != "builtin" && k != "args" && k != "sparse" && !strings.Contains(complete, k+" = ") {
+				t.Errorf("the test sets no %s.%s", name, k)
+			}
+		}
+	}
+}
+
+// The file's order and TOML's other ways of writing make no difference.
+func TestSpellings(t *testing.T) {
+	for _, text := range []string{
+		"channel.q.sparse = true\nworker.w = { builtin = 'idle', count = 3, env.A = '1' }\n",
+		"[channel]\nq.sparse = true\n[worker]\n[worker.w.env]\nA = \"1\"\n[worker.w]\ncount = 3\nbuiltin = \"idle\"\n",
+		"[worker.w]\r\nbuiltin = '''idle'''\r\ncount = +3\r\nenv.A = \"\\u0031\"\r\n[channel.\"q\"] # c\r\nsparse = true\r\n",
+		"channel = { q = { sparse = true } }\n[ worker . w ]\nbuiltin = \"\"\"\nidle\"\"\"\ncount = 0b11\nenv = { A = '1', }\n",
+	} {
+		c, err := Parse("x", []byte(text))
+		if err != nil {
+			if strings.Contains(text, ", }") { // TOML 1.1; refused by a parser of 1.0
+				continue
+			}
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		if len(c.Channels) != 1 || c.Channels[0].Name != "q" || !c.Channels[0].Sparse {
+			t.Errorf("%q: channels %+v", text, c.Channels)
+		}
+		if len(c.Groups) != 1 || c.Groups[0].Name != "w" || c.Groups[0].Builtin != "idle" || c.Groups[0].Count != 3 || c.Groups[0].Env["A"] != "1" {
+			t.Errorf("%q: groups %+v", text, c.Groups)
+		}
+	}
+}
+
+func TestEmptyFileIsARegionOfDefaults(t *testing.T) {
+	for _, text := range []string{"", "# nothing", "[region]\n[channel]\n[worker]\n[access]"} {
+		c, err := Parse("x", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Region != (Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024}) || len(c.Channels)+len(c.Groups) > 0 {
+			t.Errorf("%q: %+v", text, c)
+		}
+	}
+}
+
+func TestDefaultsOfChannelAndGroup(t *testing.T) {
+	c, err := Parse("x", []byte("[channel.a]\n[channel.b]\nslots = 4096\n[channel.c]\nslots = 16\n[worker.w]\nbuiltin = \"idle\""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Channel{
+		{Name: "a", Kind: "queue", Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024},
+		{Name: "b", Kind: "queue", Slots: 4096, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024},
+		{Name: "c", Kind: "queue", Slots: 16, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 16},
+	}
+	if !reflect.DeepEqual(c.Channels, want) {
+		t.Errorf("got %+v", c.Channels)
+	}
+	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
+		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute}
+	if !reflect.DeepEqual(c.Groups, []Group{w}) {
+		t.Errorf("got %+v", c.Groups)
+	}
+}
+
+func TestDefault(t *testing.T) {
+	c := Default()
+	if c.Path != "" || c.Region.Name != "default" {
+		t.Errorf("path %q, region %q", c.Path, c.Region.Name)
+	}
+	if len(c.Channels) != 1 || c.Channels[0].Name != "jobs" || len(c.Groups) != 1 || c.Groups[0].Builtin != BuiltinIdle || c.Groups[0].Count != 2 {
+		t.Errorf("channels %+v, groups %+v", c.Channels, c.Groups)
+	}
+	if problems := c.Check(); len(problems) > 0 {
+		t.Error(Errors(problems).Detail())
+	}
+}
+
+// What the tutorial has commented out is right as well.
+func TestDefaultExamplesParse(t *testing.T) {
+	text := string(DefaultTOML)
+	for _, head := range []string{"# [worker.parser]", "# [access]"} {
+		from := strings.Index(text, head)
+		if from < 0 {
+			t.Fatalf("no %s", head)
+		}
+		for line := range strings.Lines(text[from:]) {
+			bare, ok := strings.CutPrefix(line, "# ")
+			if !ok {
+				break
+			}
+			text = strings.Replace(text, line, bare, 1)
+		}
+	}
+	c, err := Parse("default.toml", []byte(text+"[channel.results]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Groups) != 2 || len(c.Access.Operate) != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "shmd.toml")
+	if err := os.WriteFile(p, DefaultTOML, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(p)
+	if err != nil || c.Path != p {
+		t.Fatalf("%v, %v", c, err)
+	}
+	_, err = Load(filepath.Join(dir, "none.toml"))
+	if want := "cannot read the configuration: open " + dir + "/none.toml: no such file or directory; give the path of one with -c, or none to run the embedded default"; !errors.Is(err, fs.ErrNotExist) || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	_, err = Load(dir)
+	if want := "cannot read the configuration: read " + dir + ": is a directory; give the path of a configuration file with -c"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	_, err = Load("/dev/zero")
+	if want := "/dev/zero:1:1: more than 256KiB: this is no configuration; give the path of one"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	var e Error
+	if !errors.As(err, &e) || e.Line != 1 {
+		t.Errorf("errors.As finds %+v", e)
+	}
+}
+
+func TestFindDefault(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	if err := os.Mkdir(filepath.Join(a, "web.toml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	web := filepath.Join(b, "web.toml")
+	if err := os.WriteFile(web, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := FindDefault("web", a, b); got != web {
+		t.Errorf("got %q", got)
+	}
+	for _, region := range []string{"none", "../web", "", "web.toml"} {
+		if got := FindDefault(region, a, b); got != "" {
+			t.Errorf("%q: got %q", region, got)
+		}
+	}
+	if got := FindDefault("no-such-region"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A Config keeps no hold of the caller's bytes.
+func TestParseCopies(t *testing.T) {
+	data := []byte(complete)
+	c, err := Parse("x", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(data)
+	if c.Region.Name != "prod" || c.Groups[0].Env["A"] != "1" || string(c.src.data) != complete {
+		t.Errorf("%+v", c)
+	}
+}

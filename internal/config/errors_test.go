@@ -1,0 +1,417 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+// bad holds texts and the exact problems that are found in each.
+var bad = []struct {
+	name string
+	text string
+	want string // one problem a line, without the file's name
+}{
+	{"unknown key", "[worker.parser]\nbuiltin = \"idle\"\ncoutn = 4",
+		`3:1: unknown key "coutn" in [worker.parser]; did you mean "count"?`},
+	{"unknown keys, all of them", `
+[region]
+nmae = "x"
+hugepages = true
+Mlock = true
+slots = 4
+colour = "red"
+[worker.w]
+builtin = "idle"
+instances = 4
+cwd = "/"
+timeout = "5s"
+ready = "5s"
+stdin = "jobs"
+`, `
+3:1: unknown key "nmae" in [region]; did you mean "name"?
+4:1: unknown key "hugepages" in [region]; did you mean "huge_pages"?
+5:1: unknown key "Mlock" in [region]; did you mean "mlock"?
+6:1: unknown key "slots" in [region]; it belongs below a header [channel.NAME]
+7:1: unknown key "colour" in [region]; there are name, log_size, max_attachments, huge_pages, mlock, prefault, dont_dump
+10:1: unknown key "instances" in [worker.w]; did you mean "count"?
+11:1: unknown key "cwd" in [worker.w]; did you mean "dir"?
+12:1: unknown key "timeout" in [worker.w]; did you mean "stop_timeout"?
+13:1: unknown key "ready" in [worker.w]; did you mean "ready_timeout"?
+14:1: unknown key "stdin" in [worker.w]; did you mean "consume"?`},
+	{"top of the file", "name = \"x\"\nslots = 4\nregoin = 1\nfoo = 1",
+		`1:1: unknown key "name" at the top of the file; it belongs below a header [region]
+2:1: unknown key "slots" at the top of the file; it belongs below a header [channel.NAME]
+3:1: unknown key "regoin" at the top of the file; did you mean "region"?
+4:1: unknown key "foo" at the top of the file; there are [region], [channel.NAME], [worker.NAME], [access]`},
+	{"unknown tables", "[wroker.a]\n[groups.a]\n[dataset.words]\nfile = \"/x\"\n[Channel.x]",
+		`1:2: unknown table "wroker"; did you mean "worker"?
+2:2: unknown table "groups"; did you mean "worker"?
+3:2: unknown table "dataset"; there are [region], [channel.NAME], [worker.NAME], [access]
+5:2: unknown table "Channel"; did you mean "channel"?`},
+	{"no table", "region = \"x\"\nworker = []\naccess = 1979-05-27",
+		`1:1: region must be a table, not the string "x"; write [region] and its keys below
+2:1: worker must be a table, not an array; write [worker.NAME] and its keys below
+3:1: access must be a table, not the date or time 1979-05-27; write [access] and its keys below`},
+	{"double brackets", "[[region]]\n[[channel.q]]\nslots = 3\n[[channel.q]]\n[[worker]]\n[[worker]]",
+		`1:3: write [region] in single brackets, not [[region]]
+2:11: write [channel.q] in single brackets, not [[channel.q]]
+5:3: write [worker.NAME] in single brackets, not [[worker]]`},
+	{"keys beside named tables", "[channel]\nslots = 2\nx = 3\n[worker]\nrun = [\"x\"]",
+		`2:1: "slots" stands in [channel], which holds tables only; put it below a header [channel.NAME]
+3:1: channel.x must be a table, not the integer 3; write [channel.x] and its keys below
+5:1: "run" stands in [worker], which holds tables only; put it below a header [worker.NAME]`},
+	{"types", `
+[region]
+name = 7
+log_size = 4.5
+max_attachments = "12"
+huge_pages = "yes"
+mlock = 0
+prefault = "maybe"
+[channel.c]
+slots = "many"
+slot_size = ["4KiB"]
+max_deliveries = 9223372036854775808
+allow_produce = "alice"
+[worker.w]
+command = "python3 parse.py"
+count = 2.0
+consume = ["c", 1, "d"]
+produce = [["c"]]
+stop_timeout = 5
+backoff_min = 0.5
+restart = false
+env = "A=1"
+[worker.v]
+builtin = "idle"
+env = { A = 1, B = true, C = { D = "x" }, E = "e" }
+consume.x = 1
+`, `
+3:1: name in [region]: must be a string, not the integer 7; write name = "7"
+4:1: log_size in [region]: must be a size such as "4KiB", or an integer of bytes, not the number 4.5
+5:1: max_attachments in [region]: must be an integer, not the string "12"; write max_attachments = 12 without quotes
+6:1: huge_pages in [region]: must be true or false, not the string "yes"; write huge_pages = true
+7:1: mlock in [region]: must be true or false, not the integer 0; write mlock = false
+8:1: prefault in [region]: must be true or false, not the string "maybe"
+10:1: slots in [channel.c]: must be an integer, not the string "many"
+11:1: slot_size in [channel.c]: must be a size such as "4KiB", or an integer of bytes, not an array
+12:1: max_deliveries in [channel.c]: decimal number is too large to fit in a 64-bit signed integer
+13:1: allow_produce in [channel.c]: must be an array of strings, not the string "alice"; write allow_produce = ["alice"]
+15:1: command in [worker.w]: must be an array of strings, not the string "python3 parse.py"; write command = ["python3", "parse.py"]
+16:1: count in [worker.w]: must be an integer, not the number 2.0
+17:1: consume in [worker.w]: must be an array of strings, but element 2 is the integer 1; write "1"
+18:1: produce in [worker.w]: must be an array of strings, but element 1 is an array
+19:1: stop_timeout in [worker.w]: must be a duration such as "5s", not the integer 5; write stop_timeout = "5s" for seconds
+20:1: backoff_min in [worker.w]: must be a duration such as "5s", not the number 0.5; write backoff_min = "0.5s" for seconds
+21:1: restart in [worker.w]: must be a string, not false
+22:1: env in [worker.w]: must be a table of strings, not the string "A=1"
+25:9: env.A in [worker.v]: must be a string, not the integer 1; write "1"
+25:16: env.B in [worker.v]: must be a string, not true; write "true"
+25:26: env.C in [worker.v]: must be a string, not a table
+26:1: consume in [worker.v]: must be an array of strings, not a table`},
+
+	{"names", `
+[region]
+name = ""
+[channel.Jobs]
+[channel."a/b"]
+[channel._x]
+[channel.1-2_3]
+[channel.abcdefghijklmnopqrstuvwxyz0123456]
+[channel."ß"]
+[worker."par ser"]
+builtin = "idle"
+[worker."a\nb"]
+builtin = "idle"
+`, `
+3:1: name in [region]: "" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+4:10: [channel.Jobs]: "Jobs" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "jobs"?
+5:10: [channel."a/b"]: "a/b" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "a-b"?
+6:10: [channel._x]: "_x" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "x"?
+8:10: [channel.abcdefghijklmnopqrstuvwxyz0123456]: "abcdefghijklmnopqrstuvwxyz0123456" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "abcdefghijklmnopqrstuvwxyz01234"?
+9:10: [channel."ß"]: "ß" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+10:9: [worker."par ser"]: "par ser" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "par-ser"?
+12:9: [worker."a\nb"]: "a\nb" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "ab"?`},
+	{"reserved channels", "[channel.roster]\n[channel.command]\n[channel.log]\n[channel.group]\n[channel.\"jobs.dead\"]\n[channel.jobs.dead]",
+		`1:10: [channel.roster]: "roster" is the name of a segment of the region; call the channel otherwise, as in "rosters"
+2:10: [channel.command]: "command" is the name of a segment of the region; call the channel otherwise, as in "commands"
+3:10: [channel.log]: "log" is the name of a segment of the region; call the channel otherwise, as in "logs"
+4:10: [channel.group]: "group" is the name of a segment of the region; call the channel otherwise, as in "groups"
+5:10: [channel."jobs.dead"]: names that end in ".dead" are for the dead letters of other channels; call it "jobs-dead"
+6:15: dead cannot be declared: the daemon makes it for the dead letters; set dead_slots in [channel.jobs]`},
+
+	{"channel values", `
+[region]
+log_size = "3MiB"
+max_attachments = 40000
+[channel.a]
+kind = "topic"
+slots = 1000
+slot_size = 0
+max_deliveries = 64
+dead_slots = 3
+allow_produce = ["", "@", "a b"]
+[channel.b]
+kind = "Queue"
+slots = 0
+slot_size = "2GiB"
+max_deliveries = -1
+dead_slots = 0
+[channel.c]
+slots = 1048577
+slot_size = "9000000TiB"
+[channel.d]
+slots = 1048576
+slot_size = "128MiB"
+`, `
+3:1: log_size in [region]: 3MiB is not a power of two; the nearest are 2MiB and 4MiB
+4:1: max_attachments in [region]: 40000 is out of range; use 0 to 32768
+6:1: kind in [channel.a]: unknown kind "topic"; there is "queue"
+7:1: slots in [channel.a]: 1000 is not a power of two; the nearest are 512 and 1024
+8:1: slot_size in [channel.a]: 0B is out of range; use 1B to 1GiB
+9:1: max_deliveries in [channel.a]: 64 is out of range; use 0 to 63
+10:1: dead_slots in [channel.a]: 3 is not a power of two; the nearest are 2 and 4
+11:1: allow_produce in [channel.a]: "": the name is empty; write a user as "alice", a group as "@ops", everybody as "*"
+11:1: allow_produce in [channel.a]: "@": the name is empty; write a user as "alice", a group as "@ops", everybody as "*"
+11:1: allow_produce in [channel.a]: "a b": the name holds a character that no name has; write a user as "alice", a group as "@ops", everybody as "*"
+13:1: kind in [channel.b]: unknown kind "Queue"; did you mean "queue"?
+14:1: slots in [channel.b]: 0 is out of range (2 to 1048576, a power of two); the nearest are 2 and 4
+15:1: slot_size in [channel.b]: 2GiB is out of range; use 1B to 1GiB
+16:1: max_deliveries in [channel.b]: -1 is out of range; use 0 to 63
+17:1: dead_slots in [channel.b]: 0 is out of range (2 to 1048576, a power of two); the nearest are 2 and 4
+19:1: slots in [channel.c]: 1048577 is out of range (2 to 1048576, a power of two); the nearest are 524288 and 1048576
+20:1: slot_size in [channel.c]: "9000000TiB" is more than 63 bits of bytes; use a smaller size
+22:1: slots in [channel.d]: 1048576 slots of 128MiB are more than the 64TiB that a process can map; use fewer or smaller ones`},
+	{"sizes", "[channel.a]\nslot_size = \"4k\"\n[channel.b]\nslot_size = \"4096\"\n[channel.c]\nslot_size = \"big\"\n[channel.d]\nslot_size = \"-1B\"\n[channel.e]\nslot_size = \"1.5KiB\"",
+		`2:1: slot_size in [channel.a]: "4k" is not a size; did you mean "4KiB"?
+4:1: slot_size in [channel.b]: "4096" is not a size; did you mean "4096B"?
+6:1: slot_size in [channel.c]: "big" is not a size; write a whole number and B, KiB, MiB, GiB or TiB, as in "4KiB"
+8:1: slot_size in [channel.d]: "-1B" is not a size; write a whole number and B, KiB, MiB, GiB or TiB, as in "4KiB"
+10:1: slot_size in [channel.e]: "1.5KiB" is not a size; write a whole number and B, KiB, MiB, GiB or TiB, as in "4KiB"`},
+	{"sparse and huge", "[region]\nhuge_pages = true\n[channel.a]\nsparse = true",
+		`4:1: sparse in [channel.a]: a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]`},
+
+	{"group values", `
+[worker.a]
+builtin = "idel"
+count = 0
+restart = "on_failure"
+stop_timeout = "5"
+ready_timeout = "-1s"
+backoff_min = "1h"
+backoff_max = "25h"
+crash_limit = -1
+crash_window = "0s"
+dir = "tmp"
+user = "a:b"
+[worker.b]
+command = []
+args = ["x"]
+count = 1025
+restart = "sometimes"
+stop_timeout = "soon"
+backoff_min = "2s"
+backoff_max = "1s"
+dir = ""
+user = ""
+[worker.c]
+command = [""]
+backoff_min = "1m"
+[worker.d]
+command = ["a\u0000", "b"]
+env = { "" = "x", "A=B" = "x", SHMD_WORKER = "x", C = "\u0000" }
+`, `
+3:1: builtin in [worker.a]: unknown builtin "idel"; did you mean "idle"?
+4:1: count in [worker.a]: 0 is out of range; use 1 to 1024
+5:1: restart in [worker.a]: unknown restart "on_failure"; did you mean "on-failure"?
+6:1: stop_timeout in [worker.a]: "5" has no unit; did you mean "5s"?
+7:1: ready_timeout in [worker.a]: "-1s" is below zero; use a positive duration
+9:1: backoff_max in [worker.a]: 25h is out of range; use 1ms to 24h
+10:1: crash_limit in [worker.a]: -1 is out of range; use 0 to 1048576
+11:1: crash_window in [worker.a]: 0s is out of range; use 1ms to 24h
+12:1: dir in [worker.a]: "tmp" is not absolute; begin it with /
+13:1: user in [worker.a]: the name holds a character that no name has; give a user's name or its uid, or remove the key for the daemon's own
+15:1: command in [worker.b]: it is empty; write command = ["program", "argument"]
+16:1: args in [worker.b]: it is for builtin workers; put the arguments into command
+17:1: count in [worker.b]: 1025 is out of range; use 1 to 1024
+18:1: restart in [worker.b]: unknown restart "sometimes"; there are "always", "on-failure", "never"
+19:1: stop_timeout in [worker.b]: "soon" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"
+21:1: backoff_max in [worker.b]: backoff_max (1s) is less than backoff_min (2s); raise the one or lower the other
+22:1: dir in [worker.b]: it is empty; give a directory, or remove the key for the daemon's own
+23:1: user in [worker.b]: the name is empty; give a user's name or its uid, or remove the key for the daemon's own
+25:1: command in [worker.c]: the program's name is empty; write its path, or a name to find in PATH
+26:1: backoff_min in [worker.c]: backoff_max (30s) is less than backoff_min (1m); raise the one or lower the other
+28:1: command in [worker.d]: "a\x00" holds a NUL, which no system call takes; remove it
+29:9: env."" in [worker.d]: the name is empty; remove it
+29:19: env."A=B" in [worker.d]: a name holds neither = nor NUL; rename it
+29:32: env.SHMD_WORKER in [worker.d]: the daemon sets it; remove it
+29:51: env.C in [worker.d]: the value holds a NUL; remove it`},
+	{"nothing or too much to run", "[worker.a]\n[worker.b]\ncommand = [\"x\"]\nbuiltin = \"idle\"\n[worker.c]\nbuiltin = \"\"",
+		`1:9: [worker.a]: it has nothing to run; add command = ["program", "argument"] or builtin = "idle"
+2:9: [worker.b]: it has both command and builtin; remove one of them
+6:1: builtin in [worker.c]: unknown builtin ""; there are "wordcount", "idle", "echo"`},
+	{"channels of a group", `
+[channel.jobs]
+[channel.results]
+[worker.a]
+builtin = "idle"
+consume = ["jbos", "jobs", "jobs", "jobs.dead"]
+produce = ["words", ""]
+`, `
+6:1: consume in [worker.a]: unknown channel "jbos"; did you mean "jobs"?
+6:1: consume in [worker.a]: "jobs" is there twice; remove one
+6:1: consume in [worker.a]: "jobs.dead" holds the dead letters of "jobs" and is not for workers; name a channel of the configuration
+7:1: produce in [worker.a]: unknown channel "words"; name one of jobs, results, or add a table [channel.words]
+7:1: produce in [worker.a]: unknown channel ""; name one of jobs, results, or add a table [channel.""]`},
+	{"no channels at all", "[worker.a]\nbuiltin = \"idle\"\nconsume = [\"jobs\"]",
+		`3:1: consume in [worker.a]: unknown channel "jobs"; there are none, add a table [channel.jobs]`},
+	{"builtin ends", `
+[channel.a]
+[channel.b]
+[worker.v]
+builtin = "echo"
+[worker.w]
+builtin = "wordcount"
+consume = ["a", "b"]
+produce = []
+[worker.x]
+builtin = "echo"
+consume = ["a"]
+produce = ["a"]
+`, `
+4:9: [worker.v]: builtin "echo" needs exactly one channel to consume; add consume = ["CHANNEL"]
+4:9: [worker.v]: builtin "echo" needs exactly one channel to produce; add produce = ["CHANNEL"]
+8:1: consume in [worker.w]: builtin "wordcount" needs exactly one channel here, not 2; write consume = ["CHANNEL"]
+9:1: produce in [worker.w]: builtin "wordcount" needs exactly one channel here, not 0; write produce = ["CHANNEL"]
+13:1: produce in [worker.x]: builtin "echo" would feed itself: it consumes "a" as well; name another channel`},
+	{"workers in total", "[worker.a]\nbuiltin = \"idle\"\ncount = 1000\n[worker.b]\nbuiltin = \"idle\"\ncount = 24\n[worker.c]\nbuiltin = \"idle\"\n[worker.d]\nbuiltin = \"idle\"",
+		`7:9: count in [worker.c]: with these 1 all groups together have 1025 workers, and a region has 1024 at most; lower the counts`},
+	{"access", "[access]\nobserve = [\"@\"]\noperate = [\"a/b\", \"*\", \"@*\"]",
+		`2:1: observe in [access]: "@": the name is empty; write a user as "alice", a group as "@ops", everybody as "*"
+3:1: operate in [access]: "a/b": the name holds a character that no name has; write a user as "alice", a group as "@ops", everybody as "*"
+3:1: operate in [access]: "@*": the name holds a character that no name has; write a user as "alice", a group as "@ops", everybody as "*"`},
+
+	{"twice", "[worker.a]\nbuiltin = \"idle\"\ncount = 1\ncount = 0\n[worker.b]\nbuiltin = \"idle\"\n[worker.a]\nuser = \"\"\n[region]\nname = \"x\"\nname.y = 3\n",
+		`4:1: key "count" is there already, in line 3; remove one
+7:9: table [worker.a] is there already, in line 1; merge the two
+8:1: user in [worker.a]: the name is empty; give a user's name or its uid, or remove the key for the daemon's own
+11:1: "name" is a value since line 10; make it a [table] there, or remove this one`},
+	{"braces are complete", "worker.a = { builtin = \"idle\" }\n[worker.a]\ncount = 2",
+		`2:9: "a" is a table in braces, which nothing can be added to since line 1; make it a [table] there, or remove this one`},
+	{"dotted and header", "[worker]\na.builtin = \"idle\"\n[worker.a]\ncount = 1",
+		`3:2: table a already exists as defined by a dotted key`},
+
+	{"syntax: no quotes", "[worker.a]\nrestart = always # c", `2:11: unexpected character U+0061 'a' at start of value; strings need quotes, write "always"`},
+	{"syntax: unit without quotes", "[channel.a]\nslot_size = 4KiB", `2:14: strings need quotes, write "4KiB"`},
+	{"syntax: True", "[channel.a]\nsparse = True", `2:10: unexpected character U+0054 'T' at start of value; write true`},
+	{"syntax: off", "[channel.a]\nsparse = off", `2:10: unexpected character U+006F 'o' at start of value; write false`},
+	{"syntax: typographic quotes", "[region]\nname = “x”", `2:8: '“' is no quote in TOML; write a straight one`},
+	{"syntax: letters", "[channel.ü]", `1:10: invalid character at start of key: U+00FC 'ü'; a key with other letters than A-Z needs quotes`},
+	{"syntax: number", "[worker.a]\ncount = 07", `2:9: integers cannot have leading zeroes`},
+	{"syntax: YAML", "region:\n  name: x", `1:7: expected '=' after key`},
+	{"syntax: end", "[worker.a]\ncommand = [\"x\",\n", `2:16: array is incomplete`},
+	{"syntax: encoding", "[region]\nname = \"\xff\"", `2:9: invalid UTF-8 character in basic string`},
+	{"syntax: what stood before is told", "[worker.a]\ncoutn = 3\nconsume = [\"later\"]\nx\n[channel.later]",
+		`2:1: unknown key "coutn" in [worker.a]; did you mean "count"?
+4:2: expected '=' after key`},
+	{"byte order mark", "\xef\xbb\xbf[region]", `1:1: the file begins with a byte order mark; save it as UTF-8 without one`},
+	{"UTF-16", "\xff\xfe[\x00", `1:1: the file is UTF-16; save it as UTF-8`},
+	{"a program", "\x7fELF\x02", `1:1: the file is a program; give the path of a configuration`},
+}
+
+func TestBad(t *testing.T) {
+	for _, tt := range bad {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse("shmd.toml", []byte(tt.text))
+			if err == nil {
+				t.Fatalf("accepted: %+v", c)
+			}
+			if c != nil {
+				t.Error("a Config beside an error")
+			}
+			want := "shmd.toml:" + strings.ReplaceAll(strings.TrimPrefix(tt.want, "\n"), "\n", "\nshmd.toml:")
+			if err.Error() != want {
+				t.Errorf("got\n%v\nwant\n%s", err, want)
+			}
+		})
+	}
+}
+
+func TestDetail(t *testing.T) {
+	_, err := Parse("shmd.toml", []byte("[region]\r\n\tname\t= \"ü\"\r\n\r\n\r\n[worker.w]\r\nbuiltin = 'idle'\r\ncoutn = 4 # c\r\n"))
+	want := `
+shmd.toml:2:2: name in [region]: "ü" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+1| [region]
+2| 	name	= "ü"
+ | 	~~~~
+
+shmd.toml:7:1: unknown key "coutn" in [worker.w]; did you mean "count"?
+5| [worker.w]
+6| builtin = 'idle'
+7| coutn = 4 # c
+ | ~~~~~`
+	if got := err.(Errors).Detail(); "\n"+got != want {
+		t.Errorf("got\n%s", got)
+	}
+	_, err = Parse("shmd.toml", []byte("[region]\n# \x1b]0;x\x07"))
+	want = "shmd.toml:2:3: control characters are not allowed in comments\n1| [region]\n2| # \ufffd]0;x\ufffd\n |   ~"
+	if got := err.(Errors).Detail(); got != want {
+		t.Errorf("got\n%q", got)
+	}
+	_, err = Parse("shmd.toml", []byte("[worker.w]\nbuiltin = 'idle'\n"+strings.Repeat("\n", 8)+"coutn = '"+strings.Repeat("x", 500)+"'\n[region]"))
+	got := err.(Errors).Detail()
+	want = `shmd.toml:11:1: unknown key "coutn" in [worker.w]; did you mean "count"?
+11| coutn = '` + strings.Repeat("x", 150) + `…
+  | ~~~~~
+12| [region]`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	_, err = Parse("shmd.toml", []byte("worker.w = { builtin = 'idle', env = { "+strings.Repeat("x", 200)+" = 'ü', A = 1 } }"))
+	got = err.(Errors).Detail()
+	want = `shmd.toml:1:249: env.A in [worker.w]: must be a string, not the integer 1; write "1"
+1| …` + strings.Repeat("x", 31) + ` = 'ü', A = 1 } }
+ |  ` + strings.Repeat(" ", 31) + `        ~`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if e := (Error{File: "f", Msg: "m"}); e.Detail() != "f: m" {
+		t.Errorf("got %q", e.Detail())
+	}
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"jobs", "results", "a", "words-in"}
+	for s, want := range map[string]string{
+		"jbos": "jobs", "job": "jobs", "jobs2": "jobs", "JOBS": "jobs", "result": "results", "reslut": "results",
+		"words_in": "words-in", "b": "", "": "", "queue": "", "wodrs-ni": "words-in", strings.Repeat("j", 1000): "",
+	} {
+		if got := nearest(s, known); got != want {
+			t.Errorf("%q: got %q, want %q", s, got, want)
+		}
+	}
+	for _, d := range []struct {
+		a, b string
+		n    int
+	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"ab", "ba", 1}, {"count", "coutn", 1}} {
+		if got := distance(d.a, d.b); got != d.n {
+			t.Errorf("%q %q: got %d, want %d", d.a, d.b, got, d.n)
+		}
+	}
+}
+
+// Every synonym leads to a key, and none hides one.
+func TestSynonyms(t *testing.T) {
+	keys := map[string]bool{}
+	for _, name := range tableNames {
+		keys[name] = true
+		for _, k := range keyNames(tables[name].typ) {
+			keys[k] = true
+		}
+	}
+	for k := range synonyms {
+		if !keys[k] {
+			t.Errorf("%q is no key", k)
+		}
+	}
+}

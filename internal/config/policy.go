@@ -1,0 +1,17 @@
+package config
+
+// Open reports whether users other than root and the daemon's own may have any access at all.
+func (c *Config) Open() bool {
+	for _, ch := range c.Channels {
+		if len(ch.AllowProduce)+len(ch.AllowConsume) > 0 {
+			return true
+		}
+	}
+	return len(c.Access.Observe)+len(c.Access.Operate) > 0
+}
+
+// ReadyAtExec reports whether the workers of the group count as ready as soon as their command runs: they hold no channel, so
+// nothing says that they will ever attach.
+func (g *Group) ReadyAtExec() bool {
+	return g.Builtin == "" && len(g.Consume)+len(g.Produce) == 0
+}

@@ -1,0 +1,365 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// validate finds every problem that needs no system. Parse and Check run it.
+func (c *Config) validate() Errors {
+	v := validator{c: c, taken: map[string]bool{}}
+	for _, ch := range c.Channels {
+		v.known = append(v.known, ch.Name)
+	}
+	v.region()
+	for i := range c.Channels {
+		v.channel(&c.Channels[i])
+	}
+	workers := 0
+	for i := range c.Groups {
+		v.group(&c.Groups[i])
+		v.total(&c.Groups[i], &workers)
+	}
+	at := path{"access"}
+	v.users(at.key("observe"), c.Access.Observe)
+	v.users(at.key("operate"), c.Access.Operate)
+	return v.errs
+}
+
+// path names a key: ("worker", "parser", "count").
+type path []string
+
+func (p path) key(name string) path { return append(p[:len(p):len(p)], name) }
+
+// table writes the header that a key of this path stands below.
+func (p path) table() string { return header(p) }
+
+type validator struct {
+	c     *Config
+	known []string        // names of the channels
+	taken map[string]bool // names of the tables so far, by joined path
+	errs  Errors
+}
+
+// fail refuses a key: "KEY in [TABLE]: TEXT".
+func (v *validator) fail(p path, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	v.errs = append(v.errs, v.c.src.problem(p, "%s in %s: %s", p[len(p)-1], p[:len(p)-1].table(), text))
+}
+
+// failTable refuses a table: "[TABLE]: TEXT".
+func (v *validator) failTable(p path, format string, args ...any) {
+	v.errs = append(v.errs, v.c.src.problem(p, "%s: %s", p.table(), fmt.Sprintf(format, args...)))
+}
+
+// given tells whether the file has the key; bad, whether its value was refused already.
+func (v *validator) given(p path) bool {
+	if v.c.src == nil {
+		return false
+	}
+	_, ok := v.c.src.where[join(p)]
+	return ok
+}
+
+func (v *validator) bad(p path) bool {
+	return v.c.src != nil && v.c.src.where[join(p)].bad
+}
+
+func (v *validator) region() {
+	r, at := &v.c.Region, path{"region"}
+	if !validName(r.Name) {
+		v.fail(at.key("name"), "%s", badName(r.Name))
+	}
+	v.power(at.key("log_size"), r.LogSize, MinLogSize, MaxLogSize, FormatSize)
+	v.between(at.key("max_attachments"), r.MaxAttachments, 0, MaxOutsiders)
+}
+
+func (v *validator) channel(ch *Channel) {
+	at := path{"channel", ch.Name}
+	switch base, dead := strings.CutSuffix(ch.Name, deadSuffix); {
+	case dead:
+		v.failTable(at, "names that end in %q are for the dead letters of other channels; call it %q", deadSuffix, guessName(base+"-dead"))
+	case slices.Contains(reservedChannels, ch.Name):
+		v.failTable(at, "%q is the name of a segment of the region; call the channel otherwise, as in %q", ch.Name, ch.Name+"s")
+	case !validName(ch.Name):
+		v.failTable(at, "%s", badName(ch.Name))
+	case v.taken[join(at)]:
+		v.failTable(at, "the name is taken by another channel; choose another")
+	}
+	v.taken[join(at)] = true
+	v.oneOf(at.key("kind"), ch.Kind, KindQueue)
+	slotsOK := v.power(at.key("slots"), int64(ch.Slots), MinSlots, MaxSlots, decimal)
+	if v.size(at.key("slot_size"), ch.SlotSize, 1, MaxSlotSize) && slotsOK && int64(ch.Slots)*ch.SlotSize > MaxChannelSize {
+		v.fail(at.key("slots"), "%d slots of %s are more than the %s that a process can map; use fewer or smaller ones",
+			ch.Slots, FormatSize(ch.SlotSize), FormatSize(MaxChannelSize))
+	}
+	v.between(at.key("max_deliveries"), ch.MaxDeliveries, 0, MaxDeliveries)
+	if slotsOK || v.given(at.key("dead_slots")) { // else it follows from slots
+		v.power(at.key("dead_slots"), int64(ch.DeadSlots), MinSlots, MaxSlots, decimal)
+	}
+	if ch.Sparse && v.c.Region.HugePages {
+		v.fail(at.key("sparse"), "a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]")
+	}
+	v.users(at.key("allow_produce"), ch.AllowProduce)
+	v.users(at.key("allow_consume"), ch.AllowConsume)
+}
+
+func (v *validator) group(g *Group) {
+	at := path{"worker", g.Name}
+	switch {
+	case !validName(g.Name):
+		v.failTable(at, "%s", badName(g.Name))
+	case v.taken[join(at)]:
+		v.failTable(at, "the name is taken by another group; choose another")
+	}
+	v.taken[join(at)] = true
+	v.program(at, g)
+	v.between(at.key("count"), g.Count, 1, MaxWorkers)
+	v.channels(at.key("consume"), g.Consume)
+	v.channels(at.key("produce"), g.Produce)
+	v.ends(at, g)
+	v.oneOf(at.key("restart"), g.Restart, RestartAlways, RestartOnFailure, RestartNever)
+	v.duration(at.key("stop_timeout"), g.StopTimeout, time.Millisecond)
+	v.duration(at.key("ready_timeout"), g.ReadyTimeout, 0)
+	minOK := v.duration(at.key("backoff_min"), g.BackoffMin, time.Millisecond)
+	if v.duration(at.key("backoff_max"), g.BackoffMax, time.Millisecond) && minOK && g.BackoffMax < g.BackoffMin {
+		which := at.key("backoff_max")
+		if !v.given(which) {
+			which = at.key("backoff_min")
+		}
+		v.fail(which, "backoff_max (%s) is less than backoff_min (%s); raise the one or lower the other",
+			formatDuration(g.BackoffMax), formatDuration(g.BackoffMin))
+	}
+	v.between(at.key("crash_limit"), g.CrashLimit, 0, MaxCrashLimit)
+	v.duration(at.key("crash_window"), g.CrashWindow, time.Millisecond)
+	v.environment(at.key("env"), g.Env)
+	if g.Dir != "" && !strings.HasPrefix(g.Dir, "/") {
+		v.fail(at.key("dir"), "%q is not absolute; begin it with /", g.Dir)
+	} else if g.Dir == "" && v.given(at.key("dir")) && !v.bad(at.key("dir")) {
+		v.fail(at.key("dir"), "it is empty; give a directory, or remove the key for the daemon's own")
+	}
+	v.noNUL(at.key("dir"), g.Dir)
+	if user := at.key("user"); g.User != "" || v.given(user) && !v.bad(user) {
+		if why := badUser(g.User); why != "" {
+			v.fail(user, "%s; give a user's name or its uid, or remove the key for the daemon's own", why)
+		}
+	}
+}
+
+// program checks that a group has exactly one of command and builtin.
+func (v *validator) program(at path, g *Group) {
+	command, builtin, args := at.key("command"), at.key("builtin"), at.key("args")
+	hasCommand := len(g.Command) > 0 || v.given(command)
+	hasBuiltin := g.Builtin != "" || v.given(builtin)
+	switch {
+	case hasCommand && hasBuiltin:
+		v.failTable(at, "it has both command and builtin; remove one of them")
+	case !hasCommand && !hasBuiltin:
+		v.failTable(at, `it has nothing to run; add command = ["program", "argument"] or builtin = %q`, BuiltinIdle)
+	}
+	if hasBuiltin && !v.bad(builtin) {
+		v.oneOf(builtin, g.Builtin, BuiltinWordcount, BuiltinIdle, BuiltinEcho)
+	}
+	if hasCommand && !v.bad(command) {
+		switch {
+		case len(g.Command) == 0:
+			v.fail(command, `it is empty; write command = ["program", "argument"]`)
+		case g.Command[0] == "":
+			v.fail(command, "the program's name is empty; write its path, or a name to find in PATH")
+		}
+		v.noNUL(command, g.Command...)
+	}
+	if len(g.Args) > 0 && hasCommand && !hasBuiltin {
+		v.fail(args, "it is for builtin workers; put the arguments into command")
+	}
+	v.noNUL(args, g.Args...)
+}
+
+// ends checks what a built-in worker needs to consume and produce.
+func (v *validator) ends(at path, g *Group) {
+	if g.Builtin != BuiltinEcho && g.Builtin != BuiltinWordcount {
+		return
+	}
+	consume, produce := at.key("consume"), at.key("produce")
+	if v.bad(consume) || v.bad(produce) {
+		return
+	}
+	one := func(p path, list []string) bool {
+		if len(list) == 1 {
+			return true
+		}
+		const text = "builtin %q needs exactly one channel here, not %d; write %s = [\"CHANNEL\"]"
+		if v.given(p) {
+			v.fail(p, text, g.Builtin, len(list), p[2])
+		} else {
+			v.failTable(at, "builtin %q needs exactly one channel to %s; add %s = [\"CHANNEL\"]", g.Builtin, p[2], p[2])
+		}
+		return false
+	}
+	a, b := one(consume, g.Consume), one(produce, g.Produce)
+	if a && b && g.Consume[0] == g.Produce[0] {
+		v.fail(produce, "builtin %q would feed itself: it consumes %q as well; name another channel", g.Builtin, g.Consume[0])
+	}
+}
+
+// total refuses the group with which all groups together become too many, once.
+func (v *validator) total(g *Group, sum *int) {
+	if g.Count < 1 || g.Count > MaxWorkers || *sum > MaxWorkers {
+		return // told already
+	}
+	if *sum += g.Count; *sum > MaxWorkers {
+		v.fail(path{"worker", g.Name, "count"}, "with these %d all groups together have %d workers, and a region has %d at most; lower the counts",
+			g.Count, *sum, MaxWorkers)
+	}
+}
+
+// channels checks that each is declared, and there once.
+func (v *validator) channels(p path, list []string) {
+	known := v.known
+	for i, name := range list {
+		switch base, dead := strings.CutSuffix(name, deadSuffix); {
+		case slices.Contains(list[:i], name):
+			v.fail(p, "%q is there twice; remove one", name)
+		case slices.Contains(known, name):
+		case dead && slices.Contains(known, base):
+			v.fail(p, "%q holds the dead letters of %q and is not for workers; name a channel of the configuration", name, base)
+		case nearest(name, known) != "":
+			v.fail(p, "unknown channel %q; did you mean %q?", name, nearest(name, known))
+		case len(known) == 0:
+			v.fail(p, "unknown channel %q; there are none, add a table %s", name, path{"channel", name}.table())
+		default:
+			v.fail(p, "unknown channel %q; name one of %s, or add a table %s", name, some(known), path{"channel", name}.table())
+		}
+	}
+}
+
+// some lists the first of many.
+func some(list []string) string {
+	const most = 8
+	if len(list) > most {
+		return strings.Join(list[:most], ", ") + ", …"
+	}
+	return strings.Join(list, ", ")
+}
+
+// reservedEnv is set by the daemon for each worker.
+var reservedEnv = []string{"SHMD_FDS", "SHMD_WORKER", "SHMD_REGION"}
+
+func (v *validator) environment(p path, env map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		at := p.key(name)
+		why := ""
+		switch {
+		case name == "":
+			why = "the name is empty; remove it"
+		case strings.ContainsAny(name, "=\x00"):
+			why = "a name holds neither = nor NUL; rename it"
+		case slices.Contains(reservedEnv, name):
+			why = "the daemon sets it; remove it"
+		case strings.Contains(env[name], "\x00"):
+			why = "the value holds a NUL; remove it"
+		default:
+			continue
+		}
+		v.errs = append(v.errs, v.c.src.problem(at, "env.%s in %s: %s", bare(name), p[:len(p)-1].table(), why))
+	}
+}
+
+// users checks a list of users ("alice", "1000"), groups ("@ops") and "*".
+func (v *validator) users(p path, list []string) {
+	for _, who := range list {
+		if who == "*" {
+			continue
+		}
+		if why := badUser(strings.TrimPrefix(who, "@")); why != "" {
+			v.fail(p, `%q: %s; write a user as "alice", a group as "@ops", everybody as "*"`, who, why)
+		}
+	}
+}
+
+// badUser says why s cannot name a user or a group; "" if it can.
+func badUser(s string) string {
+	switch {
+	case s == "":
+		return "the name is empty"
+	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(":/@*,", r) }):
+		return "the name holds a character that no name has"
+	}
+	return ""
+}
+
+// badName says why s is no name and which one is near.
+func badName(s string) string {
+	text := fmt.Sprintf("%q is not allowed; %s", s, nameRule)
+	if guess := guessName(s); guess != "" {
+		text += fmt.Sprintf("; did you mean %q?", guess)
+	}
+	return text
+}
+
+func (v *validator) noNUL(p path, list ...string) {
+	for _, s := range list {
+		if strings.Contains(s, "\x00") {
+			v.fail(p, "%q holds a NUL, which no system call takes; remove it", s)
+		}
+	}
+}
+
+func (v *validator) between(p path, n, lo, hi int) bool {
+	if lo <= n && n <= hi {
+		return true
+	}
+	v.fail(p, "%d is out of range; use %d to %d", n, lo, hi)
+	return false
+}
+
+func (v *validator) size(p path, n, lo, hi int64) bool {
+	if lo <= n && n <= hi {
+		return true
+	}
+	v.fail(p, "%s is out of range; use %s to %s", FormatSize(n), FormatSize(lo), FormatSize(hi))
+	return false
+}
+
+func (v *validator) duration(p path, d, lo time.Duration) bool {
+	if lo <= d && d <= maxDuration {
+		return true
+	}
+	v.fail(p, "%s is out of range; use %s to %s", formatDuration(d), formatDuration(lo), formatDuration(maxDuration))
+	return false
+}
+
+func decimal(n int64) string { return fmt.Sprint(n) }
+
+// power refuses what is no power of two from lo to hi, and names the two nearest.
+func (v *validator) power(p path, n, lo, hi int64, format func(int64) string) bool {
+	a, b := nearestPowers(n, lo, hi)
+	switch {
+	case n < lo || n > hi:
+		v.fail(p, "%s is out of range (%s to %s, a power of two); the nearest are %s and %s", format(n), format(lo), format(hi), format(a), format(b))
+	case !isPowerOfTwo(n):
+		v.fail(p, "%s is not a power of two; the nearest are %s and %s", format(n), format(a), format(b))
+	default:
+		return true
+	}
+	return false
+}
+
+// oneOf refuses a word that is none of those there are.
+func (v *validator) oneOf(p path, s string, known ...string) {
+	if slices.Contains(known, s) {
+		return
+	}
+	if guess := nearest(s, known); guess != "" {
+		v.fail(p, "unknown %s %q; did you mean %q?", p[len(p)-1], s, guess)
+		return
+	}
+	are := "are"
+	if len(known) == 1 {
+		are = "is"
+	}
+	v.fail(p, "unknown %s %q; there %s %s", p[len(p)-1], s, are, quoted(known))
+}

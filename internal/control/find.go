@@ -1,0 +1,273 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// Living is a region that was found in the processes that hold it.
+type Living struct {
+	Set
+	Region     string
+	Generation uint64
+	Created    time.Time
+	Segments   map[string]*region.Segment // by name, those of the roster's directory that could be taken: the command segment is writable, the others are not
+	Missing    map[string]error           // the others, and why
+	Holders    []Holder                   // living processes that hold segments (this one not counted), by pid
+	Older      []*Living                  // of a Find: other generations of the same name that live, newest first
+}
+
+// A Holder is a process that held memory of the region after its pidfd was opened.
+type Holder struct {
+	Pid   int
+	Pidfd *os.File
+}
+
+// Pids are those of the holders, ascending.
+func (l *Living) Pids() []int {
+	pids := make([]int, len(l.Holders))
+	for i, h := range l.Holders {
+		pids[i] = h.Pid
+	}
+	return pids
+}
+
+// Close unmaps the segments and closes all descriptors, those of Older too.
+func (l *Living) Close() error {
+	var errs []error
+	for _, s := range l.Segments {
+		errs = append(errs, s.Close())
+	}
+	for _, h := range l.Holders {
+		errs = append(errs, h.Pidfd.Close())
+	}
+	l.Segments, l.Holders = nil, nil
+	for _, o := range l.Older {
+		errs = append(errs, o.Close())
+	}
+	l.Older = nil
+	return errors.Join(errs...)
+}
+
+// Find takes the segments of a region from the processes that hold them, without a daemon. Memory is trusted only if
+// dirOwner, the owner of the region's runtime directory, owns its inode (see Owner). If several generations of the name
+// live, it returns the newest with the others in Older. The caller closes it.
+//
+// Only dirOwner and root can. Errors: ErrNoRegion, ErrPermission, *DamagedError.
+func Find(name string, dirOwner uint32) (*Living, error) {
+	all, err := FindAll(name, dirOwner)
+	if len(all) > 0 { // a damaged one beside it is no reason to do without
+		all[0].Older = all[1:]
+		return all[0], nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("region %q: %w (user %d): start it (systemctl start shmd, or shmd -c FILE)", name, ErrNoRegion, dirOwner)
+}
+
+// FindAll returns all generations of a region that live, newest first: none is no error. The caller closes them. Beside
+// regions that were found it may return the *DamagedError of others. Errors: ErrPermission, *DamagedError.
+func FindAll(name string, dirOwner uint32) ([]*Living, error) {
+	var all []*Living
+	var errs []error
+	for try := 0; ; try++ {
+		var again bool
+		all, errs, again = find(name, dirOwner)
+		if !again || try == 2 {
+			break
+		}
+		for _, l := range all { // a holder ended in the middle: look again
+			l.Close()
+		}
+	}
+	if len(all) == 0 && len(errs) == 0 {
+		if uid := os.Geteuid(); uid != 0 && uid != int(dirOwner) {
+			return nil, fmt.Errorf("region %q: %w: its memory can be taken only by user %d and root", name, ErrPermission, dirOwner)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *Living) int { return b.Created.Compare(a.Created) })
+	return all, errors.Join(errs...)
+}
+
+// find is one look. again says that what was found is not all there was.
+func find(name string, dirOwner uint32) (all []*Living, errs []error, again bool) {
+	descriptors, err := scan(name)
+	if err != nil {
+		return nil, []error{fmt.Errorf("region %q: look for its processes: %w", name, err)}, false
+	}
+	type identity struct{ dev, inode uint64 }
+	rosters := map[identity][]held{}
+	var order []identity
+	for _, h := range descriptors {
+		if h.segment != "roster" || h.stat.UID != dirOwner {
+			continue
+		}
+		id := identity{h.stat.Dev, h.stat.Inode}
+		if rosters[id] == nil {
+			order = append(order, id)
+		}
+		rosters[id] = append(rosters[id], h)
+	}
+	for _, id := range order {
+		l, err := take(name, dirOwner, rosters[id], descriptors)
+		switch {
+		case errors.Is(err, errGone):
+			again = true
+		case errors.Is(err, protocol.ErrNotReady): // a daemon that is just starting, or died while it was
+		case err != nil:
+			var pids []int
+			for _, h := range rosters[id] {
+				pids = append(pids, h.pid)
+			}
+			errs = append(errs, &DamagedError{name, unique(pids), err})
+		default:
+			all = append(all, l)
+		}
+	}
+	return all, errs, again
+}
+
+// take makes a Living of a roster and the descriptors that were seen. errGone: a process ended meanwhile.
+func take(name string, owner uint32, rosters, descriptors []held) (_ *Living, err error) {
+	l := &Living{Region: name, Segments: map[string]*region.Segment{}, Missing: map[string]error{}}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	open := func(from []held, kind protocol.Kind, segment string) error {
+		err := errGone
+		for _, h := range from {
+			var f *os.File
+			if f, err = h.open(kind == protocol.KindCommand); err != nil {
+				if errors.Is(err, fs.ErrNotExist) {
+					err = errGone
+				}
+				continue // perhaps the next process still has it
+			}
+			var s *region.Segment
+			s, err = region.Open(f, region.OpenOptions{Write: kind == protocol.KindCommand, MinSize: protocol.SizeofSegmentHeader, Owner: &owner,
+				Check: func(b []byte) error {
+					if err := protocol.Check(kind, l.Generation)(b); err != nil {
+						return err
+					}
+					h, err := protocol.ReadHeader(b)
+					if err == nil && (h.Region != name || h.Name != segment) {
+						err = fmt.Errorf("its header says that it is segment %q of region %q", h.Name, h.Region)
+					}
+					return err
+				}})
+			if err != nil {
+				return err // the next process has the same memory
+			}
+			l.Segments[segment] = s
+			return nil
+		}
+		return err
+	}
+
+	if err := open(rosters, protocol.KindRoster, "roster"); err != nil {
+		return nil, err
+	}
+	roster, err := protocol.OpenRoster(l.Segments["roster"].Bytes())
+	if err != nil {
+		return nil, err
+	}
+	h := roster.Header()
+	l.Generation, l.Created = h.Generation, h.Created
+	directory, err := roster.Segments()
+	if err != nil {
+		return nil, err
+	}
+	command := false
+	for _, d := range directory {
+		command = command || d.Kind == protocol.KindCommand
+		if d.Name == "roster" {
+			if d.Inode != l.Segments["roster"].Inode() {
+				return nil, fmt.Errorf("roster: its directory says inode %d, it has %d", d.Inode, l.Segments["roster"].Inode())
+			}
+			continue
+		}
+		var from []held
+		for _, h := range descriptors {
+			if h.segment == d.Name && h.stat.Inode == d.Inode && h.stat.UID == owner {
+				from = append(from, h)
+			}
+		}
+		if err := open(from, d.Kind, d.Name); err != nil {
+			if errors.Is(err, errGone) && len(from) == 0 {
+				err = errors.New("no living process holds it")
+			}
+			l.Missing[d.Name] = err
+		}
+	}
+	if !command { // the directory is written last
+		return nil, fmt.Errorf("roster: its directory names no command segment: %w", protocol.ErrNotReady)
+	}
+
+	// Who of those that were seen is still there, and still holds it?
+	inodes := map[string]uint64{}
+	for _, d := range directory {
+		inodes[d.Name] = d.Inode
+	}
+	var pids []int
+	for _, h := range descriptors {
+		if inode, ok := inodes[h.segment]; ok && inode == h.stat.Inode {
+			pids = append(pids, h.pid)
+		}
+	}
+	for _, pid := range unique(pids) {
+		p, err := openProcess(pid, 0)
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if ok, err := holds(pid, name, inodes); err != nil || !ok {
+			p.close()
+			continue
+		}
+		if ended, err := p.ended(); err != nil || ended { // then the pid may be another's already
+			p.close()
+			continue
+		}
+		l.Holders = append(l.Holders, Holder{pid, p.pidfd})
+	}
+	if len(l.Holders) == 0 {
+		return nil, errGone
+	}
+	if l.Segments["command"] == nil {
+		err := l.Missing["command"]
+		if err == nil {
+			err = errors.New(`the directory calls it by another name`)
+		}
+		return nil, fmt.Errorf("segment %q: %w", "command", err)
+	}
+	if l.Set, err = OpenSet(l.Segments); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Owner is the user whose memory a region in this runtime directory has: the directory's owner. If there is no such
+// directory (systemd removes it when the unit stops), it is fallback.
+func Owner(dir string, fallback uint32) (uint32, error) {
+	st, err := sys.StatPath(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fallback, nil
+	case err != nil:
+		return 0, fmt.Errorf("runtime directory: %w", err)
+	}
+	return st.UID, nil
+}

@@ -1,0 +1,369 @@
+// Package daemon is shmd: it makes a region, starts its workers, keeps what runs equal to what is wanted, gives back what dead
+// processes held, and hands out descriptors. Messages never go through it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/oklog/run"
+
+	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// Options are what the command line says.
+type Options struct {
+	Config  *config.Config
+	Version string
+	Log     *os.File    // where the log goes
+	Level   hclog.Level // the least that is logged
+}
+
+// Daemon is a running daemon. It is made by Run and not used outside of it.
+type Daemon struct {
+	conf    *config.Config
+	version string
+	log     hclog.InterceptLogger
+	ring    *ring
+
+	dir      string // of the socket and the lock
+	sockPath string
+	lock     *lock
+	mem      *memory
+	hub      *sys.Hub
+	deaths   *sys.Epoll // pidfds of workers and outsiders, token: attachment id
+	lines    lines
+	server   *server
+
+	// The supervisor's goroutine alone uses what follows.
+	workers   []*worker
+	ids       *ids
+	outsiders map[uint16]*outsider
+	stopping  bool
+	info      protocol.DaemonInfo
+	ready     bool // READY=1 was sent
+
+	posted   chan func()
+	finished chan struct{}
+	once     sync.Once
+	ringing  sync.WaitGroup
+}
+
+// Run runs a region until it is stopped: by a signal, by shmctl stop, or by ctx. It returns nil after an orderly stop.
+// Errors: ErrRunning; those of making the memory and the socket.
+func Run(ctx context.Context, o Options) (err error) {
+	d := &Daemon{
+		conf: o.Config, version: o.Version, hub: sys.NewHub(), outsiders: map[uint16]*outsider{},
+		posted: make(chan func(), 64), finished: make(chan struct{}),
+	}
+	d.log, d.ring = newLogger(o.Log, o.Config.Region.Name, o.Level)
+	d.lines.log = d.log
+	if err := d.prepare(); err != nil {
+		d.log.Error("cannot start", "error", err)
+		d.release()
+		return err
+	}
+	defer d.release()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var g run.Group
+	g.Add(func() error { d.supervise(); return nil }, func(error) { d.post(func() { d.beginShutdown("the daemon ends") }) })
+	g.Add(func() error { return d.reap() }, func(error) { d.deaths.Close() })
+	g.Add(func() error { return d.server.serve() }, func(error) { d.server.close() })
+	g.Add(func() error { return d.signals(ctx) }, func(error) { cancel() })
+	g.Add(func() error { return d.bells(ctx) }, func(error) { cancel() })
+	if interval := watchdogInterval(); interval > 0 {
+		g.Add(func() error { return d.watchdog(ctx, interval) }, func(error) { cancel() })
+	}
+	err = g.Run()
+	d.lines.readers.Wait()
+	if err == nil {
+		d.log.Info("region stopped")
+	}
+	return err
+}
+
+// prepare makes everything that the actors need.
+func (d *Daemon) prepare() (err error) {
+	name := d.conf.Region.Name
+	d.sockPath = attach.SocketPath(name)
+	d.dir = filepath.Dir(d.sockPath)
+	mode := os.FileMode(0o750)
+	if d.conf.Open() {
+		mode = 0o755
+	}
+	if err := os.MkdirAll(d.dir, mode); err != nil {
+		return fmt.Errorf("runtime directory: %w; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of yours", err)
+	}
+	if d.lock, err = takeLock(d.dir, name); err != nil {
+		return err
+	}
+	if err := d.stopLeftovers(); err != nil {
+		return err
+	}
+	if err := sys.SetSubreaper(); err != nil {
+		return err
+	}
+	if d.deaths, err = sys.NewEpoll(); err != nil {
+		return err
+	}
+	now := time.Now()
+	if d.mem, err = newMemory(d.conf, now); err != nil {
+		return err
+	}
+	ticks, err := sys.StartTicks(os.Getpid())
+	if err != nil {
+		return err
+	}
+	d.ids = newIDs(d.mem.roster.AttachmentCap())
+	d.info = protocol.DaemonInfo{Pid: os.Getpid(), StartTicks: ticks, State: protocol.DaemonStateStarting, Started: now, Version: d.version, Config: d.conf.Path}
+	d.mem.roster.SetDaemon(d.info)
+	d.setAttachment(daemonID, protocol.Attachment{State: protocol.AttachmentLive, Pid: os.Getpid(), UID: uint32(os.Getuid()), StartTicks: ticks,
+		Worker: -1, Role: protocol.RoleDaemon, Name: "shmd"})
+	if err := d.addWorkers(); err != nil {
+		return err
+	}
+	if d.server, err = listen(d, d.sockPath); err != nil {
+		return err
+	}
+	d.log.Info("region created", "region", name, "pid", os.Getpid(), "version", d.version, "socket", d.sockPath, "config", d.conf.Path, "workers", len(d.workers), "channels", len(d.mem.names))
+	return nil
+}
+
+// addWorkers fills the group table and the worker table.
+func (d *Daemon) addWorkers() error {
+	byName := map[string]int{}
+	for gi := range d.conf.Groups {
+		g := &d.conf.Groups[gi]
+		if _, err := d.mem.roster.AddGroup(protocol.Group{Name: g.Name, Restart: restartOf(g.Restart), First: len(d.workers), Count: g.Count,
+			StopTimeout: g.StopTimeout, Command: commandOf(g)}); err != nil {
+			return err
+		}
+		for i := range g.Count {
+			w := &worker{index: len(d.workers), group: gi, instance: i, conf: g,
+				row: protocol.Worker{Name: fmt.Sprintf("%s.%d", g.Name, i), Group: gi, Instance: i, Since: d.info.Started}}
+			if err := d.mem.roster.SetWorker(w.index, w.row); err != nil {
+				return err
+			}
+			d.workers = append(d.workers, w)
+			byName[w.row.Name] = w.index
+		}
+	}
+	d.ring.attach(d.mem.log, byName)
+	return nil
+}
+
+// stopLeftovers ends what a dead predecessor left running: there are never two regions of one name. The workers quit as they
+// would by shmctl stop.
+func (d *Daemon) stopLeftovers() error {
+	name := d.conf.Region.Name
+	owner, err := sys.StatPath(d.dir)
+	if err != nil {
+		return err
+	}
+	living, err := control.FindAll(name, owner.UID)
+	if err != nil {
+		return fmt.Errorf("look for an earlier region %q: %w", name, err)
+	}
+	for _, l := range living {
+		d.log.Warn("an earlier daemon of this region died and its workers live on: they are asked to quit", "region", name, "processes", len(l.Holders))
+		_, err := control.StopLeftovers(context.Background(), l)
+		l.Close()
+		if err != nil {
+			return fmt.Errorf("stop the workers of the earlier region %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// release undoes prepare.
+func (d *Daemon) release() {
+	if d.server != nil {
+		d.server.close()
+	}
+	d.ring.detach()
+	for _, o := range d.outsiders {
+		o.pidfd.Close()
+	}
+	if d.deaths != nil {
+		d.deaths.Close()
+	}
+	d.hub.Close()
+	if d.mem != nil {
+		d.mem.Close()
+	}
+	if d.lock != nil {
+		d.lock.release()
+	}
+}
+
+// post hands a function to the supervisor. After the supervisor has ended it does nothing.
+func (d *Daemon) post(fn func()) {
+	select {
+	case d.posted <- fn:
+	case <-d.finished:
+	}
+}
+
+// finish ends the supervisor.
+func (d *Daemon) finish() { d.once.Do(func() { close(d.finished) }) }
+
+// supervise is the supervisor.
+func (d *Daemon) supervise() {
+	d.setDaemonState(protocol.DaemonStateRunning)
+	d.reconcileAll()
+	d.reportStatus()
+	for {
+		select {
+		case fn := <-d.posted:
+			fn()
+		case <-d.finished:
+			return
+		}
+	}
+}
+
+// tokenOf is the epoll token of an attachment's pidfd.
+func tokenOf(id uint16) uint64 { return uint64(id) }
+
+// reap waits for deaths.
+func (d *Daemon) reap() error {
+	for {
+		tokens, err := d.deaths.Wait(-1)
+		if errors.Is(err, sys.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("wait for deaths: %w", err)
+		}
+		// The pidfds stay readable until the supervisor has removed them: wait for it before the next look.
+		done := make(chan struct{})
+		d.post(func() {
+			defer close(done)
+			for _, t := range tokens {
+				d.died(uint16(t))
+			}
+		})
+		select {
+		case <-done:
+		case <-d.finished:
+			return nil
+		}
+	}
+}
+
+// died is called when the process of an attachment has ended.
+func (d *Daemon) died(id uint16) {
+	for _, w := range d.workers {
+		if w.proc != nil && w.row.Attachment == id {
+			d.workerDied(w)
+			return
+		}
+	}
+	if o := d.outsiders[id]; o != nil {
+		d.outsiderGone(o, "ended")
+	}
+}
+
+// impatience is how long after the first signal a second one means "at once". Before that it is the same one twice: timeout(1)
+// signals its child and then the child's process group.
+const impatience = 500 * time.Millisecond
+
+// signals turns signals into commands: the first SIGTERM or SIGINT stops the region in order, the second kills.
+func (d *Daemon) signals(ctx context.Context) error {
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGCHLD)
+	defer signal.Stop(ch)
+	var asked time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.finished:
+			return nil
+		case s := <-ch:
+			switch {
+			case s == syscall.SIGCHLD: // a worker has its pidfd; this is for orphans that the subreaper inherits
+				d.post(func() { sys.ReapOrphans(d.isWorker) })
+			case s == syscall.SIGHUP:
+				d.log.Warn("SIGHUP is ignored: to apply another configuration, stop the region and start it again")
+			case asked.IsZero():
+				asked = time.Now()
+				d.post(func() { d.beginShutdown(s.String()) })
+			case time.Since(asked) > impatience:
+				d.post(d.killAll)
+			}
+		}
+	}
+}
+
+// bells waits on the doorbells of the command segment and of every group, and on the channels that have dead letters to move.
+func (d *Daemon) bells(ctx context.Context) error {
+	for _, name := range d.mem.names {
+		if c := d.mem.channels[name]; c.dead != nil {
+			d.ringing.Go(func() { d.moveDeadLetters(ctx, name, c) })
+		}
+	}
+	for _, g := range d.mem.groups {
+		d.ringing.Go(func() {
+			bell := g.Bell()
+			for v := bell.Load(); ; v = bell.Load() {
+				d.post(d.reconcileAll)
+				if d.hub.Wait(ctx, bell, v) != nil {
+					return
+				}
+			}
+		})
+	}
+	bell := d.mem.command.Bell()
+	for v := bell.Load(); ; v = bell.Load() {
+		d.post(d.reconcileAll)
+		if d.hub.Wait(ctx, bell, v) != nil {
+			break
+		}
+	}
+	d.ringing.Wait()
+	return nil
+}
+
+func (d *Daemon) setDaemonState(s protocol.DaemonState) {
+	d.info.State = s
+	d.mem.roster.SetDaemon(d.info)
+}
+
+func restartOf(s string) protocol.Restart {
+	switch s {
+	case "on-failure":
+		return protocol.RestartOnFailure
+	case "never":
+		return protocol.RestartNever
+	}
+	return protocol.RestartAlways
+}
+
+func commandOf(g *config.Group) string {
+	if g.Builtin != "" {
+		return "builtin:" + g.Builtin
+	}
+	return fmt.Sprint(g.Command)
+}
+
+func (d *Daemon) workerUID(w *worker) uint32 {
+	if u, err := lookupUser(w.conf.User); err == nil && u != nil {
+		return uint32(u.UID)
+	}
+	return uint32(os.Getuid())
+}

@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// ErrRunning: another daemon has this region.
+var ErrRunning = errors.New("the region already has a daemon")
+
+// lock makes sure that a region has one daemon. The kernel drops it when the process ends, however it ends.
+type lock struct{ f *os.File }
+
+// takeLock takes the region's lock file in dir. Errors: ErrRunning.
+func takeLock(dir, region string) (*lock, error) {
+	path := filepath.Join(dir, region+".lock")
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock of region %q: %w", region, err)
+		}
+		ok, err := sys.Flock(f)
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !ok {
+			pid, _ := io.ReadAll(io.LimitReader(f, 32))
+			f.Close()
+			return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s); stop it with `shmctl -r %s stop`, or give this one another [region] name", ErrRunning, region, pid, path, region)
+		}
+		have, err1 := sys.Fstat(f)
+		named, err2 := sys.StatPath(path)
+		if err1 != nil || err2 != nil || have.Inode != named.Inode { // the daemon before removed it between open and flock
+			f.Close()
+			continue
+		}
+		f.Truncate(0)
+		f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+		return &lock{f}, nil
+	}
+}
+
+// release removes the file while it is still locked, so nobody can lock a file that has no name.
+func (l *lock) release() {
+	os.Remove(l.f.Name())
+	l.f.Close()
+}

@@ -1,0 +1,387 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+
+	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// server is the attach socket. It hands out descriptors; messages never go through it.
+type server struct {
+	d        *Daemon
+	listener *net.UnixListener
+	ctx      context.Context
+	cancel   context.CancelFunc
+	conns    sync.WaitGroup
+	slots    chan struct{} // a token for each connection that may be open
+}
+
+// maxConns is how many connections may be open at once; more wait in the kernel's queue.
+const maxConns = 256
+
+// outsider is an attached process that is not a worker.
+type outsider struct {
+	id       uint16
+	name     string
+	pid      int
+	pidfd    *os.File
+	channels []string
+}
+
+// peer is who is at the other end of a connection.
+type peer struct {
+	pid   int
+	uid   uint32
+	gid   uint32
+	ticks uint64
+	pidfd *os.File
+}
+
+// listen opens the region's socket, or takes the one that systemd opened.
+func listen(d *Daemon, path string) (*server, error) {
+	s := &server{d: d, slots: make(chan struct{}, maxConns)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	for _, f := range activation.Files(true) {
+		l, err := net.FileListener(f)
+		f.Close()
+		if u, ok := l.(*net.UnixListener); err == nil && ok && u.Addr().String() == path {
+			s.listener = u
+			u.SetUnlinkOnClose(false) // the socket unit's
+			return s, nil
+		}
+	}
+	os.Remove(path) // a dead daemon's: this one holds the region's lock
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("attach socket: %w", err)
+	}
+	mode := os.FileMode(0o660)
+	if d.conf.Open() { // credentials decide, not the file's mode
+		mode = 0o666
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("attach socket: %w", err)
+	}
+	s.listener = l
+	return s, nil
+}
+
+func (s *server) serve() error {
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.ctx.Done():
+			return nil
+		}
+		c, err := s.listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil { // out of descriptors, say: those who are connected may give some back
+			s.d.log.Error("attach socket", "error", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-s.ctx.Done():
+				return nil
+			}
+			<-s.slots
+			continue
+		}
+		s.conns.Go(func() {
+			defer func() { <-s.slots }()
+			s.talk(attach.NewConn(c))
+		})
+	}
+}
+
+// close ends the socket and every connection. Attachments go on: the end of the socket is not death.
+func (s *server) close() {
+	s.cancel()
+	s.listener.Close()
+	s.conns.Wait()
+}
+
+// talk serves one connection until it ends.
+func (s *server) talk(c *attach.Conn) {
+	defer c.Close()
+	stop := context.AfterFunc(s.ctx, func() { c.Close() })
+	defer stop()
+	p, err := identify(c.Unix())
+	if err != nil {
+		s.answer(c, attach.Reply{Code: attach.CodePermission, Error: err.Error()}, nil)
+		return
+	}
+	var held *outsider // the attachment of this connection
+	defer func() {
+		if held == nil && p.pidfd != nil {
+			p.pidfd.Close()
+		}
+	}()
+	for {
+		r, err := c.ReceiveRequest(s.ctx)
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF), errors.Is(err, attach.ErrHungUp), s.ctx.Err() != nil:
+			return
+		default:
+			s.d.log.Warn("refused a request", "pid", p.pid, "uid", p.uid, "error", err)
+			if s.answer(c, attach.Refusal(err), nil) != nil {
+				return
+			}
+			continue
+		}
+		var reply attach.Reply
+		var files []*os.File
+		switch r.Op {
+		case attach.OpPing:
+			reply = s.hello()
+		case attach.OpChannels:
+			reply = s.channels(p)
+		case attach.OpAttach:
+			if held != nil {
+				reply = attach.Reply{Code: attach.CodeBusy, Error: "this connection has an attachment already: detach first, or open another connection"}
+				break
+			}
+			reply, files, held = s.attach(p, r)
+		case attach.OpDetach:
+			if held == nil {
+				reply = attach.Reply{Code: attach.CodeBadRequest, Error: "this connection has no attachment"}
+				break
+			}
+			reply = s.hello()
+			gone := held
+			held = nil
+			s.onSupervisor(func() {
+				if s.d.outsiders[gone.id] == gone {
+					s.d.outsiderGone(gone, "detached")
+				}
+			})
+			if p, err = identify(c.Unix()); err != nil { // the pidfd went with the attachment
+				s.answer(c, reply, nil)
+				return
+			}
+		}
+		if s.answer(c, reply, files) != nil {
+			return
+		}
+	}
+}
+
+func (s *server) answer(c *attach.Conn, r attach.Reply, files []*os.File) error {
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second) // a peer that does not read is its own problem
+	defer cancel()
+	return c.SendReply(ctx, r, files)
+}
+
+// onSupervisor runs fn in the supervisor and waits for it. It reports false if the supervisor has ended.
+func (s *server) onSupervisor(fn func()) bool {
+	done := make(chan struct{})
+	s.d.post(func() { fn(); close(done) })
+	select {
+	case <-done:
+		return true
+	case <-s.d.finished:
+		return false
+	}
+}
+
+func (s *server) hello() attach.Reply {
+	return attach.Reply{OK: true, Pid: os.Getpid(), Version: s.d.version, Region: s.d.conf.Region.Name}
+}
+
+func (s *server) channels(p peer) attach.Reply {
+	r := s.hello()
+	for _, name := range s.d.mem.names {
+		c := s.d.mem.channels[name]
+		r.Channels = append(r.Channels, attach.Channel{Name: name, Kind: "queue", Slots: uint32(c.queue.Slots()), SlotSize: uint32(c.queue.SlotSize()),
+			Produce: s.mayProduce(p, c), Consume: s.mayConsume(p, c)})
+	}
+	return r
+}
+
+// identify says who the peer is, in a way that survives the reuse of its pid. Errors: the peer cannot be named.
+func identify(u *net.UnixConn) (peer, error) {
+	pid, uid, gid, err := sys.PeerCred(u)
+	if err != nil {
+		return peer{}, err
+	}
+	p := peer{pid: pid, uid: uid, gid: gid}
+	p.pidfd, err = sys.PeerPidfd(u)
+	if errors.Is(err, sys.ErrNoSys) { // before Linux 6.5: pid and start time name the process
+		if pid == 0 {
+			return p, errors.New("your process is in another pid namespace and this kernel has no SO_PEERPIDFD (Linux 6.5): the daemon could not see your death, so it gives out nothing; share the pid namespace (docker run --pid=host), or use a newer kernel")
+		}
+		before, err1 := sys.StartTicks(pid)
+		p.pidfd, err = sys.PidfdOpen(pid)
+		after, err2 := sys.StartTicks(pid)
+		if err == nil && (err1 != nil || err2 != nil || before != after) {
+			p.pidfd.Close()
+			return peer{}, fmt.Errorf("process %d ended while it connected", pid)
+		}
+	}
+	if err != nil {
+		return peer{}, fmt.Errorf("who is process %d: %w", pid, err)
+	}
+	p.ticks, _ = sys.StartTicks(pid)
+	return p, nil
+}
+
+// trusted peers may do everything: root, and the daemon's own user, who could read its memory anyway.
+func trusted(p peer) bool { return p.uid == 0 || p.uid == uint32(os.Geteuid()) }
+
+// listed reports whether a list of the configuration names the peer: "*", a user's name or number, or "@group".
+func listed(list []string, p peer) bool {
+	return slices.ContainsFunc(list, func(who string) bool {
+		if who == "*" || who == strconv.Itoa(int(p.uid)) {
+			return true
+		}
+		if name, ok := strings.CutPrefix(who, "@"); ok {
+			g, err := user.LookupGroup(name)
+			if err != nil {
+				return false
+			}
+			if g.Gid == strconv.Itoa(int(p.gid)) {
+				return true
+			}
+			u, err := user.LookupId(strconv.Itoa(int(p.uid)))
+			if err != nil {
+				return false
+			}
+			ids, err := u.GroupIds()
+			return err == nil && slices.Contains(ids, g.Gid)
+		}
+		u, err := user.Lookup(who)
+		return err == nil && u.Uid == strconv.Itoa(int(p.uid))
+	})
+}
+
+func (s *server) mayProduce(p peer, c *channel) bool {
+	if c.queue.Flags()&protocol.QueueFlagDeadLetter != 0 { // only the daemon writes there
+		return false
+	}
+	return trusted(p) || listed(c.conf.AllowProduce, p)
+}
+
+func (s *server) mayConsume(p peer, c *channel) bool {
+	return trusted(p) || listed(c.conf.AllowConsume, p)
+}
+
+// attach decides about an attach request and makes the attachment.
+func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *outsider) {
+	d := s.d
+	a := d.conf.Access
+	operate := trusted(p) || listed(a.Operate, p)
+	observe := operate || listed(a.Observe, p)
+	refuse := func(code, format string, args ...any) (attach.Reply, []*os.File, *outsider) {
+		text := fmt.Sprintf(format, args...)
+		d.log.Warn("refused an attachment", "pid", p.pid, "uid", p.uid, "name", r.Name, "why", text)
+		return attach.Reply{Code: code, Error: text}, nil, nil
+	}
+	grants := map[string]bool{}
+	for _, want := range []struct {
+		what  string
+		names []string
+		may   func(peer, *channel) bool
+	}{{"produce", r.Produce, s.mayProduce}, {"consume", r.Consume, s.mayConsume}} {
+		for _, name := range want.names {
+			c := d.mem.channels[name]
+			if c == nil {
+				return refuse(attach.CodeNoChannel, "region %q has no channel %q; there are: %s", d.conf.Region.Name, name, strings.Join(d.mem.names, ", "))
+			}
+			if !want.may(p, c) {
+				return refuse(attach.CodePermission, "user %d may not %s on channel %q: see allow_%s in [channel.%s]", p.uid, want.what, name, want.what, name)
+			}
+			grants[name] = true
+		}
+	}
+	if r.Role == attach.RoleOperate && !operate {
+		return refuse(attach.CodePermission, "user %d may not operate region %q: see operate in [access], or become root or the daemon's user", p.uid, d.conf.Region.Name)
+	}
+	if !observe && len(grants) == 0 {
+		return refuse(attach.CodePermission, "user %d may not observe region %q: see observe in [access]", p.uid, d.conf.Region.Name)
+	}
+
+	reply := s.hello()
+	var files []*os.File
+	hand := func(name string, f *os.File) {
+		reply.FDs = append(reply.FDs, name)
+		files = append(files, f)
+	}
+	hand("roster", d.mem.segments["roster"].readOnly)
+	role := protocol.RoleObserve
+	if command := d.mem.segments["command"]; r.Role == attach.RoleOperate {
+		role = protocol.RoleOperate
+		hand("command", command.File())
+	} else {
+		hand("command", command.readOnly)
+	}
+	if observe {
+		hand("log", d.mem.segments["log"].readOnly)
+		for _, g := range d.conf.Groups {
+			hand("group/"+g.Name, d.mem.segments["group/"+g.Name].readOnly)
+		}
+	}
+	var channels []string
+	for _, name := range d.mem.names {
+		switch s := d.mem.segments[name]; {
+		case grants[name]:
+			channels = append(channels, name)
+			hand(name, s.File())
+		case len(grants) == 0 && trusted(p): // to look at; who may not read payloads does not get it
+			hand(name, s.readOnly)
+		}
+	}
+
+	o := &outsider{name: r.Name, pid: p.pid, pidfd: p.pidfd, channels: channels}
+	var err error
+	ok := s.onSupervisor(func() {
+		if d.stopping && len(channels) > 0 {
+			err = errors.New("the region is stopping")
+			return
+		}
+		if o.id, err = d.ids.take(); err != nil {
+			return
+		}
+		d.setAttachment(o.id, protocol.Attachment{State: protocol.AttachmentLive, Pid: p.pid, UID: p.uid, StartTicks: p.ticks, Worker: -1, Role: role, Name: r.Name})
+		if err = d.deaths.Add(o.pidfd, tokenOf(o.id)); err != nil {
+			d.setAttachment(o.id, protocol.Attachment{})
+			d.ids.free(o.id)
+			return
+		}
+		d.outsiders[o.id] = o
+		d.log.Debug("attached", "attachment", o.id, "name", o.name, "pid", o.pid, "uid", p.uid, "role", role.String(), "channels", strings.Join(channels, ","))
+	})
+	if !ok {
+		err = errors.New("the region is stopping")
+	}
+	if err != nil {
+		return refuse(attach.CodeBusy, "%v", err)
+	}
+	reply.Attachment = o.id
+	return reply, files, o
+}
+
+// outsiderGone gives back what an outsider held. The supervisor calls it.
+func (d *Daemon) outsiderGone(o *outsider, how string) {
+	delete(d.outsiders, o.id)
+	d.deaths.Remove(o.pidfd)
+	o.pidfd.Close()
+	d.giveBack(o.id, o.channels)
+	d.log.Debug("outsider gone", "attachment", o.id, "name", o.name, "pid", o.pid, "how", how)
+}

@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/launcher/spec"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// worker is one instance of a group: what the supervisor knows of it beyond its row in the roster. The supervisor's goroutine
+// alone uses it.
+type worker struct {
+	index    int // of its row in the roster and in the command segment
+	group    int // index of its group
+	instance int
+	conf     *config.Group
+	row      protocol.Worker // the row as it was last written
+
+	proc     *process // nil when no process runs
+	restarts uint32   // the restart count of the command segment that was carried out last
+	stopping stage
+	unwanted bool        // the stop under way was an operator's, not a restart
+	timer    *time.Timer // of the state: ready timeout, escalation, or backoff
+	crashes  []time.Time // within the crash window
+	delay    time.Duration
+}
+
+// stage is how far a stop has gone.
+type stage int
+
+const (
+	notStopping stage = iota
+	flagged           // quit flag set
+	terminated        // SIGTERM sent
+	killed            // SIGKILL sent
+)
+
+// process is a running worker process.
+type process struct {
+	pid     int
+	ticks   uint64
+	pidfd   *os.File
+	started time.Time
+	running bool // the command runs: the launcher has done its part
+}
+
+// launch starts the process of a worker. The row already says which attachment id it has.
+func (d *Daemon) launch(w *worker) (p *process, err error) {
+	in, err := d.inheritance(w)
+	defer in.close()
+	if err != nil {
+		return nil, err
+	}
+	statusR, statusW, err := sys.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	in.closers = append(in.closers, statusW)
+	defer func() {
+		if err != nil {
+			statusR.Close()
+			for _, o := range in.outputs {
+				o.Close()
+			}
+		}
+	}()
+	s := spec.Spec{Command: w.conf.Command, Builtin: w.conf.Builtin, Dir: w.conf.Dir, Status: len(in.files), Consume: w.conf.Consume, Produce: w.conf.Produce}
+	if s.User, err = lookupUser(w.conf.User); err != nil {
+		return nil, err
+	}
+	what := w.conf.Builtin
+	if what == "" {
+		what = strings.Join(w.conf.Command, " ")
+	}
+	pidfd := -1
+	proc, err := os.StartProcess("/proc/self/exe", []string{"shmd", w.row.Name, what}, &os.ProcAttr{
+		Env:   append(in.env, s.String()),
+		Files: append(in.files, statusW),
+		Sys:   &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Release()
+	p = &process{pid: proc.Pid, started: time.Now()}
+	if p.pidfd = os.NewFile(uintptr(pidfd), "pidfd"); pidfd < 0 {
+		if p.pidfd, err = sys.PidfdOpen(p.pid); err != nil { // our child, not reaped yet: the pid is its own
+			syscall.Kill(p.pid, syscall.SIGKILL)
+			return nil, err
+		}
+	}
+	p.ticks, _ = sys.StartTicks(p.pid)
+	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
+		d.lines.capture(in.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream})
+	}
+	go func() { // ends when the launcher execs, reports an error, or dies
+		defer statusR.Close()
+		text, _ := io.ReadAll(io.LimitReader(statusR, 4096))
+		d.post(func() { d.launched(w, p, string(text)) })
+	}()
+	return p, nil
+}
+
+// inheritance is what a worker gets from the daemon.
+type inheritance struct {
+	env     []string
+	files   []*os.File // descriptors 0 up
+	outputs []*os.File // the daemon's ends of standard output and standard error
+	closers []*os.File // to be closed in this process after the start
+}
+
+func (in *inheritance) close() {
+	for _, f := range in.closers {
+		f.Close()
+	}
+}
+
+// inheritance makes a worker's environment and descriptors. The caller closes it, also on error.
+func (d *Daemon) inheritance(w *worker) (in inheritance, err error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return in, err
+	}
+	in.closers = append(in.closers, null)
+	in.files = append(in.files, null)
+	for range 2 {
+		r, both, err := outputPipe()
+		if err != nil {
+			return in, err
+		}
+		in.outputs = append(in.outputs, r)
+		in.closers = append(in.closers, both)
+		in.files = append(in.files, both)
+	}
+	names := []string{"roster", "command", "group"}
+	group := d.mem.segments["group/"+w.conf.Name]
+	in.files = append(in.files, d.mem.segments["roster"].readOnly, d.mem.segments["command"].readOnly, group.File())
+	for _, name := range w.channels() {
+		names = append(names, name)
+		in.files = append(in.files, d.mem.segments[name].File())
+	}
+	vars := map[string]string{}
+	for _, kv := range os.Environ() {
+		k, v, _ := strings.Cut(kv, "=")
+		switch k {
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES": // the daemon's own
+		default:
+			vars[k] = v
+		}
+	}
+	maps.Copy(vars, w.conf.Env)
+	vars["SHMD_FDS"] = strings.Join(names, ",")
+	vars["SHMD_WORKER"] = w.row.Name
+	vars["SHMD_REGION"] = d.conf.Region.Name
+	for _, k := range slices.Sorted(maps.Keys(vars)) {
+		in.env = append(in.env, k+"="+vars[k])
+	}
+	return in, nil
+}
+
+// channels returns the channels that the worker holds, each once.
+func (w *worker) channels() []string {
+	var names []string
+	for _, name := range slices.Concat(w.conf.Consume, w.conf.Produce) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// outputPipe makes a pipe for a worker's output. The worker's end is open for reading too, so that there is a reader for as
+// long as there is a writer: a dead daemon means a full pipe, never a SIGPIPE.
+func outputPipe() (r, both *os.File, err error) {
+	r, w, err := sys.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer w.Close()
+	sys.SetPipeSize(r, 1<<20) // as large as this user may: only the time until it is full depends on it
+	both, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", w.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		r.Close()
+		return nil, nil, fmt.Errorf("output pipe: %w", err)
+	}
+	return r, both, nil
+}
+
+// lookupUser resolves the key "user"; nil for an empty name.
+func lookupUser(name string) (*spec.User, error) {
+	if name == "" {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	out := &spec.User{}
+	if out.UID, err = strconv.Atoi(u.Uid); err != nil {
+		return nil, err
+	}
+	if out.GID, err = strconv.Atoi(u.Gid); err != nil {
+		return nil, err
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		n, err := strconv.Atoi(id)
+		if err != nil {
+			return nil, err
+		}
+		out.Groups = append(out.Groups, n)
+	}
+	return out, nil
+}
+
+// signal sends sig to the worker's process, and to its process group when that is to end for good.
+func (p *process) signal(sig syscall.Signal) error {
+	if sig == syscall.SIGKILL {
+		syscall.Kill(-p.pid, sig) // its descendants too; they hold no shmd memory, but must not outlive it
+	}
+	return sys.PidfdSignal(p.pidfd, sig)
+}

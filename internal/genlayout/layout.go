@@ -1,0 +1,314 @@
+// Package main is genlayout: the one description of what lies in shmd's memory (this file), and the
+// emitters that turn it into Go (pkg/protocol/layout_gen.go), C (clients/c/shmd_layout.h), Python
+// (clients/python/shmd/layout.py) and docs/layout.md.
+//
+// Everything in the memory is little-endian and naturally aligned. A scalar is one atomic word. A field
+// is written by the one side that its Writer names; fields of different writers lie on different cache
+// lines (64 bytes). Reserved bytes are zeroed by writers and ignored by readers.
+package main
+
+// Versions of the layout. A new minor version only uses reserved bytes; a new major version moves things.
+const (
+	LayoutMajor = 1
+	LayoutMinor = 0
+)
+
+// Type is the type of a field.
+type Type string
+
+const (
+	U32  Type = "u32"  // one atomic 32-bit word
+	U64  Type = "u64"  // one atomic 64-bit word
+	Text Type = "text" // UTF-8, NUL-padded, in whole 64-bit words so that it is copied word by word
+	Raw  Type = "raw"  // bytes without a meaning for the layout, in whole 64-bit words
+)
+
+// Field is one field of a Struct.
+type Field struct {
+	Name   string // CamelCase; C and Python get lower_snake
+	Type   Type
+	Offset int // from the start of the struct
+	Bytes  int // 4 or 8 for words; a multiple of 8 for Text and Raw
+	Writer string
+	Doc    string
+}
+
+// Struct is one fixed-size record.
+type Struct struct {
+	Name   string
+	Size   int
+	Doc    string
+	Fields []Field
+}
+
+// Const is a named number that every language gets.
+type Const struct {
+	Group string // e.g. "Kind": the Go constant is GroupName, C is SHMD_GROUP_NAME
+	Name  string
+	Value uint64
+	Doc   string
+}
+
+// Section says where the structs lie in a segment of a kind.
+type Section struct {
+	Kind   string // roster, command, group, queue, log
+	Struct string
+	Offset string // a number, or the name of the field that holds it
+	Stride string // "" for one, else a number or the name of the field
+	Count  string
+	Doc    string
+}
+
+func w32(name string, off int, writer, doc string) Field {
+	return Field{name, U32, off, 4, writer, doc}
+}
+func w64(name string, off int, writer, doc string) Field {
+	return Field{name, U64, off, 8, writer, doc}
+}
+func text(name string, off, n int, writer, doc string) Field {
+	return Field{name, Text, off, n, writer, doc}
+}
+func raw(name string, off, n int, writer, doc string) Field {
+	return Field{name, Raw, off, n, writer, doc}
+}
+
+const (
+	creator  = "creator"  // whoever made the segment, before the magic is published
+	daemon   = "daemon"   // the daemon alone
+	operator = "operator" // whoever holds the command segment writable; the daemon clears
+	instance = "instance" // the one instance that the page belongs to
+	anyPeer  = "peers"    // every process that holds the channel writable, by compare-and-swap
+)
+
+// Structs in the order in which docs/layout.md shows them.
+var Structs = []Struct{
+	{Name: "SegmentHeader", Size: 256, Doc: "The first 256 bytes of every segment. Magic is stored last, with release.", Fields: []Field{
+		w64("Magic", 0, creator, "0x31474553444d4853, the bytes \"SHMDSEG1\"; 0 while the segment is not ready"),
+		w32("LayoutMajor", 8, creator, "another major version is refused"),
+		w32("LayoutMinor", 12, creator, "a newer minor version is accepted"),
+		w64("Compat", 16, creator, "feature bits that a reader may ignore"),
+		w64("Incompat", 24, creator, "feature bits that a reader must know"),
+		w32("HeaderSize", 32, creator, "256; where the body begins"),
+		w32("Kind", 36, creator, "roster, command, group, queue or log"),
+		w64("SegmentSize", 40, creator, "bytes; equals the size of the memfd"),
+		w64("Generation", 48, creator, "random, the same in all segments of one region; a new region has another"),
+		w64("LayoutHash", 56, creator, "hash of the layout description; a debugging aid, never a reason to refuse"),
+		raw("BootID", 64, 16, creator, "the kernel's boot id: memory does not outlive a boot"),
+		w64("CreatedUnixNs", 80, creator, "wall clock"),
+		text("Name", 96, 64, creator, "name of the segment: roster, command, log, group/NAME or the channel's name"),
+		text("Region", 160, 64, creator, "name of the region"),
+	}},
+	{Name: "RosterInfo", Size: 320, Doc: "Head of the roster.", Fields: []Field{
+		w32("DaemonPid", 0, daemon, "pid of the daemon"),
+		w32("DaemonState", 4, daemon, "see DaemonState"),
+		w64("DaemonStartTicks", 8, daemon, "start time of the daemon's process in clock ticks since boot (/proc/PID/stat field 22)"),
+		w64("StartedUnixNs", 16, daemon, "wall clock"),
+		w32("SegmentCount", 24, daemon, "rows in use"),
+		w32("SegmentCap", 28, creator, "rows there are"),
+		w32("GroupCount", 32, daemon, "rows in use"),
+		w32("GroupCap", 36, creator, "rows there are"),
+		w32("WorkerCount", 40, daemon, "rows in use"),
+		w32("WorkerCap", 44, creator, "rows there are"),
+		w32("AttachmentCap", 48, creator, "rows there are; row i is attachment id i, row 0 is never used"),
+		w32("Change", 52, daemon, "raised and woken (futex) at each change of the roster"),
+		w64("SegmentOffset", 56, creator, "of the first SegmentRow"),
+		w64("GroupOffset", 64, creator, "of the first GroupRow"),
+		w64("WorkerOffset", 72, creator, "of the first WorkerRow"),
+		w64("AttachmentOffset", 80, creator, "of the first AttachmentRow"),
+		text("Version", 88, 32, daemon, "version of the daemon"),
+		text("Config", 120, 192, daemon, "path of the configuration, cut at 192 bytes; empty for the embedded one"),
+	}},
+	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []Field{
+		w32("Seq", 0, daemon, "odd while the row is being written"),
+		w32("Kind", 4, daemon, "see Kind"),
+		w64("Size", 8, daemon, "bytes"),
+		w64("Inode", 16, daemon, "inode of the memfd: what /proc/PID/fd must show"),
+		text("Name", 24, 64, daemon, "as in the header"),
+	}},
+	{Name: "GroupRow", Size: 192, Doc: "One worker group. Row i of the command segment's group table belongs to it.", Fields: []Field{
+		w32("Seq", 0, daemon, "odd while the row is being written"),
+		w32("Restart", 4, daemon, "see Restart"),
+		w32("FirstWorker", 8, daemon, "index of the first WorkerRow"),
+		w32("Count", 12, daemon, "instances"),
+		w64("StopTimeoutNs", 16, daemon, "from quit flag to SIGTERM, and from SIGTERM to SIGKILL"),
+		text("Name", 24, 64, daemon, "name of the group"),
+		text("Command", 88, 96, daemon, "what runs, for people; cut"),
+	}},
+	{Name: "WorkerRow", Size: 320, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{
+		w32("Seq", 0, daemon, "odd while the row is being written"),
+		w32("State", 4, daemon, "see State"),
+		w32("Pid", 8, daemon, "0 when no process runs"),
+		w32("Group", 12, daemon, "index of the GroupRow"),
+		w32("Instance", 16, daemon, "number within the group"),
+		w32("Attachment", 20, daemon, "attachment id of the running process, 0 for none"),
+		w64("StartTicks", 24, daemon, "start time of the process, with Pid its identity"),
+		w64("SinceUnixNs", 32, daemon, "since when the state is what it is"),
+		w64("Restarts", 40, daemon, "how often it was started again"),
+		w32("ExitCode", 48, daemon, "of the last process that ended"),
+		w32("ExitSignal", 52, daemon, "of the last process that ended, 0 for none"),
+		text("Name", 56, 64, daemon, "GROUP.INSTANCE"),
+		text("Reason", 120, 192, daemon, "why the state is what it is, for people; cut"),
+	}},
+	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []Field{
+		w32("Seq", 0, daemon, "odd while the row is being written"),
+		w32("State", 4, daemon, "see Attachment"),
+		w32("Pid", 8, daemon, "process"),
+		w32("Uid", 12, daemon, "its user"),
+		w64("StartTicks", 16, daemon, "start time of the process"),
+		w32("Worker", 24, daemon, "index of its WorkerRow plus 1; 0 for an outsider"),
+		w32("Role", 28, daemon, "see Role"),
+		text("Name", 32, 64, daemon, "worker's name, or what the outsider called itself"),
+	}},
+	{Name: "CommandInfo", Size: 512, Doc: "Head of the command segment: the region's quit word and desired state.", Fields: []Field{
+		w32("Quit", 0, operator, "low byte: the region's quit flag; the word is the futex"),
+		w32("Desired", 64, operator, "see Desired"),
+		w64("FlaggedNs", 72, operator, "CLOCK_MONOTONIC at the store of the flag"),
+		w32("Bell", 128, operator, "doorbell of the daemon: raised and woken after a change of desired state"),
+		w32("GroupCap", 192, creator, "rows there are"),
+		w32("WorkerCap", 196, creator, "rows there are"),
+		w64("GroupOffset", 200, creator, "of the first CommandRow of the groups"),
+		w64("WorkerOffset", 208, creator, "of the first CommandRow of the workers"),
+	}},
+	{Name: "CommandRow", Size: 64, Doc: "What operators want of one group or one instance.", Fields: []Field{
+		w32("Quit", 0, operator, "low byte: the quit flag; the word is the futex"),
+		w32("Desired", 4, operator, "see Desired"),
+		w32("Restart", 8, operator, "raised by one for each restart that is asked for"),
+		w64("FlaggedNs", 16, operator, "CLOCK_MONOTONIC at the store of the flag"),
+	}},
+	{Name: "GroupInfo", Size: 128, Doc: "Head of a group segment.", Fields: []Field{
+		w32("Bell", 0, "instances", "doorbell of the daemon: raised and woken when an instance becomes ready"),
+		w32("InstanceCap", 64, creator, "instance pages there are"),
+		w32("InstanceStride", 68, creator, "bytes from one instance page to the next"),
+		w64("InstanceOffset", 72, creator, "of the first instance page"),
+	}},
+	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []Field{
+		w32("AttachedPid", 0, instance, "pid of the process that attached; 0 while none did"),
+		w32("Ready", 4, instance, "1 once the instance is ready"),
+		w64("ReadyNs", 8, instance, "CLOCK_MONOTONIC when it became ready"),
+		w64("QuitSeenNs", 16, instance, "CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement"),
+		w64("HeartbeatNs", 64, instance, "CLOCK_MONOTONIC of the last heartbeat"),
+		w32("Asleep", 72, instance, "number of its goroutines that wait in the library; while above 0 no heartbeat is expected"),
+	}},
+	{Name: "QueueInfo", Size: 1024, Doc: "Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.", Fields: []Field{
+		w32("Slots", 0, creator, "a power of two"),
+		w32("SlotSize", 4, creator, "bytes of payload that a slot holds"),
+		w32("Stride", 8, creator, "bytes from one slot to the next"),
+		w32("MaxDeliveries", 12, creator, "after so many deliveries without an ack a message is dead; 0 for no limit, at most 63"),
+		w64("SlotsOffset", 16, creator, "of slot 0"),
+		w32("Flags", 24, creator, "see QueueFlag"),
+		w64("Tail", 64, anyPeer, "hint: next position to claim; never lowered, never ahead of the truth"),
+		w64("Head", 128, anyPeer, "hint: first position that may hold a message; lowered when a passed slot becomes ready"),
+		w64("ReceiveWaiters", 192, anyPeer, "epoch:32 | consumers asleep:32; a repair raises the epoch and zeroes the count"),
+		w32("ReceiveBell", 256, anyPeer, "doorbell (futex) of the consumers: raised by what was made ready"),
+		w64("SendWaiters", 320, anyPeer, "epoch:32 | producers asleep:32"),
+		w32("SendBell", 384, anyPeer, "doorbell (futex) of the producers: raised by what was freed"),
+		w32("Attention", 448, anyPeer, "doorbell (futex) of the daemon: raised when a message became dead"),
+	}},
+	{Name: "QueueCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []Field{
+		w64("Sent", 0, anyPeer, "messages committed"),
+		w64("Received", 8, anyPeer, "leases taken"),
+		w64("Acked", 16, anyPeer, "leases ended by ack"),
+		w64("Redelivered", 24, anyPeer, "leases given back, by nack or by repair"),
+		w64("Dead", 32, anyPeer, "messages that reached MaxDeliveries"),
+		w64("Aborted", 40, anyPeer, "loans given back, by abort or by repair"),
+	}},
+	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []Field{
+		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"),
+		w32("Length", 8, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"),
+	}},
+	{Name: "DeadLetter", Size: 64, Doc: "Head of the payload of a message in a dead-letter channel; the original payload follows.", Fields: []Field{
+		w64("Position", 0, daemon, "the message's position in its queue: its identity, by which a repeated move is recognised"),
+		w32("Deliveries", 8, daemon, "how often it was delivered"),
+		w32("Reason", 12, daemon, "see DeadReason"),
+		w64("MovedUnixNs", 16, daemon, "wall clock"),
+		w64("Present", 24, daemon, "1: distinguishes position 0 from a slot never used"),
+	}},
+	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []Field{
+		w64("RingOffset", 0, creator, "of the ring"),
+		w64("RingSize", 8, creator, "bytes, a power of two"),
+		w64("Tail", 64, daemon, "position of the oldest whole record; raised before its bytes are overwritten"),
+		w64("Head", 72, daemon, "position after the newest record; raised after its bytes are written"),
+		w32("Bell", 80, daemon, "raised and woken (futex) after a record"),
+	}},
+	{Name: "LogRecord", Size: 48, Doc: "Head of a log record; the text follows, padded to 8 bytes. A record may wrap at the end of the ring.", Fields: []Field{
+		w32("Length", 0, daemon, "bytes of text"),
+		w32("Level", 4, daemon, "syslog priority: 3 error, 4 warning, 6 info, 7 debug"),
+		w64("Seq", 8, daemon, "1, 2, 3, …: a gap is what a reader lost"),
+		w64("UnixNs", 16, daemon, "wall clock"),
+		w32("Pid", 24, daemon, "process that said it"),
+		w32("Stream", 28, daemon, "see Stream"),
+		w32("Worker", 32, daemon, "index of the WorkerRow plus 1; 0 for the daemon itself"),
+	}},
+}
+
+// Consts in the order in which docs/layout.md shows them.
+var Consts = []Const{
+	{"Kind", "Roster", 1, "directory, worker table, attachment table"},
+	{"Kind", "Command", 2, "quit words and desired state"},
+	{"Kind", "Group", 3, "one worker group's pages"},
+	{"Kind", "Queue", 4, "a channel of kind queue"},
+	{"Kind", "Log", 5, "the structured log"},
+
+	{"DaemonState", "Starting", 1, ""},
+	{"DaemonState", "Running", 2, ""},
+	{"DaemonState", "Stopping", 3, ""},
+	{"DaemonState", "Stopped", 4, "ended in order"},
+
+	{"State", "Starting", 1, "process runs, not ready yet"},
+	{"State", "Ready", 2, "process runs and is ready"},
+	{"State", "Stopping", 3, "asked to quit, still running"},
+	{"State", "Exited", 4, "no process; none is wanted"},
+	{"State", "Backoff", 5, "no process; started again after a delay"},
+	{"State", "Failed", 6, "no process; given up, see the reason"},
+
+	{"Desired", "Run", 0, "the zero value: a new region runs"},
+	{"Desired", "Stop", 1, ""},
+
+	{"Restart", "Always", 0, ""},
+	{"Restart", "OnFailure", 1, ""},
+	{"Restart", "Never", 2, ""},
+
+	{"Attachment", "Free", 0, ""},
+	{"Attachment", "Live", 1, ""},
+	{"Attachment", "Repairing", 2, "its process is dead; its slots are being given back"},
+
+	{"Role", "Daemon", 1, ""},
+	{"Role", "Worker", 2, ""},
+	{"Role", "Observe", 3, "read-only descriptors"},
+	{"Role", "Operate", 4, "command segment writable"},
+
+	{"Phase", "Free", 0, "holds nothing; lap is that of the next position"},
+	{"Phase", "Writing", 1, "loaned to a producer"},
+	{"Phase", "Ready", 2, "holds a message"},
+	{"Phase", "Reading", 3, "leased to a consumer"},
+	{"Phase", "Dead", 4, "holds a message that is to be moved to the dead-letter channel"},
+	{"Phase", "Moving", 5, "the daemon copies it to the dead-letter channel"},
+
+	{"QueueFlag", "Sparse", 1, "slots are not allocated in advance"},
+	{"QueueFlag", "DeadLetter", 2, "a dead-letter channel: payloads begin with DeadLetter"},
+
+	{"DeadReason", "MaxDeliveries", 1, "delivered too often without an ack"},
+
+	{"Stream", "Daemon", 1, "the daemon's own records"},
+	{"Stream", "Stdout", 2, "a line that a worker wrote to standard output"},
+	{"Stream", "Stderr", 3, "a line that a worker wrote to standard error"},
+}
+
+// Sections say what lies where in a segment of each kind.
+var Sections = []Section{
+	{"*", "SegmentHeader", "0", "", "1", ""},
+	{"roster", "RosterInfo", "256", "", "1", ""},
+	{"roster", "SegmentRow", "RosterInfo.SegmentOffset", "128", "RosterInfo.SegmentCount", ""},
+	{"roster", "GroupRow", "RosterInfo.GroupOffset", "192", "RosterInfo.GroupCount", ""},
+	{"roster", "WorkerRow", "RosterInfo.WorkerOffset", "320", "RosterInfo.WorkerCount", ""},
+	{"roster", "AttachmentRow", "RosterInfo.AttachmentOffset", "128", "RosterInfo.AttachmentCap", ""},
+	{"command", "CommandInfo", "256", "", "1", ""},
+	{"command", "CommandRow", "CommandInfo.GroupOffset", "64", "CommandInfo.GroupCap", "groups"},
+	{"command", "CommandRow", "CommandInfo.WorkerOffset", "64", "CommandInfo.WorkerCap", "workers"},
+	{"group", "GroupInfo", "256", "", "1", ""},
+	{"group", "InstancePage", "GroupInfo.InstanceOffset", "GroupInfo.InstanceStride", "GroupInfo.InstanceCap", ""},
+	{"queue", "QueueInfo", "256", "", "1", ""},
+	{"queue", "QueueCounters", "1280", "64", "16", "stripes"},
+	{"queue", "SlotHeader", "QueueInfo.SlotsOffset", "QueueInfo.Stride", "QueueInfo.Slots", ""},
+	{"log", "LogInfo", "256", "", "1", ""},
+}

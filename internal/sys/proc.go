@@ -1,0 +1,181 @@
+package sys
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// An ExitInfo says how a process ended: Code is its exit status, or Signal is what
+// killed it (Code is 0 then).
+type ExitInfo struct {
+	Code   int            // 0…255
+	Signal syscall.Signal // 0: it exited by itself
+	Core   bool           // a core was dumped
+}
+
+// Reap collects exactly this child if it has ended; false if it lives. ECHILD if pid is
+// no child of this process (any more), EINVAL if pid is not positive. It does not wait.
+func Reap(pid int) (ExitInfo, bool, error) {
+	if pid <= 0 {
+		return ExitInfo{}, false, fail("wait4", unix.EINVAL)
+	}
+	var ws unix.WaitStatus
+	var got int
+	err := retry(func() (err error) {
+		got, err = unix.Wait4(pid, &ws, unix.WNOHANG|unix.WALL, nil)
+		return err
+	})
+	if err != nil {
+		return ExitInfo{}, false, fail("wait4", err)
+	}
+	if got != pid {
+		return ExitInfo{}, false, nil
+	}
+	if ws.Signaled() {
+		return ExitInfo{Signal: ws.Signal(), Core: ws.CoreDump()}, true, nil
+	}
+	return ExitInfo{Code: ws.ExitStatus()}, true, nil
+}
+
+// ReapOrphans collects ended children that nobody waits for: those that a subreaper
+// inherits. It looks at one ended child after the other without collecting it, and
+// stops at the first that known admits (that one belongs to somebody's Reap; call
+// again after it). It returns how many it collected. known must admit every child that
+// this program started and has not reaped.
+func ReapOrphans(known func(pid int) bool) int {
+	n := 0
+	for {
+		pid := peekChild()
+		if pid == 0 || known(pid) {
+			return n
+		}
+		if _, ok, err := Reap(pid); err != nil || !ok {
+			return n
+		}
+		n++
+	}
+}
+
+// SetSubreaper makes this process the parent of its descendants whose own parents end
+// (PR_SET_CHILD_SUBREAPER); they need ReapOrphans then. It survives exec.
+func SetSubreaper() error {
+	return fail("prctl PR_SET_CHILD_SUBREAPER", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+}
+
+// StartTicks returns when the process started, in clock ticks (10 ms) after boot: with
+// the pid it identifies a process for as long as the boot lasts. fs.ErrNotExist if there
+// is no such process.
+func StartTicks(pid int) (uint64, error) {
+	fields, err := procStat(pid)
+	if err != nil {
+		return 0, err
+	}
+	ticks, err := strconv.ParseUint(fields[startTicksField-stateField], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
+	}
+	return ticks, nil
+}
+
+// ProcState returns the state letter of the process: 'R' running, 'S' asleep, 'D' in
+// the kernel, 'T' stopped, 't' traced, 'Z' dead but not reaped, 'X' going. fs.ErrNotExist
+// if there is no such process.
+func ProcState(pid int) (byte, error) {
+	fields, err := procStat(pid)
+	if err != nil {
+		return 0, err
+	}
+	return fields[0][0], nil
+}
+
+// Numbers of fields of /proc/PID/stat as proc(5) counts them.
+const (
+	stateField      = 3
+	startTicksField = 22
+)
+
+// procStat returns the fields from the state on. The second field is the command's name
+// in parentheses, which may itself hold spaces and parentheses: the last one counts.
+func procStat(pid int) ([]string, error) {
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, unix.ESRCH) { // it ended between open and read
+		err = &os.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
+	}
+	if err != nil {
+		return nil, err
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) <= startTicksField-stateField {
+		return nil, fmt.Errorf("%s: %d fields after the name, want more than %d", path, len(fields), startTicksField-stateField)
+	}
+	return fields, nil
+}
+
+// BootID returns the identity of this boot of the kernel, which marks memory and stamps
+// of an earlier boot as stale.
+func BootID() (id [16]byte, err error) {
+	const path = "/proc/sys/kernel/random/boot_id"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return id, err
+	}
+	digits := strings.ReplaceAll(strings.TrimSpace(string(text)), "-", "")
+	if len(digits) != 2*len(id) {
+		return id, fmt.Errorf("%s: %q is no UUID", path, text)
+	}
+	if _, err := hex.Decode(id[:], []byte(digits)); err != nil {
+		return id, fmt.Errorf("%s: %w", path, err)
+	}
+	return id, nil
+}
+
+// KernelRelease returns what uname -r prints, "" if the kernel does not say.
+func KernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// Setuser gives up the rights of this process for those of a user: supplementary groups
+// (none if groups is empty), then real, effective and saved gid, then uid, in all
+// threads. There is no way back. EPERM without CAP_SETGID and CAP_SETUID.
+func Setuser(uid, gid int, groups []int) error {
+	// The syscall package's versions act on all threads.
+	if err := syscall.Setgroups(groups); err != nil {
+		return fail("setgroups", err)
+	}
+	if err := syscall.Setresgid(gid, gid, gid); err != nil {
+		return fail("setresgid", err)
+	}
+	return fail("setresuid", syscall.Setresuid(uid, uid, uid))
+}
+
+// SetAffinity binds the calling thread to the given CPUs (numbers from 0). An Exec from
+// the same thread takes it along: lock the goroutine to its thread before. EINVAL if
+// none of the CPUs exists.
+func SetAffinity(cpus []int) error {
+	var set unix.CPUSet
+	for _, c := range cpus {
+		set.Set(c)
+	}
+	return fail("sched_setaffinity", unix.SchedSetaffinity(0, &set))
+}
+
+// Exec replaces this program by another; it returns only with an error (a *os.PathError).
+// The limit of open files that Go raised for itself at start is put back before, unless
+// Setrlimit set it.
+func Exec(path string, argv, env []string) error {
+	return &os.PathError{Op: "exec", Path: path, Err: unix.Exec(path, argv, env)}
+}

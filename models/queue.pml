@@ -1,0 +1,551 @@
+/* The queue of docs/queue.md as a Promela model. The letters in brackets are those of docs/queue.md and of
+ * pkg/protocol/queue.go. models/README.md says what is modelled and what is not; models/run.sh runs it.
+ *
+ * Parameters (-D): P producers, M messages each, C consumers, CRASHES (deaths of producers, consumers and of the
+ * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good), MAXD (max_deliveries, 0: none;
+ * the dead-letter channel has no room, so DEAD stays), START (first position; laps count modulo 16), FIFO.
+ * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
+ * NO_OWNER_CHECK_LAP (see README). */
+#ifndef P
+#define P 2
+#endif
+#ifndef M
+#define M 1
+#endif
+#ifndef C
+#define C 1
+#endif
+#ifndef N
+#define N 2
+#endif
+#ifndef SHIFT
+#define SHIFT 1 /* log2 N */
+#endif
+#ifndef CRASHES
+#define CRASHES 1
+#endif
+#ifndef NACKS
+#define NACKS 0
+#endif
+#ifndef ABORTS
+#define ABORTS 0
+#endif
+#ifndef HOLDS
+#define HOLDS 0
+#endif
+#ifndef MAXD
+#define MAXD 0
+#endif
+#ifndef START
+#define START 30 /* lap 15: the next lap wraps to 0 */
+#endif
+
+/* State word: phase 0-2, owner 3-5, deliveries 6-7, passed 8, lap 9-12 (modulo 16). */
+#define FREE 0
+#define WRITING 1
+#define READY 2
+#define READING 3
+#define DEAD 4
+#define W(ph, own, dl, lap) ((ph) | ((own) << 3) | ((dl) << 6) | ((lap) << 9))
+#define PASSED 256
+#define phase(w) ((w) & 7)
+#define owner(w) (((w) >> 3) & 7)
+#define dels(w) (((w) >> 6) & 3)
+#define passed(w) (((w) >> 8) & 1)
+#define lapof(w) (((w) >> 9) & 15)
+#define lapat(pos) (((pos) >> SHIFT) & 15)
+#define idx(pos) ((pos) & (N - 1))
+#define nextlap(w) ((lapof(w) + 1) & 15)
+#define more(d) ((d) < 3 -> (d) + 1 : 3)
+/* the largest position below t that lies in slot i */
+#define window(t, i) ((t) - 1 - (((t) - 1 - (i) + 4 * N) & (N - 1)))
+
+/* shared memory */
+short st[N];
+byte pa[N], pb[N]; /* payload: two words, written and read one at a time */
+byte tail = START, head = START;
+byte rw, rep, rbell; /* ReceiveWaiters: count, epoch; ReceiveBell */
+byte sw, sep, sbell;
+
+/* the kernel */
+byte asleepR, asleepS; /* who sleeps in which futex: bit of the process */
+byte dead;             /* who is dead and not yet repaired */
+byte cr = CRASHES;
+
+/* ghosts */
+byte msg[N];           /* what was committed into the slot */
+byte committed, acked, open, deadm; /* sets of messages */
+byte finished;         /* producers that sent all */
+byte busy;             /* operations under way */
+bit repairing;
+byte nacks = NACKS, aborts = ABORTS, holds = HOLDS, holding;
+bit release;
+byte last;
+#define bit_(x) (1 << ((x) - 1))
+#define ALL (bit_(P * M + 1) - 1)
+
+/* (I): every READY slot i has head <= q(i); head <= tail */
+inline invariant() {
+	d_step {
+		if
+		:: busy == 0 && dead == 0 && !repairing ->
+			assert(head <= tail);
+			inv = 0;
+			do
+			:: inv < N ->
+				assert(phase(st[inv]) != READY || head <= window(tail, inv));
+				inv++
+			:: inv >= N -> break
+			od;
+			inv = 0
+		:: else
+		fi
+	}
+}
+
+#define OPSTART busy++; inop = 1
+#define OPEND busy--; inop = 0; invariant()
+#ifdef FIFO
+#define ORDER(g) assert((g) > last); last = (g)
+#else
+#define ORDER(g) skip
+#endif
+#define GHOSTLEASE(g) \
+	assert((g) > 0 && (committed & bit_(g))); \
+	assert(!(acked & bit_(g)) && !(open & bit_(g))); \
+	ORDER(g); \
+	open = open | bit_(g)
+
+/* One access to shared memory, before which the process may be killed. */
+#define X(...) atomic { if :: true -> __VA_ARGS__ :: cr > 0 -> cr--; goto died fi }
+
+/* lower(i); uses t, h */
+inline lower(i) {
+	do
+	:: X(t = tail);
+		X(h = head);
+		if
+		:: h <= window(t, i) -> break
+		:: else -> X(if :: head == h -> head = window(t, i); break :: else fi)
+		fi
+	od
+}
+
+/* Ring(1). The order of futex wake-ups is not relied on: any sleeper. */
+inline wake1(set) {
+	if
+	:: set == 0
+	:: (set & 1) -> set = set & ~1
+	:: (set & 2) -> set = set & ~2
+	:: (set & 4) -> set = set & ~4
+	:: (set & 8) -> set = set & ~8
+	fi
+}
+inline ringReceivers() {
+	atomic { if :: true -> if :: rw == 0 -> quiet = 1 :: else fi :: cr > 0 -> cr--; goto died fi }; /* W */
+	if
+	:: !quiet -> X(rbell++); X(wake1(asleepR))
+	:: else -> quiet = 0
+	fi
+}
+inline ringSenders() {
+	atomic { if :: true -> if :: sw == 0 -> quiet = 1 :: else fi :: cr > 0 -> cr--; goto died fi }; /* W */
+	if
+	:: !quiet -> X(sbell++); X(wake1(asleepS))
+	:: else -> quiet = 0
+	fi
+}
+
+#define CASTAIL(pos) X(if :: tail == (pos) -> tail = (pos) + 1 :: else fi)
+
+/* TryLoan. ok = 1: i and suspect are set. */
+inline tryLoan() {
+	pc = 0;
+	do
+	:: X(t = tail);
+		X(w = st[idx(t)]);
+		if
+		:: phase(w) == FREE ->
+			ah = (lapof(w) - lapat(t)) & 15;
+			if
+			:: ah >= 1 && ah <= 7 -> /* released at or after position t */
+				atomic { if :: true -> if :: tail != t -> again = 1 :: else fi :: cr > 0 -> cr--; goto died fi };
+				if
+				:: again == 0 && ah == 1 -> CASTAIL(t); again = 1
+				:: else
+				fi
+			:: else
+			fi;
+			if
+			:: again -> again = 0; ah = 0
+			:: else ->
+				ah = 0;
+				X(if :: st[idx(t)] == w -> st[idx(t)] = W(WRITING, me, 0, lapat(t)); ok = 1 :: else fi); /* A */
+				if
+				:: ok -> X(if :: tail == t -> tail = t + 1; suspect = 0 :: else -> suspect = 1 fi); /* B */
+					i = idx(t);
+					break
+				:: else
+				fi
+			fi
+		:: phase(w) != FREE && lapof(w) == lapat(t) -> CASTAIL(t) /* tail lags */
+		:: else ->
+			atomic { if :: true -> if :: tail != t -> again = 1 :: else fi :: cr > 0 -> cr--; goto died fi };
+			if
+			:: again -> again = 0
+			:: else ->
+				pc++;
+				if
+				:: phase(w) == READY || pc > N -> break
+				:: else -> CASTAIL(t) /* burn */
+				fi
+			fi
+		fi
+	od;
+	atomic { w = 0; t = 0; pc = 0 }
+}
+
+/* TryReceive. ok = 1: i and w are set. */
+inline tryReceive() {
+	do
+	:: X(h = head);
+		X(t = tail);
+		if
+		:: t > h + N -> X(if :: head == h -> head = t - N :: else fi)
+		:: else ->
+			X(w = st[idx(h)]);
+			if
+			:: t == h && phase(w) != FREE && lapof(w) == lapat(h) -> CASTAIL(t)
+			:: t == h && !(phase(w) != FREE && lapof(w) == lapat(h)) ->
+				X(if :: head != h -> again = 1 :: else -> OPEND fi);
+				if :: again -> again = 0 :: else -> break fi
+			:: t > h && phase(w) == READY ->
+				X(if :: st[idx(h)] == w -> st[idx(h)] = W(READING, me, dels(w), lapof(w)); ok = 1; GHOSTLEASE(msg[idx(h)]) :: else fi); /* F */
+				if
+				:: ok ->
+					X(if :: head == h -> head = h + 1 :: else fi; OPEND);
+					i = idx(h);
+					w = W(READING, me, dels(w), lapof(w));
+					break
+				:: else
+				fi
+			:: t > h && phase(w) == WRITING && t == h + 1 ->
+				X(if :: head != h -> again = 1 :: else -> OPEND fi);
+				if :: again -> again = 0 :: else -> break fi
+			:: t > h && phase(w) != READY && !(phase(w) == WRITING && t == h + 1) ->
+				if
+				:: phase(w) == WRITING && !passed(w) ->
+					X(if :: st[idx(h)] == w -> st[idx(h)] = w | PASSED :: else -> again = 1 fi) /* P */
+				:: else
+				fi;
+				if
+				:: again -> again = 0
+				:: else ->
+					X(if :: head == h -> head = h + 1 :: else -> again = 1 fi); /* H */
+#ifndef NO_REREAD
+					if
+					:: !again ->
+						X(w = st[idx(h)]); /* J */
+						if :: phase(w) == READY -> i = idx(h); lower(i) :: else fi
+					:: else
+					fi;
+#endif
+					again = 0
+				fi
+			fi
+		fi
+	od;
+	atomic { h = 0; t = 0; if :: !ok -> w = 0; i = 0 :: else fi }
+}
+proctype producer(byte me) {
+	byte t, h, i, pc, v, ep, m, inv;
+	short w;
+	bit ok, again, suspect, quiet, reg, inop;
+	byte ah;
+next:
+	atomic { ok = 0; again = 0; quiet = 0; reg = 0; t = 0; h = 0; i = 0; pc = 0; w = 0; v = 0; ep = 0; suspect = 0; ah = 0;
+		if :: m == M -> finished = finished | bit_(me); goto end :: else -> m++ fi }
+	do
+	::
+		atomic { OPSTART };
+#ifdef NAIVE
+		do
+		:: X(t = tail);
+			X(w = st[idx(t)]);
+			if
+			:: phase(w) == FREE && lapof(w) == lapat(t) ->
+				X(if :: tail == t -> tail = t + 1; ok = 1; i = idx(t) :: else fi);
+				if :: ok -> break :: else fi
+			:: else -> X(if :: tail != t -> again = 1 :: else fi);
+				if :: again -> again = 0 :: else -> break fi
+			fi
+		od;
+#else
+		tryLoan();
+#endif
+		atomic { OPEND };
+		if
+		:: ok -> break
+		:: !ok && !reg ->
+			X(v = sbell);
+			X(sw++; ep = sep); /* S */
+			reg = 1;
+#ifdef NO_RECHECK
+			goto sleep
+#endif
+		:: !ok && reg -> /* T failed */
+sleep:
+			X(if :: sbell == v -> asleepS = asleepS | bit_(me) :: else fi);
+			atomic { if :: !(asleepS & bit_(me)) :: (asleepS & bit_(me)) && cr > 0 -> cr--; goto died fi };
+			X(if :: sep == ep && sw > 0 -> sw-- :: else fi);
+			atomic { reg = 0; v = 0; ep = 0 }
+		fi
+	od;
+	if
+	:: reg -> X(if :: sep == ep && sw > 0 -> sw-- :: else fi); atomic { reg = 0; v = 0; ep = 0 }
+	:: else
+	fi;
+	/* the payload */
+	X(pa[i] = (me - 1) * M + m);
+	atomic { if :: holds > 0 -> holds--; holding++; release; holding-- :: true fi };
+	X(pb[i] = (me - 1) * M + m);
+	if
+	:: aborts > 0 ->
+		atomic { aborts--; OPSTART };
+		X(assert(phase(st[i]) == WRITING && owner(st[i]) == me); st[i] = W(FREE, 0, 0, nextlap(st[i])));
+		ringSenders()
+	:: true ->
+		atomic { OPSTART };
+#ifdef NAIVE
+		X(st[i] = W(READY, 0, 0, lapat(t)); msg[i] = (me - 1) * M + m; committed = committed | bit_(msg[i]));
+#else
+		X(if
+		:: phase(st[i]) == WRITING && owner(st[i]) == me -> /* C */
+			suspect = suspect | passed(st[i]);
+			st[i] = W(READY, 0, 0, lapof(st[i]));
+			msg[i] = (me - 1) * M + m;
+			committed = committed | bit_(msg[i])
+		:: else -> /* lost: only a repair of a live process can do it */
+			OPEND; goto next
+		fi);
+#ifndef NO_LOWER_ON_COMMIT
+		if :: suspect -> lower(i) :: else fi; /* D */
+#endif
+#endif
+		ringReceivers() /* E */
+	fi;
+	atomic { OPEND };
+	goto next;
+died:
+	atomic { dead = dead | bit_(me); asleepS = asleepS & ~bit_(me); if :: inop -> busy--; inop = 0 :: else fi;
+		t = 0; h = 0; i = 0; pc = 0; w = 0; v = 0; ep = 0; ok = 0; again = 0; suspect = 0; quiet = 0; reg = 0; ah = 0 }
+	atomic { !(dead & bit_(me)) -> goto next } /* started again, with the same id */
+end:
+	skip
+}
+
+proctype consumer(byte me) {
+	byte t, h, i, v, ep, x, inv;
+	short w;
+	bit ok, again, quiet, reg, inop;
+next:
+	atomic { ok = 0; again = 0; quiet = 0; reg = 0; t = 0; h = 0; i = 0; w = 0; v = 0; ep = 0; x = 0 }
+	do
+	::
+		atomic { OPSTART };
+#ifdef NAIVE
+		do
+		:: X(h = head);
+			X(w = st[idx(h)]);
+			if
+			:: phase(w) == READY && lapof(w) == lapat(h) ->
+				X(if :: head == h -> head = h + 1; ok = 1; i = idx(h); GHOSTLEASE(msg[i]) :: else fi);
+				if :: ok -> OPEND; break :: else fi
+			:: else -> X(if :: head != h -> again = 1 :: else -> OPEND fi);
+				if :: again -> again = 0 :: else -> break fi
+			fi
+		od;
+#else
+		tryReceive();
+#endif
+		if
+		:: ok -> break
+		:: !ok && !reg ->
+			X(v = rbell);
+			X(rw++; ep = rep); /* S */
+			reg = 1;
+#ifdef NO_RECHECK
+			goto sleep
+#endif
+		:: !ok && reg -> /* T failed */
+sleep:
+			X(if :: rbell == v -> asleepR = asleepR | bit_(me) :: else fi);
+			atomic { if :: !(asleepR & bit_(me)) :: (asleepR & bit_(me)) && cr > 0 && finished != bit_(P + 1) - 1 -> cr--; goto died fi };
+			X(if :: rep == ep && rw > 0 -> rw-- :: else fi);
+			atomic { reg = 0; v = 0; ep = 0 }
+		fi
+	od;
+	if
+	:: reg -> X(if :: rep == ep && rw > 0 -> rw-- :: else fi); atomic { reg = 0; v = 0; ep = 0 }
+	:: else
+	fi;
+	X(x = pa[i]);
+	assert(x == msg[i]);
+	X(assert(x == pb[i])); /* torn */
+	atomic { if :: holds > 0 -> holds--; holding++; release; holding-- :: true fi };
+	atomic { OPSTART };
+	if
+	:: nacks > 0 ->
+		atomic { if
+		:: true -> nacks--; assert(st[i] == w); open = open & ~bit_(x); /* N */
+			if
+			:: MAXD > 0 && dels(w) + 1 >= MAXD -> st[i] = W(DEAD, 0, more(dels(w)), lapof(w)); deadm = deadm | bit_(x)
+			:: else -> st[i] = W(READY, 0, more(dels(w)), lapof(w)); again = 1
+			fi
+		:: cr > 0 -> cr--; goto died
+		fi };
+		if :: again -> again = 0; lower(i); ringReceivers() :: else fi
+	:: true ->
+#ifdef NAIVE
+		X(st[i] = W(FREE, 0, 0, nextlap(st[i])); open = open & ~bit_(x); acked = acked | bit_(x));
+#else
+		X(assert(st[i] == w); st[i] = W(FREE, 0, 0, nextlap(w)); open = open & ~bit_(x); acked = acked | bit_(x)); /* G */
+#endif
+		ringSenders()
+	fi;
+	atomic { OPEND };
+	goto next;
+died:
+	atomic { dead = dead | bit_(me); asleepR = asleepR & ~bit_(me); if :: inop -> busy--; inop = 0 :: else fi;
+		t = 0; h = 0; i = 0; w = 0; v = 0; ep = 0; ok = 0; again = 0; quiet = 0; reg = 0; x = 0 }
+	atomic { !(dead & bit_(me)) -> goto next }
+}
+
+/* The supervisor: after each death, one repair. It may be killed at any access, too; its successor repairs again. */
+proctype supervisor() {
+	byte t, h, i, inv, d;
+	bit quiet, again;
+	bit inop;
+#ifdef EARLY_UNBLOCK
+	bit once;
+#endif
+idle:
+	atomic { i = 0; t = 0; h = 0; d = 0;
+		if
+		:: dead -> d = dead; repairing = 1
+#ifdef EARLY_UNBLOCK
+		:: !once -> once = 1; d = 1; repairing = 1 /* producer 1 is alive, but slow */
+#endif
+		fi }
+#ifndef NAIVE
+	do
+	:: i < N ->
+		atomic { if
+		:: true -> /* R */
+			if
+			:: phase(st[i]) == WRITING && (bit_(owner(st[i])) & d) -> st[i] = W(FREE, 0, 0, nextlap(st[i]))
+			:: phase(st[i]) == READING && (bit_(owner(st[i])) & d) ->
+				open = open & ~bit_(msg[i]);
+				if
+				:: MAXD > 0 && dels(st[i]) + 1 >= MAXD -> st[i] = W(DEAD, 0, more(dels(st[i])), lapof(st[i])); deadm = deadm | bit_(msg[i])
+				:: else -> st[i] = W(READY, 0, more(dels(st[i])), lapof(st[i])); again = 1
+				fi
+			:: else
+			fi
+		:: cr > 0 -> cr--; goto died
+		fi };
+		if :: again -> again = 0; lower(i); ringReceivers() :: else fi;
+		i++
+	:: i >= N -> break
+	od;
+#ifndef NO_REPAIR_LOWER
+	do
+	:: X(t = tail);
+		X(h = head);
+		if
+		:: h <= t - N -> break
+		:: else -> X(if :: head == h -> head = t - N; break :: else fi)
+		fi
+	od;
+#endif
+#endif
+#ifndef NO_WAKEALL
+	X(rw = 0; rep++);
+	X(rbell++);
+	X(asleepR = 0);
+	X(sw = 0; sep++);
+	X(sbell++);
+	X(asleepS = 0);
+#endif
+	atomic { repairing = 0; dead = dead & ~d; invariant() }
+	goto idle;
+died:
+	atomic { again = 0; quiet = 0; goto idle }
+}
+
+/* Would TryLoan find room now? */
+inline room(r) {
+	k = 0;
+	r = 0;
+	do
+	:: k <= N && phase(st[idx(tail + k)]) == FREE -> r = 1; break
+	:: k <= N && phase(st[idx(tail + k)]) == READY -> break
+	:: k <= N && phase(st[idx(tail + k)]) != FREE && phase(st[idx(tail + k)]) != READY -> k++
+	:: k > N -> break
+	od
+}
+
+/* At rest, that is when nobody can take a step. */
+proctype monitor() {
+	byte k, r;
+	do
+	:: timeout && holding == 0 -> break
+#if HOLDS > 0
+	:: timeout && holding > 0 -> /* somebody is alive and keeps its slot: nobody may sleep beside work */
+		atomic {
+			assert(dead == 0);
+			room(r);
+			assert(!(asleepS != 0 && r));
+			k = 0;
+			do
+			:: k < N -> assert(!(asleepR != 0 && phase(st[k]) == READY)); k++
+			:: k >= N -> break
+			od;
+			k = 0; r = 0
+		}
+		release = 1
+#endif
+	od;
+	atomic {
+		assert(dead == 0 && !repairing);
+#if MAXD > 0
+		room(r);
+		assert(!(asleepS != 0 && r));
+#else
+		assert(finished == bit_(P + 1) - 1);      /* every live producer finished */
+		assert(asleepS == 0);
+#endif
+		assert((acked | deadm) == committed);     /* no committed message lost, none seen that was not committed */
+		assert(open == 0);
+		k = 0;
+		do
+		:: k < N -> assert(phase(st[k]) == FREE || (MAXD > 0 && phase(st[k]) == DEAD)); k++
+		:: k >= N -> break
+		od;
+		assert(head <= tail && tail - START <= 100)
+	}
+}
+
+init {
+	atomic {
+		byte k;
+		for (k : 0 .. N - 1) {
+			st[k] = W(FREE, 0, 0, ((START + N - 1 - k) >> SHIFT) & 15)
+		}
+		for (k : 1 .. P) { run producer(k) }
+		for (k : P + 1 .. P + C) { run consumer(k) }
+		run supervisor();
+		run monitor();
+		k = 0
+	}
+}

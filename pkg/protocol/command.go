@@ -1,0 +1,194 @@
+package protocol
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// Command is a view of the command segment: quit words and desired state. Operators write it; workers and
+// observers read it; the daemon clears quit flags. Any number of processes may use it at once.
+//
+// The order of stores that keeps stops and starts apart (docs/architecture.md, "Stop and start"):
+//
+//	stop:    desired = stop [K], flag = 1 [L], wake
+//	launch:  desired is run? [M], flag = 0, desired is still run? [N], start the process
+//
+// If the launcher's clearing overwrote L, then K came before it, so N reads stop and nothing is started.
+type Command struct {
+	b      []byte
+	h      Header
+	info   *CommandInfo
+	groups []*CommandRow
+	rows   []*CommandRow
+}
+
+const commandRows = 1024 // offset of the first row
+
+// CommandSize returns the bytes that a command segment for so many groups and workers needs.
+func CommandSize(groups, workers int) int64 {
+	return commandRows + int64(groups+workers)*SizeofCommandRow
+}
+
+// FormatCommand makes a command segment in b, which must be zero: everything is wanted to run. Errors: ErrTooShort.
+func FormatCommand(b []byte, h Header, groups, workers int) (*Command, error) {
+	h.Kind = KindCommand
+	if err := format(b, h, CommandSize(groups, workers)); err != nil {
+		return nil, err
+	}
+	info := overlayCommandInfo(b, bodyOffset)
+	info.GroupCap.Store(uint32(groups))
+	info.WorkerCap.Store(uint32(workers))
+	info.GroupOffset.Store(commandRows)
+	info.WorkerOffset.Store(commandRows + uint64(groups)*SizeofCommandRow)
+	publish(b)
+	return OpenCommand(b)
+}
+
+// OpenCommand checks the header and the tables' places, once: the places are not read again.
+// Errors: those of ReadHeader, *KindError, *CorruptError.
+func OpenCommand(b []byte) (*Command, error) {
+	h, err := open(b, KindCommand)
+	if err != nil {
+		return nil, err
+	}
+	c := &Command{b: b, h: h, info: overlayCommandInfo(b, bodyOffset)}
+	if c.info == nil {
+		return nil, fmt.Errorf("command segment of region %q: %w", h.Region, ErrTooShort)
+	}
+	for _, t := range []struct {
+		rows   *[]*CommandRow
+		field  int64
+		offset uint64
+		count  uint32
+	}{
+		{&c.groups, OffsetofCommandInfoGroupOffset, c.info.GroupOffset.Load(), c.info.GroupCap.Load()},
+		{&c.rows, OffsetofCommandInfoWorkerOffset, c.info.WorkerOffset.Load(), c.info.WorkerCap.Load()},
+	} {
+		if err := table(h.Name, b, bodyOffset+t.field, t.offset, t.count, SizeofCommandRow); err != nil {
+			return nil, err
+		}
+		for i := range int64(t.count) {
+			*t.rows = append(*t.rows, overlayCommandRow(b, int64(t.offset)+i*SizeofCommandRow))
+		}
+	}
+	return c, nil
+}
+
+// Header returns the segment's header.
+func (c *Command) Header() Header { return c.h }
+
+// Groups and Workers return the number of rows.
+func (c *Command) Groups() int { return len(c.groups) }
+
+// Workers returns the number of worker rows.
+func (c *Command) Workers() int { return len(c.rows) }
+
+// Flagged reports whether a quit word's flag, its low byte, is set.
+func Flagged(word *atomic.Uint32) bool { return word.Load()&0xff != 0 }
+
+// RegionQuit is the region's quit word, a futex.
+func (c *Command) RegionQuit() *atomic.Uint32 { return &c.info.Quit }
+
+// GroupQuit is the quit word of group i, which must be below Groups.
+func (c *Command) GroupQuit(i int) *atomic.Uint32 { return &c.groups[i].Quit }
+
+// WorkerQuit is the quit word of worker i, which must be below Workers. A stop of its group or of the region
+// rings this word too, so a worker that waits on it alone misses nothing.
+func (c *Command) WorkerQuit(i int) *atomic.Uint32 { return &c.rows[i].Quit }
+
+// RegionDesired says whether the region is wanted to run.
+func (c *Command) RegionDesired() Desired { return Desired(c.info.Desired.Load()) }
+
+// GroupDesired says whether group i is wanted to run.
+func (c *Command) GroupDesired(i int) Desired { return Desired(c.groups[i].Desired.Load()) }
+
+// WorkerDesired says whether worker i is wanted to run.
+func (c *Command) WorkerDesired(i int) Desired { return Desired(c.rows[i].Desired.Load()) }
+
+// RestartCount returns how often a restart of worker i was asked for.
+func (c *Command) RestartCount(i int) uint32 { return c.rows[i].Restart.Load() }
+
+// WorkerFlaggedNs returns CLOCK_MONOTONIC at the last store of worker i's quit flag.
+func (c *Command) WorkerFlaggedNs(i int) int64 { return int64(c.rows[i].FlaggedNs.Load()) }
+
+// Bell is the daemon's doorbell, a futex.
+func (c *Command) Bell() *atomic.Uint32 { return &c.info.Bell }
+
+// Ring rings the daemon's doorbell.
+func (c *Command) Ring() {
+	c.info.Bell.Add(1)
+	sys.FutexWake(&c.info.Bell, 1<<30)
+}
+
+// raise sets the flag of a quit word and wakes everybody who waits on it.
+func raise(word *atomic.Uint32) {
+	word.Or(1)
+	sys.FutexWake(word, 1<<30)
+}
+
+// Stop asks workers, whole groups, or the region to stop: desired state first [K], then the flags [L], then the
+// wakes, then the daemon's doorbell. For a group or the region, workers must list all of its instances.
+func (c *Command) Stop(workers, groups []int, region bool) {
+	if region {
+		c.info.Desired.Store(uint32(DesiredStop))
+	}
+	for _, g := range groups {
+		c.groups[g].Desired.Store(uint32(DesiredStop))
+	}
+	for _, w := range workers {
+		c.rows[w].Desired.Store(uint32(DesiredStop)) // K
+	}
+	if region {
+		c.info.FlaggedNs.Store(uint64(sys.MonotonicNs()))
+		raise(&c.info.Quit)
+	}
+	for _, g := range groups {
+		c.groups[g].FlaggedNs.Store(uint64(sys.MonotonicNs()))
+		raise(&c.groups[g].Quit)
+	}
+	for _, w := range workers {
+		c.Flag(w) // L
+	}
+	c.Ring()
+}
+
+// Flag sets the quit flag of worker i and wakes it; desired state is not touched. The daemon uses it for restarts.
+func (c *Command) Flag(i int) {
+	c.rows[i].FlaggedNs.Store(uint64(sys.MonotonicNs()))
+	raise(&c.rows[i].Quit)
+}
+
+// Start asks for workers and groups to run, and rings the daemon. It does not clear flags: the daemon does, when
+// it launches.
+func (c *Command) Start(workers, groups []int) {
+	for _, g := range groups {
+		c.groups[g].Desired.Store(uint32(DesiredRun))
+	}
+	for _, w := range workers {
+		c.rows[w].Desired.Store(uint32(DesiredRun))
+	}
+	c.Ring()
+}
+
+// AskRestart asks for a restart of the workers, and rings the daemon.
+func (c *Command) AskRestart(workers []int) {
+	for _, w := range workers {
+		c.rows[w].Restart.Add(1)
+	}
+	c.Ring()
+}
+
+// Arm prepares the launch of worker i of group g, for the daemon alone: it clears the quit flags that belong to
+// an earlier stop and reports whether the worker is still wanted [M N]. A false answer means: do not launch.
+func (c *Command) Arm(i, g int) bool {
+	if c.RegionDesired() != DesiredRun || c.WorkerDesired(i) != DesiredRun { // M
+		return false
+	}
+	if c.GroupDesired(g) == DesiredRun {
+		c.groups[g].Quit.Store(0)
+	}
+	c.rows[i].Quit.Store(0)
+	return c.RegionDesired() == DesiredRun && c.WorkerDesired(i) == DesiredRun // N
+}

@@ -1,0 +1,74 @@
+package protocol
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of attaching to a segment: ReadHeader and Check.
+var (
+	// ErrNotReady: the segment exists but its creator has not published the header (or died before it did).
+	ErrNotReady = errors.New("segment is not ready: its creator has not published the header; try again, or start the region anew")
+	// ErrForeign: the first bytes are not those of a shmd segment.
+	ErrForeign = errors.New("not a shmd segment: the magic number is another program's")
+	// ErrOtherBoot: the segment names another boot of the kernel; memory does not outlive a boot.
+	ErrOtherBoot = errors.New("segment was made before the last boot: start the region anew")
+	// ErrGeneration: the segment belongs to another region, or to an earlier one of the same name.
+	ErrGeneration = errors.New("segment belongs to another generation of the region: attach again")
+	// ErrTooShort: the memory ends before what its header describes.
+	ErrTooShort = errors.New("segment is shorter than its header says")
+)
+
+// Errors of queue operations.
+var (
+	// ErrFull: no slot is free for the next position.
+	ErrFull = errors.New("queue is full")
+	// ErrEmpty: no message is ready.
+	ErrEmpty = errors.New("queue is empty")
+	// ErrLost: the loan or lease is no longer the caller's: it was ended before, or a repair took it because
+	// the attachment had been declared dead.
+	ErrLost = errors.New("slot is no longer held: already committed, acked or given back, or taken by a repair")
+)
+
+// A VersionError says that a segment has a layout of another major version.
+type VersionError struct {
+	Segment            string
+	HaveMajor, HaveMin uint32 // of the segment
+	WantMajor, WantMin uint32 // of this program
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("segment %q has layout version %d.%d, this program knows %d.%d: use the shmctl and libraries of the daemon's release",
+		e.Segment, e.HaveMajor, e.HaveMin, e.WantMajor, e.WantMin)
+}
+
+// A FeatureError says that a segment uses features that this program must know and does not.
+type FeatureError struct {
+	Segment string
+	Unknown uint64 // the bits
+}
+
+func (e *FeatureError) Error() string {
+	return fmt.Sprintf("segment %q uses incompatible features %#x that this program does not know: use a newer release", e.Segment, e.Unknown)
+}
+
+// A KindError says that a segment is of another kind than was asked for.
+type KindError struct {
+	Segment    string
+	Have, Want Kind
+}
+
+func (e *KindError) Error() string {
+	return fmt.Sprintf("segment %q is a %v, not a %v", e.Segment, e.Have, e.Want)
+}
+
+// A CorruptError says that a value in the memory cannot be right, and where it lies.
+type CorruptError struct {
+	Segment string
+	Offset  int64 // bytes from the start of the segment
+	What    string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("segment %q is damaged at offset %#x: %s", e.Segment, e.Offset, e.What)
+}

@@ -1,0 +1,483 @@
+package protocol
+
+import (
+	"fmt"
+	"math/bits"
+	"sync/atomic"
+)
+
+// QueueOptions is the geometry of a queue.
+type QueueOptions struct {
+	Slots         int  // a power of two, 2 to 1<<20
+	SlotSize      int  // bytes of payload that a slot holds, 1 to 1<<30
+	MaxDeliveries int  // 0 for no limit, at most 63
+	Sparse        bool // recorded in the header; the memory is the caller's
+	DeadLetter    bool // a dead-letter channel: payloads begin with a DeadLetter
+	// Start is the first position. 0 but in tests, which start shortly before a wrap.
+	Start uint64
+}
+
+// Queue is a view of a queue segment: the slot machine of docs/queue.md, whose letters stand at the stores and loads
+// here. Geometry is read and checked once, in OpenQueue; a later change of those words by a hostile peer
+// has no effect. Any number of goroutines and processes may use a queue at once. No operation here blocks.
+type Queue struct {
+	b    []byte
+	h    Header
+	info *QueueInfo
+
+	mask          uint64
+	shift         uint // log2 of the number of slots
+	slotSize      int
+	stride        uint64
+	offset        uint64
+	maxDeliveries int
+	flags         QueueFlag
+
+	// Consumers wait on Receivers, producers on Senders.
+	Receivers, Senders Doorbell
+}
+
+const (
+	queueCounters = bodyOffset + SizeofQueueInfo
+	queueStripes  = 16
+	queueSlots    = 4096 // offset of slot 0
+)
+
+// stride returns the bytes from one slot to the next: whole cache lines, and whole pages for large slots, whose
+// payload then begins at the 16th byte of a page.
+func (o QueueOptions) stride() int64 {
+	n := int64(SizeofSlotHeader + o.SlotSize)
+	if o.SlotSize >= 4096 {
+		return (n + 4095) &^ 4095
+	}
+	return (n + 63) &^ 63
+}
+
+func (o QueueOptions) check() error {
+	switch {
+	case o.Slots < 2 || o.Slots > 1<<20 || o.Slots&(o.Slots-1) != 0:
+		return fmt.Errorf("queue of %d slots: the number must be a power of two from 2 to %d", o.Slots, 1<<20)
+	case o.SlotSize < 1 || o.SlotSize > 1<<30:
+		return fmt.Errorf("queue with slots of %d bytes: must be 1 to %d", o.SlotSize, 1<<30)
+	case o.DeadLetter && o.SlotSize < SizeofDeadLetter:
+		return fmt.Errorf("dead-letter channel with slots of %d bytes: its messages have a head of %d", o.SlotSize, SizeofDeadLetter)
+	case o.MaxDeliveries < 0 || o.MaxDeliveries > maxDeliveries:
+		return fmt.Errorf("queue with max_deliveries = %d: must be 0 (no limit) to %d", o.MaxDeliveries, maxDeliveries)
+	}
+	return nil
+}
+
+// QueueSize returns the bytes that a queue needs.
+func QueueSize(o QueueOptions) (int64, error) {
+	if err := o.check(); err != nil {
+		return 0, err
+	}
+	return queueSlots + int64(o.Slots)*o.stride(), nil
+}
+
+// FormatQueue makes an empty queue in b, which must be zero; it touches no slot. Errors: ErrTooShort, bad geometry.
+func FormatQueue(b []byte, h Header, o QueueOptions) (*Queue, error) {
+	need, err := QueueSize(o)
+	if err != nil {
+		return nil, err
+	}
+	h.Kind = KindQueue
+	if err := format(b, h, need); err != nil {
+		return nil, err
+	}
+	info := overlayQueueInfo(b, bodyOffset)
+	info.Slots.Store(uint32(o.Slots))
+	info.SlotSize.Store(uint32(o.SlotSize))
+	info.Stride.Store(uint32(o.stride()))
+	info.MaxDeliveries.Store(uint32(o.MaxDeliveries))
+	info.SlotsOffset.Store(queueSlots)
+	var flags QueueFlag
+	if o.Sparse {
+		flags |= QueueFlagSparse
+	}
+	if o.DeadLetter {
+		flags |= QueueFlagDeadLetter
+	}
+	info.Flags.Store(uint32(flags))
+	info.Tail.Store(o.Start)
+	info.Head.Store(o.Start)
+	if o.Start != 0 { // tests: slots that look as after Start claims
+		for i := range uint64(o.Slots) {
+			lap := uint32((o.Start + uint64(o.Slots) - 1 - i) / uint64(o.Slots))
+			overlaySlotHeader(b, queueSlots+int64(i)*o.stride()).State.Store(uint64(MakeWord(PhaseFree, 0, 0, lap)))
+		}
+	}
+	publish(b)
+	return OpenQueue(b)
+}
+
+// OpenQueue checks the header and the geometry. Errors: those of ReadHeader, *KindError, *CorruptError.
+func OpenQueue(b []byte) (*Queue, error) {
+	h, err := open(b, KindQueue)
+	if err != nil {
+		return nil, err
+	}
+	info := overlayQueueInfo(b, bodyOffset)
+	if info == nil {
+		return nil, fmt.Errorf("queue %q: %w", h.Name, ErrTooShort)
+	}
+	o := QueueOptions{Slots: int(info.Slots.Load()), SlotSize: int(info.SlotSize.Load()), MaxDeliveries: int(info.MaxDeliveries.Load())}
+	stride, offset := uint64(info.Stride.Load()), info.SlotsOffset.Load()
+	if err := o.check(); err != nil {
+		return nil, &CorruptError{h.Name, bodyOffset, err.Error()}
+	}
+	if stride < uint64(SizeofSlotHeader+o.SlotSize) || stride%64 != 0 {
+		return nil, &CorruptError{h.Name, bodyOffset + OffsetofQueueInfoStride, fmt.Sprintf("stride %d for slots of %d bytes", stride, o.SlotSize)}
+	}
+	if offset < queueCounters+queueStripes*SizeofQueueCounters || offset%64 != 0 {
+		return nil, &CorruptError{h.Name, bodyOffset + OffsetofQueueInfoSlotsOffset, fmt.Sprintf("slots begin at %#x, inside the head", offset)}
+	}
+	flags := QueueFlag(info.Flags.Load())
+	if flags&QueueFlagDeadLetter != 0 && o.SlotSize < SizeofDeadLetter {
+		return nil, &CorruptError{h.Name, bodyOffset + OffsetofQueueInfoSlotSize, fmt.Sprintf("dead-letter channel with slots of %d bytes", o.SlotSize)}
+	}
+	if err := table(h.Name, b, bodyOffset+OffsetofQueueInfoSlotsOffset, offset, uint32(o.Slots), stride); err != nil {
+		return nil, err
+	}
+	return &Queue{
+		b: b, h: h, info: info,
+		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
+		slotSize: o.SlotSize, stride: stride, offset: offset,
+		maxDeliveries: o.MaxDeliveries, flags: flags,
+		Receivers: Doorbell{&info.ReceiveBell, &info.ReceiveWaiters},
+		Senders:   Doorbell{&info.SendBell, &info.SendWaiters},
+	}, nil
+}
+
+// Header returns the segment's header.
+func (q *Queue) Header() Header { return q.h }
+
+// Slots returns the number of slots.
+func (q *Queue) Slots() int { return int(q.mask) + 1 }
+
+// SlotSize returns the bytes of payload that a slot holds.
+func (q *Queue) SlotSize() int { return q.slotSize }
+
+// MaxDeliveries returns the limit, 0 for none.
+func (q *Queue) MaxDeliveries() int { return q.maxDeliveries }
+
+// Flags returns what kind of queue it is.
+func (q *Queue) Flags() QueueFlag { return q.flags }
+
+// slot returns the head of slot i, i being masked here.
+func (q *Queue) slot(i uint64) *SlotHeader {
+	return overlaySlotHeader(q.b, int64(q.offset+(i&q.mask)*q.stride))
+}
+
+// payload returns the payload of slot i, all SlotSize bytes.
+func (q *Queue) payload(i uint64) []byte {
+	at := q.offset + (i&q.mask)*q.stride + SizeofSlotHeader
+	return q.b[at : at+uint64(q.slotSize) : at+uint64(q.slotSize)]
+}
+
+func (q *Queue) lap(position uint64) uint32 { return uint32(position >> q.shift) }
+
+func (q *Queue) counters(id uint16) *QueueCounters {
+	return overlayQueueCounters(q.b, queueCounters+int64(id%queueStripes)*SizeofQueueCounters)
+}
+
+// Loan is a producer's hold on a slot: the slot is WRITING and names the producer.
+type Loan struct {
+	slot    uint64
+	word    Word
+	suspect bool // somebody else moved tail over the position: head may be beyond it
+}
+
+// Lease is a consumer's hold on a slot: the slot is READING and names the consumer.
+type Lease struct {
+	slot uint64
+	word Word
+}
+
+// Deliveries returns how often a lease of this message ended without an ack before this one.
+func (l Lease) Deliveries() int { return l.word.Deliveries() }
+
+// Position returns the position at which the message was sent, modulo 2^32 laps: its identity.
+func (q *Queue) Position(l Lease) uint64 { return uint64(l.word.Lap())<<q.shift | l.slot }
+
+// TryLoan claims the next slot for the attachment owner, which must not be 0. Errors: ErrFull.
+func (q *Queue) TryLoan(owner uint16) (Loan, error) {
+	for passes := uint64(0); ; {
+		t := q.info.Tail.Load()
+		s := q.slot(t)
+		w := Word(s.State.Load())
+		lap := q.lap(t)
+		if w.Phase() == PhaseFree {
+			if ahead := int32(w.Lap() - lap); ahead > 0 {
+				// The slot was released at or after position t: t is stale, or tail has not been moved yet.
+				if q.info.Tail.Load() != t {
+					continue
+				}
+				if ahead == 1 { // claimed at t and given back before tail moved: t is burnt
+					q.info.Tail.CompareAndSwap(t, t+1)
+					continue
+				}
+				// The lap wrapped while the slot was held: it is as free as any.
+			}
+			mine := MakeWord(PhaseWriting, owner, 0, lap)
+			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // A: from here on a repair finds the slot
+				continue
+			}
+			moved := q.info.Tail.CompareAndSwap(t, t+1) // B: before it no consumer looks beyond t
+			return Loan{t & q.mask, mine, !moved}, nil
+		}
+		if w.Lap() == lap { // claimed at this very position: tail lags behind
+			q.info.Tail.CompareAndSwap(t, t+1)
+			continue
+		}
+		if q.info.Tail.Load() != t {
+			continue
+		}
+		if passes++; w.Phase() == PhaseReady || passes > q.mask+1 {
+			return Loan{}, ErrFull
+		}
+		q.info.Tail.CompareAndSwap(t, t+1) // held by a peer since an earlier lap: burn the position
+	}
+}
+
+// LoanBytes returns the payload of a loan, SlotSize bytes, whose contents are undefined. It is the caller's until
+// Commit or Abort.
+func (q *Queue) LoanBytes(l Loan) []byte { return q.payload(l.slot) }
+
+// Commit publishes n bytes of the loan's payload, and wakes a consumer. n must be at most SlotSize.
+// Errors: ErrLost, and then nothing was published.
+func (q *Queue) Commit(l Loan, n int) error {
+	if n < 0 || n > q.slotSize {
+		return fmt.Errorf("commit of %d bytes: a slot of queue %q holds %d", n, q.h.Name, q.slotSize)
+	}
+	s := q.slot(l.slot)
+	w := Word(s.State.Load())
+	if w&^passedBit != l.word {
+		return ErrLost
+	}
+	s.Length.Store(uint32(n))
+	for {
+		ready := MakeWord(PhaseReady, 0, 0, w.Lap())
+		if s.State.CompareAndSwap(uint64(w), uint64(ready)) { // C: publishes payload and length; pairs with F
+			break
+		}
+		if w = Word(s.State.Load()); w&^passedBit != l.word {
+			return ErrLost
+		}
+	}
+	if l.suspect || w.Passed() {
+		q.lower(l.slot) // D: after C; pairs with H, J
+	}
+	q.counters(l.word.Owner()).Sent.Add(1)
+	q.Receivers.Ring(1) // E
+	return nil
+}
+
+// Abort gives a loan back; its position is skipped. Errors: ErrLost.
+func (q *Queue) Abort(l Loan) error {
+	s := q.slot(l.slot)
+	for {
+		w := Word(s.State.Load())
+		if w&^passedBit != l.word {
+			return ErrLost
+		}
+		if s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1))) {
+			q.counters(l.word.Owner()).Aborted.Add(1)
+			q.Senders.Ring(1)
+			return nil
+		}
+	}
+}
+
+// TryReceive leases the next message to the attachment owner, which must not be 0. Errors: ErrEmpty, *CorruptError
+// (the slot's length is beyond the slot: the lease has been given up and the message dropped).
+func (q *Queue) TryReceive(owner uint16) (Lease, error) {
+	// Bounded even if a hostile peer moves the hints for ever: an honest walk meets each slot once between two
+	// moves of head by others, so this many steps are far beyond any honest interleaving that matters.
+	for steps := uint64(0); steps < 64*(q.mask+1)+1<<16; steps++ {
+		h := q.info.Head.Load()
+		t := q.info.Tail.Load() // before the slot: what is below t was claimed or burnt when the slot is read
+		if int64(t-h) > int64(q.mask+1) {
+			q.info.Head.CompareAndSwap(h, t-q.mask-1)
+			continue
+		}
+		s := q.slot(h)
+		w := Word(s.State.Load())
+		if int64(t-h) <= 0 { // nothing is known to be claimed from h on
+			if h == t && w.Phase() != PhaseFree && w.Lap() == q.lap(h) { // but it is: tail lags behind
+				q.info.Tail.CompareAndSwap(t, t+1)
+				continue
+			}
+			if int64(t-h) < 0 { // only a hostile peer moves head beyond tail
+				q.info.Head.CompareAndSwap(h, t)
+				continue
+			}
+			if q.info.Head.Load() != h { // somebody lowered it
+				continue
+			}
+			return Lease{}, ErrEmpty
+		}
+		switch w.Phase() {
+		case PhaseReady:
+			mine := MakeWord(PhaseReading, owner, w.Deliveries(), w.Lap())
+			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // F: pairs with C
+				continue
+			}
+			q.info.Head.CompareAndSwap(h, h+1)
+			l := Lease{h & q.mask, mine}
+			if n := s.Length.Load(); n > uint32(q.slotSize) {
+				q.Ack(l)
+				return Lease{}, q.corrupt(l.slot, OffsetofSlotHeaderLength, fmt.Sprintf("length %d in a slot of %d bytes; the message was dropped", n, q.slotSize))
+			}
+			q.counters(owner).Received.Add(1)
+			return l, nil
+		case PhaseWriting:
+			if t == h+1 { // nothing is claimed behind it: wait for it, in order
+				if q.info.Head.Load() != h {
+					continue
+				}
+				return Lease{}, ErrEmpty
+			}
+			if !w.Passed() && !s.State.CompareAndSwap(uint64(w), uint64(w|passedBit)) { // P: commit will see it
+				continue
+			}
+		}
+		if q.info.Head.CompareAndSwap(h, h+1) { // H: skip it
+			if Word(s.State.Load()).Phase() == PhaseReady { // J: it became ready meanwhile; pairs with C and D
+				q.lower(h)
+			}
+		}
+	}
+	return Lease{}, q.corrupt(q.info.Head.Load(), 0, "head and tail never come to rest; a peer is damaging the queue")
+}
+
+// LeaseBytes returns the payload of a lease. It is the caller's, to read, until Ack or Nack. After a repair took the lease
+// (Ack says ErrLost) what was read may have been overwritten meanwhile.
+func (q *Queue) LeaseBytes(l Lease) []byte {
+	n := min(q.slot(l.slot).Length.Load(), uint32(q.slotSize)) // read once: a hostile peer may change it
+	return q.payload(l.slot)[:n]
+}
+
+// Ack ends a lease: the message is done, the slot free, a producer woken. Errors: ErrLost.
+func (q *Queue) Ack(l Lease) error {
+	if !q.slot(l.slot).State.CompareAndSwap(uint64(l.word), uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G
+		return ErrLost
+	}
+	q.counters(l.word.Owner()).Acked.Add(1)
+	q.Senders.Ring(1)
+	return nil
+}
+
+// Nack gives a message back for another try, with deliveries raised; after MaxDeliveries it becomes DEAD and the daemon
+// is told to move it. Errors: ErrLost.
+func (q *Queue) Nack(l Lease) error {
+	if !q.giveBack(l.slot, l.word) {
+		return ErrLost
+	}
+	return nil
+}
+
+// giveBack is the transition READING -> READY or DEAD, by the owner or by a repair. It reports false if the slot no
+// longer has the word w.
+func (q *Queue) giveBack(i uint64, w Word) bool {
+	n := min(w.Deliveries()+1, maxDeliveries)
+	next := MakeWord(PhaseReady, 0, n, w.Lap())
+	dead := q.maxDeliveries > 0 && n >= q.maxDeliveries
+	if dead {
+		next = MakeWord(PhaseDead, 0, n, w.Lap())
+	}
+	if !q.slot(i).State.CompareAndSwap(uint64(w), uint64(next)) { // N
+		return false
+	}
+	if dead {
+		q.counters(w.Owner()).Dead.Add(1)
+		q.RingAttention()
+		return true
+	}
+	q.lower(i) // after N, as D after C
+	q.counters(w.Owner()).Redelivered.Add(1)
+	q.Receivers.Ring(1)
+	return true
+}
+
+// lower makes sure that head is not beyond the window position of slot i: the largest position below tail that lies in it.
+func (q *Queue) lower(i uint64) {
+	for {
+		t := q.info.Tail.Load()
+		p := t - 1 - ((t - 1 - i) & q.mask)
+		h := q.info.Head.Load()
+		if int64(h-p) <= 0 || q.info.Head.CompareAndSwap(h, p) {
+			return
+		}
+	}
+}
+
+// Repaired counts what a repair gave back.
+type Repaired struct{ Loans, Leases, Moves int }
+
+// Repair gives back every slot whose owner is dead, makes head and the doorbells right, and wakes everybody who sleeps on the
+// queue. It must follow every death of a process that could use the queue, whether that held a slot or not, and precede
+// the next use of its attachment id. It may be killed at any point and run again, and several repairs may run at once.
+// dead must be true only for attachments whose process has ended.
+func (q *Queue) Repair(dead func(owner uint16) bool) Repaired {
+	var r Repaired
+	for i := range q.reached() {
+		s := q.slot(i)
+		for {
+			w := Word(s.State.Load())
+			if w.Owner() == 0 || !dead(w.Owner()) {
+				break
+			}
+			switch w.Phase() {
+			case PhaseWriting:
+				if q.flags&QueueFlagDeadLetter != 0 { // the copy was cut short: hasDead must not find it
+					q.deadLetter(i).Present.Store(0)
+				}
+				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1))) { // R: a consumer may set passed meanwhile
+					continue
+				}
+				q.counters(w.Owner()).Aborted.Add(1)
+				r.Loans++
+			case PhaseReading:
+				if !q.giveBack(i, w) {
+					continue
+				}
+				r.Leases++
+			case PhaseMoving:
+				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap()))) {
+					continue
+				}
+				r.Moves++
+			}
+			break
+		}
+	}
+	// The dead may have published without lowering head, or moved head without looking back: walk the whole window again.
+	for {
+		t, h := q.info.Tail.Load(), q.info.Head.Load()
+		p := t - min(t, q.mask+1)
+		if int64(h-p) <= 0 || q.info.Head.CompareAndSwap(h, p) {
+			break
+		}
+	}
+	q.Receivers.RingAll()
+	q.Senders.RingAll()
+	q.RingAttention()
+	return r
+}
+
+// reached returns the number of slots that were ever claimed: on the first lap a sparse queue's other pages are not touched.
+func (q *Queue) reached() uint64 {
+	// One more than tail: a producer may have died after its claim and before it moved tail.
+	if t := q.info.Tail.Load() + 1; t <= q.mask {
+		return t
+	}
+	return q.mask + 1
+}
+
+// Attention is the daemon's doorbell for dead messages, a futex.
+func (q *Queue) Attention() *atomic.Uint32 { return &q.info.Attention }
+
+func (q *Queue) corrupt(i uint64, field int64, what string) error {
+	return &CorruptError{q.h.Name, int64(q.offset+(i&q.mask)*q.stride) + field, what}
+}

@@ -1,0 +1,393 @@
+package protocol
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// Roster is a view of the roster segment. The daemon alone writes it, from one goroutine at a time; everybody
+// may read it at any time, also in the middle of a write: rows are read whole or reported as torn.
+type Roster struct {
+	b    []byte
+	h    Header
+	info *RosterInfo
+}
+
+// RosterConfig gives the number of rows of each table. Attachments does not count row 0, which is never used.
+type RosterConfig struct{ Segments, Groups, Workers, Attachments int }
+
+// DaemonInfo is what the roster says of the daemon.
+type DaemonInfo struct {
+	Pid        int
+	StartTicks uint64 // with Pid the identity of the process
+	State      DaemonState
+	Started    time.Time
+	Version    string
+	Config     string
+}
+
+// Segment is a row of the roster's directory.
+type Segment struct {
+	Name  string
+	Kind  Kind
+	Size  int64 // bytes
+	Inode uint64
+}
+
+// Group is a row of the group table.
+type Group struct {
+	Name        string
+	Restart     Restart
+	First       int // index of the first worker
+	Count       int
+	StopTimeout time.Duration
+	Command     string // for people; cut
+}
+
+// Worker is a row of the worker table: the actual state of one instance.
+type Worker struct {
+	Name                 string // GROUP.INSTANCE
+	Group                int    // index of the group
+	Instance             int
+	State                State
+	Pid                  int    // 0 when no process runs
+	StartTicks           uint64 // with Pid the identity of the process
+	Attachment           uint16
+	Since                time.Time
+	Restarts             uint64
+	ExitCode, ExitSignal int
+	Reason               string
+}
+
+// Attachment is a row of the attachment table; its index is the id that stamps slots.
+type Attachment struct {
+	State      AttachmentState
+	Pid        int
+	UID        uint32
+	StartTicks uint64
+	Worker     int // index of the worker, -1 for an outsider
+	Role       Role
+	Name       string
+}
+
+const rosterTables = 4096 // offset of the first table
+
+// RosterSize returns the bytes that a roster needs.
+func RosterSize(c RosterConfig) int64 { return rosterOffsets(c)[4] }
+
+// rosterOffsets returns the offsets of the segment, group, worker and attachment tables, and the end.
+func rosterOffsets(c RosterConfig) [5]int64 {
+	var o [5]int64
+	o[0] = rosterTables
+	o[1] = o[0] + int64(c.Segments)*SizeofSegmentRow
+	o[2] = o[1] + int64(c.Groups)*SizeofGroupRow
+	o[3] = o[2] + int64(c.Workers)*SizeofWorkerRow
+	o[4] = o[3] + int64(c.Attachments+1)*SizeofAttachmentRow
+	return o
+}
+
+// FormatRoster makes a roster in b, which must be zero. Errors: ErrTooShort.
+func FormatRoster(b []byte, h Header, c RosterConfig) (*Roster, error) {
+	h.Kind = KindRoster
+	if err := format(b, h, RosterSize(c)); err != nil {
+		return nil, err
+	}
+	o := rosterOffsets(c)
+	info := overlayRosterInfo(b, bodyOffset)
+	info.SegmentCap.Store(uint32(c.Segments))
+	info.GroupCap.Store(uint32(c.Groups))
+	info.WorkerCap.Store(uint32(c.Workers))
+	info.AttachmentCap.Store(uint32(c.Attachments + 1))
+	info.SegmentOffset.Store(uint64(o[0]))
+	info.GroupOffset.Store(uint64(o[1]))
+	info.WorkerOffset.Store(uint64(o[2]))
+	info.AttachmentOffset.Store(uint64(o[3]))
+	publish(b)
+	return OpenRoster(b)
+}
+
+// OpenRoster checks the header and the tables' places. Errors: those of ReadHeader, *KindError, *CorruptError.
+func OpenRoster(b []byte) (*Roster, error) {
+	h, err := open(b, KindRoster)
+	if err != nil {
+		return nil, err
+	}
+	r := &Roster{b: b, h: h, info: overlayRosterInfo(b, bodyOffset)}
+	if r.info == nil {
+		return nil, fmt.Errorf("roster of region %q: %w", h.Region, ErrTooShort)
+	}
+	i := r.info
+	for _, t := range []struct {
+		field  int64
+		offset uint64
+		count  uint32
+		size   uint64
+	}{
+		{OffsetofRosterInfoSegmentOffset, i.SegmentOffset.Load(), i.SegmentCap.Load(), SizeofSegmentRow},
+		{OffsetofRosterInfoGroupOffset, i.GroupOffset.Load(), i.GroupCap.Load(), SizeofGroupRow},
+		{OffsetofRosterInfoWorkerOffset, i.WorkerOffset.Load(), i.WorkerCap.Load(), SizeofWorkerRow},
+		{OffsetofRosterInfoAttachmentOffset, i.AttachmentOffset.Load(), i.AttachmentCap.Load(), SizeofAttachmentRow},
+	} {
+		if err := table(h.Name, b, bodyOffset+t.field, t.offset, t.count, t.size); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Header returns the segment's header.
+func (r *Roster) Header() Header { return r.h }
+
+// row returns the overlay of row i of a table, and an error when i is beyond the count or the table has moved
+// out of the memory since OpenRoster (a damaged roster).
+func row[T any](r *Roster, overlay func([]byte, int64) *T, what string, offset *atomic.Uint64, limit *atomic.Uint32, i int, size int64) (*T, error) {
+	if n := limit.Load(); i < 0 || uint32(i) >= n {
+		return nil, fmt.Errorf("roster: there is no %s %d (%d rows)", what, i, n)
+	}
+	p := overlay(r.b, int64(offset.Load()&(1<<47-1))+int64(i)*size)
+	if p == nil {
+		return nil, &CorruptError{r.h.Name, bodyOffset, fmt.Sprintf("%s table lies outside the memory", what)}
+	}
+	return p, nil
+}
+
+// Daemon returns what the roster says of the daemon.
+func (r *Roster) Daemon() DaemonInfo {
+	i := r.info
+	return DaemonInfo{
+		Pid:        int(int32(i.DaemonPid.Load())),
+		StartTicks: i.DaemonStartTicks.Load(),
+		State:      DaemonState(i.DaemonState.Load()),
+		Started:    time.Unix(0, int64(i.StartedUnixNs.Load())),
+		Version:    Text(i.Version[:]),
+		Config:     Text(i.Config[:]),
+	}
+}
+
+// SetDaemon writes what the roster says of the daemon, and tells waiters.
+func (r *Roster) SetDaemon(d DaemonInfo) {
+	i := r.info
+	i.DaemonStartTicks.Store(d.StartTicks)
+	i.StartedUnixNs.Store(uint64(d.Started.UnixNano()))
+	SetText(i.Version[:], d.Version)
+	SetText(i.Config[:], d.Config)
+	i.DaemonPid.Store(uint32(d.Pid))
+	i.DaemonState.Store(uint32(d.State))
+	r.Changed()
+}
+
+// ChangeWord is the futex that Changed raises; it may be waited on in a read-only mapping.
+func (r *Roster) ChangeWord() *atomic.Uint32 { return &r.info.Change }
+
+// Changed tells everybody who waits on ChangeWord that the roster has changed.
+func (r *Roster) Changed() {
+	r.info.Change.Add(1)
+	sys.FutexWake(&r.info.Change, 1<<30)
+}
+
+func (r *Roster) segmentRow(i int, limit *atomic.Uint32) (*SegmentRow, error) {
+	return row(r, overlaySegmentRow, "segment", &r.info.SegmentOffset, limit, i, SizeofSegmentRow)
+}
+
+// Segments returns the directory. A torn row ends it with an error beside the rows before it.
+func (r *Roster) Segments() ([]Segment, error) {
+	n := int(min(r.info.SegmentCount.Load(), r.info.SegmentCap.Load()))
+	out := make([]Segment, 0, n)
+	for i := range n {
+		p, err := r.segmentRow(i, &r.info.SegmentCap)
+		if err != nil {
+			return out, err
+		}
+		var s Segment
+		err = readRow(&p.Seq, func() {
+			s = Segment{Name: Text(p.Name[:]), Kind: Kind(p.Kind.Load()), Size: int64(p.Size.Load()), Inode: p.Inode.Load()}
+		})
+		if err != nil {
+			return out, fmt.Errorf("roster: segment %d: %w", i, err)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// AddSegment appends a row to the directory.
+func (r *Roster) AddSegment(s Segment) error {
+	i := int(r.info.SegmentCount.Load())
+	p, err := r.segmentRow(i, &r.info.SegmentCap)
+	if err != nil {
+		return err
+	}
+	writeRow(&p.Seq, func() {
+		p.Kind.Store(uint32(s.Kind))
+		p.Size.Store(uint64(s.Size))
+		p.Inode.Store(s.Inode)
+		SetText(p.Name[:], s.Name)
+	})
+	r.info.SegmentCount.Store(uint32(i + 1))
+	r.Changed()
+	return nil
+}
+
+func (r *Roster) groupRow(i int, limit *atomic.Uint32) (*GroupRow, error) {
+	return row(r, overlayGroupRow, "group", &r.info.GroupOffset, limit, i, SizeofGroupRow)
+}
+
+// Groups returns the group table. A torn row ends it with an error beside the rows before it.
+func (r *Roster) Groups() ([]Group, error) {
+	n := int(min(r.info.GroupCount.Load(), r.info.GroupCap.Load()))
+	out := make([]Group, 0, n)
+	for i := range n {
+		p, err := r.groupRow(i, &r.info.GroupCap)
+		if err != nil {
+			return out, err
+		}
+		var g Group
+		err = readRow(&p.Seq, func() {
+			g = Group{Name: Text(p.Name[:]), Restart: Restart(p.Restart.Load()), First: int(p.FirstWorker.Load()), Count: int(p.Count.Load()),
+				StopTimeout: time.Duration(p.StopTimeoutNs.Load()), Command: Text(p.Command[:])}
+		})
+		if err != nil {
+			return out, fmt.Errorf("roster: group %d: %w", i, err)
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+// AddGroup appends a row to the group table and returns its index.
+func (r *Roster) AddGroup(g Group) (int, error) {
+	i := int(r.info.GroupCount.Load())
+	p, err := r.groupRow(i, &r.info.GroupCap)
+	if err != nil {
+		return 0, err
+	}
+	writeRow(&p.Seq, func() {
+		p.Restart.Store(uint32(g.Restart))
+		p.FirstWorker.Store(uint32(g.First))
+		p.Count.Store(uint32(g.Count))
+		p.StopTimeoutNs.Store(uint64(g.StopTimeout))
+		SetText(p.Name[:], g.Name)
+		SetText(p.Command[:], g.Command)
+	})
+	r.info.GroupCount.Store(uint32(i + 1))
+	r.Changed()
+	return i, nil
+}
+
+func (r *Roster) workerRow(i int, limit *atomic.Uint32) (*WorkerRow, error) {
+	return row(r, overlayWorkerRow, "worker", &r.info.WorkerOffset, limit, i, SizeofWorkerRow)
+}
+
+// WorkerCount returns the number of rows in use, at most the number that there are.
+func (r *Roster) WorkerCount() int {
+	return int(min(r.info.WorkerCount.Load(), r.info.WorkerCap.Load()))
+}
+
+// Worker returns row i of the worker table.
+func (r *Roster) Worker(i int) (Worker, error) {
+	p, err := r.workerRow(i, &r.info.WorkerCount)
+	if err != nil {
+		return Worker{}, err
+	}
+	var w Worker
+	err = readRow(&p.Seq, func() {
+		w = Worker{Name: Text(p.Name[:]), Group: int(p.Group.Load()), Instance: int(p.Instance.Load()), State: State(p.State.Load()),
+			Pid: int(int32(p.Pid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
+			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(),
+			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())), Reason: Text(p.Reason[:])}
+	})
+	if err != nil {
+		return w, fmt.Errorf("roster: worker %d: %w", i, err)
+	}
+	return w, nil
+}
+
+// Workers returns the worker table. A torn row ends it with an error beside the rows before it.
+func (r *Roster) Workers() ([]Worker, error) {
+	n := r.WorkerCount()
+	out := make([]Worker, 0, n)
+	for i := range n {
+		w, err := r.Worker(i)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+// SetWorker writes row i of the worker table, extends the table if i is the next row, and tells waiters.
+func (r *Roster) SetWorker(i int, w Worker) error {
+	p, err := r.workerRow(i, &r.info.WorkerCap)
+	if err != nil {
+		return err
+	}
+	writeRow(&p.Seq, func() {
+		p.State.Store(uint32(w.State))
+		p.Pid.Store(uint32(w.Pid))
+		p.Group.Store(uint32(w.Group))
+		p.Instance.Store(uint32(w.Instance))
+		p.Attachment.Store(uint32(w.Attachment))
+		p.StartTicks.Store(w.StartTicks)
+		p.SinceUnixNs.Store(uint64(w.Since.UnixNano()))
+		p.Restarts.Store(w.Restarts)
+		p.ExitCode.Store(uint32(w.ExitCode))
+		p.ExitSignal.Store(uint32(w.ExitSignal))
+		SetText(p.Name[:], w.Name)
+		SetText(p.Reason[:], w.Reason)
+	})
+	if n := r.info.WorkerCount.Load(); uint32(i) == n {
+		r.info.WorkerCount.Store(n + 1)
+	}
+	r.Changed()
+	return nil
+}
+
+func (r *Roster) attachmentRow(i int) (*AttachmentRow, error) {
+	return row(r, overlayAttachmentRow, "attachment", &r.info.AttachmentOffset, &r.info.AttachmentCap, i, SizeofAttachmentRow)
+}
+
+// AttachmentCap returns the number of rows of the attachment table, row 0 included.
+func (r *Roster) AttachmentCap() int { return int(r.info.AttachmentCap.Load()) }
+
+// Attachment returns row id of the attachment table.
+func (r *Roster) Attachment(id uint16) (Attachment, error) {
+	p, err := r.attachmentRow(int(id))
+	if err != nil {
+		return Attachment{}, err
+	}
+	var a Attachment
+	err = readRow(&p.Seq, func() {
+		a = Attachment{State: AttachmentState(p.State.Load()), Pid: int(int32(p.Pid.Load())), UID: p.Uid.Load(),
+			StartTicks: p.StartTicks.Load(), Worker: int(p.Worker.Load()) - 1, Role: Role(p.Role.Load()), Name: Text(p.Name[:])}
+	})
+	if err != nil {
+		return a, fmt.Errorf("roster: attachment %d: %w", id, err)
+	}
+	return a, nil
+}
+
+// SetAttachment writes row id of the attachment table.
+func (r *Roster) SetAttachment(id uint16, a Attachment) error {
+	p, err := r.attachmentRow(int(id))
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		return fmt.Errorf("roster: attachment id 0 is never used")
+	}
+	writeRow(&p.Seq, func() {
+		p.State.Store(uint32(a.State))
+		p.Pid.Store(uint32(a.Pid))
+		p.Uid.Store(a.UID)
+		p.StartTicks.Store(a.StartTicks)
+		p.Worker.Store(uint32(a.Worker + 1))
+		p.Role.Store(uint32(a.Role))
+		SetText(p.Name[:], a.Name)
+	})
+	r.Changed()
+	return nil
+}

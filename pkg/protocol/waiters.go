@@ -1,0 +1,81 @@
+package protocol
+
+import (
+	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// Doorbell is one side of a channel that processes sleep on: a futex word and the number of sleepers, so that a
+// waker makes a system call only if somebody sleeps. docs/queue.md, "Sleeping and waking", argues it.
+//
+// Use:
+//
+//	v := d.Value()
+//	t := d.Register()               // S
+//	if try again [T] fails { sleep until d.Word() != v }
+//	d.Unregister(t)
+type Doorbell struct {
+	bell    *atomic.Uint32
+	waiters *atomic.Uint64 // epoch:32 | count:32
+}
+
+// Ticket is what Register returns: the epoch in which the sleeper was counted.
+type Ticket uint32
+
+// Word is the futex to sleep on.
+func (d Doorbell) Word() *atomic.Uint32 { return d.bell }
+
+// Value is the value to sleep on; load it before the last try.
+func (d Doorbell) Value() uint32 { return d.bell.Load() }
+
+// Register counts the caller as a sleeper. The increment [S] is before the caller's last try [T]; it pairs with
+// the load of the count in Ring [W].
+func (d Doorbell) Register() Ticket {
+	for {
+		w := d.waiters.Load()
+		if uint32(w) == 1<<32-1 { // a damaged count must not carry into the epoch
+			d.waiters.CompareAndSwap(w, w&^(1<<32-1))
+			continue
+		}
+		if d.waiters.CompareAndSwap(w, w+1) {
+			return Ticket(w >> 32)
+		}
+	}
+}
+
+// Unregister takes the caller back from the count, unless a repair has zeroed the count meanwhile.
+func (d Doorbell) Unregister(t Ticket) {
+	for {
+		w := d.waiters.Load()
+		if Ticket(w>>32) != t || uint32(w) == 0 || d.waiters.CompareAndSwap(w, w-1) {
+			return
+		}
+	}
+}
+
+// Sleepers returns the number of registered sleepers, of which some may have died since the last repair.
+func (d Doorbell) Sleepers() int { return int(uint32(d.waiters.Load())) }
+
+// Ring wakes up to n sleepers if there are any. It is called after what they wait for was published; the load of
+// the count [W] pairs with Register [S].
+func (d Doorbell) Ring(n int) {
+	if uint32(d.waiters.Load()) == 0 { // W
+		return
+	}
+	d.bell.Add(1)
+	sys.FutexWake(d.bell, n)
+}
+
+// RingAll forgets the sleepers that were counted, among whom may be dead ones, and wakes everybody. The living
+// find another epoch and register again if they still have to sleep.
+func (d Doorbell) RingAll() {
+	for {
+		w := d.waiters.Load()
+		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {
+			break
+		}
+	}
+	d.bell.Add(1)
+	sys.FutexWake(d.bell, 1<<30)
+}

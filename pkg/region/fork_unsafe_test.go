@@ -1,0 +1,50 @@
+package region
+
+import (
+	"runtime"
+	"syscall"
+	"unsafe"
+)
+
+// forkAndTouch forks this process the bare way, as a library in a C worker might: the child shares
+// nothing with the Go runtime but a copy of its memory, so it makes system calls only. It has the
+// kernel read the first byte of b, and exits with the errno: 0, or EFAULT if b is not in its memory.
+//
+//go:norace
+//go:nosplit
+//go:noinline
+func forkChild(w, addr uintptr) (pid uintptr, e syscall.Errno) {
+	pid, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if e != 0 || pid != 0 {
+		return pid, e
+	}
+	_, _, e = syscall.RawSyscall(syscall.SYS_WRITE, w, addr, 1)
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(e), 0, 0)
+	}
+}
+
+// forkAndTouch returns what the child got when it touched b.
+func forkAndTouch(b []byte) (syscall.Errno, error) {
+	var p [2]int
+	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+		return 0, err
+	}
+	defer syscall.Close(p[0])
+	defer syscall.Close(p[1])
+	syscall.ForkLock.Lock()
+	pid, e := forkChild(uintptr(p[1]), uintptr(unsafe.Pointer(&b[0])))
+	syscall.ForkLock.Unlock()
+	if e != 0 {
+		return 0, e
+	}
+	var ws syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(int(pid), &ws, 0, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		runtime.KeepAlive(b)
+		return syscall.Errno(ws.ExitStatus()), err
+	}
+}

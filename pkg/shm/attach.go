@@ -1,0 +1,261 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// Options say how to attach. The zero value: as the worker that the environment describes (SHMD_FDS), else as an outsider
+// of region "default".
+type Options struct {
+	// Region is the region's name. Default: $SHMD_REGION, else "default". Naming one makes the process an outsider.
+	Region string
+	// Socket is the path of the daemon's socket. Default: the region's usual place. Naming one makes the process an outsider.
+	Socket string
+	// Name is what an outsider is called in shmctl ps and in the roster. Default: the program's name.
+	Name string
+	// Produce and Consume name the channels that an outsider wants to hold. A worker holds those of its configuration.
+	Produce, Consume []string
+	// Operate asks for the command segment writable, which lets an outsider stop and start workers.
+	Operate bool
+}
+
+// Region is one process's attachment to a region. It is safe for concurrent use.
+type Region struct {
+	name   string
+	worker string // "" for an outsider
+	id     uint16
+	hub    *sys.Hub
+
+	roster   *protocol.Roster
+	command  *protocol.Command
+	group    *protocol.GroupSegment // nil for an outsider
+	page     *protocol.InstancePage // nil for an outsider
+	index    int                    // of the worker's row; -1 for an outsider
+	groupRow int
+
+	segments map[string]*region.Segment
+	queues   map[string]*protocol.Queue
+
+	quit     context.Context
+	endQuit  context.CancelCauseFunc
+	watching sync.WaitGroup
+	spinning atomic.Bool // one goroutine of the process spins, the others sleep at once
+
+	change atomic.Uint32 // value of the roster's change word at the last call of Workers
+
+	conn  *attach.Conn // outsider: its attachment
+	once  sync.Once
+	close error
+}
+
+// Attach makes the process part of a region.
+//
+// As a worker it takes the descriptors that the daemon handed down, removes SHMD_FDS from the environment and marks the descriptors
+// close-on-exec, so that children of the worker inherit nothing. As an outsider it asks the daemon's socket.
+//
+// ctx bounds the attaching only. Errors: ErrNoDaemon, ErrDeadSocket, ErrSilent, ErrPermission, ErrAttached; those of region.Open
+// and protocol.Check for a segment that cannot be used.
+func Attach(ctx context.Context, o Options) (*Region, error) {
+	fds := os.Getenv("SHMD_FDS")
+	if fds != "" && o.Region == "" && o.Socket == "" {
+		r, err := attachWorker(strings.Split(fds, ","))
+		if err != nil {
+			return nil, fmt.Errorf("attach as worker %q: %w", os.Getenv("SHMD_WORKER"), err)
+		}
+		return r, nil
+	}
+	r, err := attachOutsider(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	return r, nil
+}
+
+func newRegion(name string) *Region {
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, segments: map[string]*region.Segment{}, queues: map[string]*protocol.Queue{}}
+	r.quit, r.endQuit = context.WithCancelCause(context.Background())
+	return r
+}
+
+// firstFD is the number of the first descriptor that a worker inherits.
+const firstFD = 3
+
+func attachWorker(names []string) (_ *Region, err error) {
+	r := newRegion(os.Getenv("SHMD_REGION"))
+	r.worker = os.Getenv("SHMD_WORKER")
+	defer func() {
+		if err != nil {
+			r.abandon()
+		}
+	}()
+	files := map[string]*os.File{}
+	for i, name := range names {
+		f, err := region.FromFD(firstFD+i, name)
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files[name] = f
+	}
+	os.Unsetenv("SHMD_FDS")
+	if err := r.open(files); err != nil {
+		return nil, err
+	}
+	if r.group == nil {
+		return nil, errors.New("SHMD_FDS names no group segment: start the program through shmd")
+	}
+	workers, err := r.roster.Workers()
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range workers {
+		if w.Name == r.worker {
+			r.index, r.groupRow, r.id = i, w.Group, w.Attachment
+			if w.Instance >= r.group.Instances() || i >= r.command.Workers() || w.Group >= r.command.Groups() {
+				return nil, fmt.Errorf("the roster's row %d (instance %d of group %d) does not fit the group and command segments", i, w.Instance, w.Group)
+			}
+			r.page = r.group.Page(w.Instance)
+		}
+	}
+	switch {
+	case r.page == nil:
+		return nil, fmt.Errorf("the roster of region %q has no such worker", r.name)
+	case r.id == 0:
+		return nil, fmt.Errorf("the daemon gave this worker no attachment id; it was not started by the living daemon")
+	case !r.page.AttachedPid.CompareAndSwap(0, uint32(os.Getpid())):
+		p := r.page
+		r.page = nil // it is the other one's
+		return nil, fmt.Errorf("%w (pid %d)", ErrAttached, p.AttachedPid.Load())
+	}
+	r.Heartbeat()
+	r.watchQuit()
+	return r, nil
+}
+
+func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
+	if o.Region == "" {
+		if o.Region = os.Getenv("SHMD_REGION"); o.Region == "" {
+			o.Region = "default"
+		}
+	}
+	if o.Socket == "" {
+		o.Socket = attach.SocketPath(o.Region)
+	}
+	if o.Name == "" {
+		o.Name = programName()
+	}
+	role := attach.RoleObserve
+	if o.Operate {
+		role = attach.RoleOperate
+	}
+	conn, err := attach.Dial(ctx, o.Socket)
+	if err != nil {
+		return nil, err
+	}
+	r := newRegion(o.Region)
+	defer func() {
+		if err != nil {
+			r.abandon()
+			conn.Close()
+		}
+	}()
+	got, err := conn.Attach(ctx, attach.Request{Role: role, Name: o.Name, Produce: o.Produce, Consume: o.Consume})
+	if err != nil {
+		return nil, err
+	}
+	r.id = got.Reply.Attachment
+	if err := r.open(got.Files); err != nil {
+		return nil, err
+	}
+	r.conn = conn
+	r.watchQuit()
+	return r, nil
+}
+
+func programName() string {
+	name := os.Args[0]
+	return name[strings.LastIndexByte(name, '/')+1:]
+}
+
+// open maps the segments. It takes ownership of the files, also on error.
+func (r *Region) open(files map[string]*os.File) (err error) {
+	defer closeAll(files) // what was not reached
+	for name, f := range files {
+		kind := protocol.KindQueue
+		switch {
+		case name == "roster":
+			kind = protocol.KindRoster
+		case name == "command":
+			kind = protocol.KindCommand
+		case name == "log":
+			kind = protocol.KindLog
+		case name == "group" || strings.HasPrefix(name, "group/"):
+			kind = protocol.KindGroup
+		}
+		write, err := sys.AccessMode(f)
+		if err != nil {
+			return fmt.Errorf("descriptor of segment %q: %w", name, err)
+		}
+		delete(files, name)
+		s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Check: protocol.Check(kind, 0)})
+		if err != nil {
+			return fmt.Errorf("segment %q: %w", name, err)
+		}
+		r.segments[name] = s
+		s.OnClose(func() { r.hub.Forget(s.Bytes()) })
+		switch kind {
+		case protocol.KindRoster:
+			r.roster, err = protocol.OpenRoster(s.Bytes())
+		case protocol.KindCommand:
+			r.command, err = protocol.OpenCommand(s.Bytes())
+		case protocol.KindGroup:
+			if name == "group" {
+				r.group, err = protocol.OpenGroup(s.Bytes())
+			}
+		case protocol.KindQueue:
+			if write {
+				r.queues[name], err = protocol.OpenQueue(s.Bytes())
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("segment %q: %w", name, err)
+		}
+	}
+	if r.roster == nil || r.command == nil {
+		return errors.New("got no roster or no command segment")
+	}
+	if g := r.roster.Header().Generation; g != r.command.Header().Generation {
+		return fmt.Errorf("roster and command segment: %w", protocol.ErrGeneration)
+	}
+	return nil
+}
+
+func closeAll(files map[string]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// abandon undoes a half-done attach.
+func (r *Region) abandon() {
+	if r.page != nil {
+		r.page.AttachedPid.Store(0)
+	}
+	r.endQuit(ErrClosed)
+	r.watching.Wait()
+	for _, s := range r.segments {
+		s.Close()
+	}
+	r.hub.Close()
+}

@@ -1,0 +1,50 @@
+package shm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// Errors of Attach.
+var (
+	// ErrNoDaemon: there is no socket of the region: the daemon does not run, or has another name or directory.
+	ErrNoDaemon = attach.ErrNoDaemon
+	// ErrDeadSocket: the socket is there and nobody listens: the daemon was killed.
+	ErrDeadSocket = attach.ErrDeadSocket
+	// ErrSilent: the daemon does not answer.
+	ErrSilent = attach.ErrSilent
+	// ErrPermission: this user may not do that.
+	ErrPermission = attach.ErrPermission
+	// ErrAttached: another process has already attached as this worker.
+	ErrAttached = errors.New("another process is already attached as this worker")
+)
+
+// Errors of messages.
+var (
+	// ErrQuit: the process was asked to quit (shmctl stop). It is also the cause of the context that Quit returns.
+	ErrQuit = errors.New("asked to quit")
+	// ErrClosed: the region was closed by this process.
+	ErrClosed = os.ErrClosed
+	// ErrFull: TrySend and TryLoan found no free slot.
+	ErrFull = protocol.ErrFull
+	// ErrEmpty: TryReceive found no message.
+	ErrEmpty = protocol.ErrEmpty
+	// ErrLost: the loan or message had already ended, or a repair took it.
+	ErrLost = protocol.ErrLost
+	// ErrNoChannel: this process does not hold a channel of that name.
+	ErrNoChannel = errors.New("no such channel here")
+)
+
+// A TooLargeError says that a payload does not fit into a slot.
+type TooLargeError struct {
+	Channel     string
+	Size, Limit int // bytes
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("message of %d bytes is too large: a slot of channel %q holds %d; raise slot_size, or send a reference", e.Size, e.Channel, e.Limit)
+}

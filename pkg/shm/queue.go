@@ -1,0 +1,251 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// Queue is one end of a channel of kind queue: each message goes to exactly one of its consumers, at least once across a
+// consumer's death. It is safe for concurrent use.
+type Queue struct {
+	r    *Region
+	q    *protocol.Queue
+	s    *region.Segment
+	name string
+}
+
+// Name returns the channel's name.
+func (q *Queue) Name() string { return q.name }
+
+// SlotSize returns the largest payload, in bytes.
+func (q *Queue) SlotSize() int { return q.q.SlotSize() }
+
+// Slots returns the number of slots.
+func (q *Queue) Slots() int { return q.q.Slots() }
+
+// Stat takes a snapshot of the queue.
+func (q *Queue) Stat() (protocol.QueueStat, error) {
+	if err := q.s.Lease(); err != nil {
+		return protocol.QueueStat{}, err
+	}
+	defer q.s.Release()
+	return q.q.Stat(), nil
+}
+
+// Send copies p into a slot and publishes it; when it returns nil the message is committed: no death can lose it. It waits while
+// the queue is full. Errors: *TooLargeError, ctx.Err(), ErrQuit (only when it would have to wait), ErrClosed.
+func (q *Queue) Send(ctx context.Context, p []byte) error {
+	return q.send(ctx, p, true)
+}
+
+// TrySend is Send that does not wait. Errors: ErrFull beside those of Send.
+func (q *Queue) TrySend(p []byte) error {
+	return q.send(context.Background(), p, false)
+}
+
+func (q *Queue) send(ctx context.Context, p []byte, wait bool) error {
+	if limit := q.q.SlotSize(); len(p) > limit {
+		return &TooLargeError{q.name, len(p), limit}
+	}
+	if err := q.s.Lease(); err != nil {
+		return err
+	}
+	defer q.s.Release()
+	l, err := q.loan(ctx, wait)
+	if err != nil {
+		return err
+	}
+	copy(q.q.LoanBytes(l), p)
+	return q.q.Commit(l, len(p))
+}
+
+// Loan is a slot that the caller fills in place. It is used by one goroutine at a time, and ends with Commit or Abort.
+type Loan struct {
+	q    *Queue
+	l    protocol.Loan
+	done atomic.Bool
+}
+
+// Loan takes a slot to write a message in place. It waits while the queue is full. Until Commit nobody sees the message; if the process
+// dies before, the slot is given back. Errors: as Send.
+func (q *Queue) Loan(ctx context.Context) (*Loan, error) { return q.takeLoan(ctx, true) }
+
+// TryLoan is Loan that does not wait. Errors: ErrFull beside those of Loan.
+func (q *Queue) TryLoan() (*Loan, error) { return q.takeLoan(context.Background(), false) }
+
+func (q *Queue) takeLoan(ctx context.Context, wait bool) (*Loan, error) {
+	if err := q.s.Lease(); err != nil {
+		return nil, err
+	}
+	l, err := q.loan(ctx, wait)
+	if err != nil {
+		q.s.Release()
+		return nil, err
+	}
+	return &Loan{q: q, l: l}, nil
+}
+
+// Bytes returns the slot's payload, SlotSize bytes of undefined contents, valid until Commit or Abort.
+func (l *Loan) Bytes() []byte { return l.q.q.LoanBytes(l.l) }
+
+// Commit publishes the first n bytes. Errors: *TooLargeError (the loan goes on), ErrLost.
+func (l *Loan) Commit(n int) error {
+	if limit := l.q.q.SlotSize(); n < 0 || n > limit {
+		return &TooLargeError{l.q.name, n, limit}
+	}
+	if l.done.Swap(true) {
+		return ErrLost
+	}
+	defer l.q.s.Release()
+	return l.q.q.Commit(l.l, n)
+}
+
+// Abort gives the slot back. After Commit it does nothing and returns ErrLost, so it can be deferred.
+func (l *Loan) Abort() error {
+	if l.done.Swap(true) {
+		return ErrLost
+	}
+	defer l.q.s.Release()
+	return l.q.q.Abort(l.l)
+}
+
+// Message is a message that the caller reads in place. It is used by one goroutine at a time, and ends with Ack or Nack.
+type Message struct {
+	q    *Queue
+	l    protocol.Lease
+	b    []byte
+	done atomic.Bool
+}
+
+// Receive takes the next message, and waits for one. If the process dies before Ack, another consumer gets the message.
+// Errors: ctx.Err(), ErrQuit (also when messages are there: a worker that is asked to quit takes no more), ErrClosed,
+// *protocol.CorruptError.
+func (q *Queue) Receive(ctx context.Context) (*Message, error) { return q.receive(ctx, true) }
+
+// TryReceive is Receive that does not wait. Errors: ErrEmpty beside those of Receive.
+func (q *Queue) TryReceive() (*Message, error) { return q.receive(context.Background(), false) }
+
+func (q *Queue) receive(ctx context.Context, wait bool) (*Message, error) {
+	if err := q.s.Lease(); err != nil {
+		return nil, err
+	}
+	l, err := q.lease(ctx, wait)
+	if err != nil {
+		q.s.Release()
+		return nil, err
+	}
+	return &Message{q: q, l: l, b: q.q.LeaseBytes(l)}, nil
+}
+
+// ReceiveCopy takes the next message, appends its payload to buf, acks it, and returns the extended buffer. A message that
+// a dying process had copied is lost with the process's memory only after the ack. Errors: as Receive.
+func (q *Queue) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
+	if err := q.s.Lease(); err != nil {
+		return buf, err
+	}
+	defer q.s.Release()
+	l, err := q.lease(ctx, true)
+	if err != nil {
+		return buf, err
+	}
+	buf = append(buf, q.q.LeaseBytes(l)...)
+	return buf, q.q.Ack(l)
+}
+
+// Bytes returns the payload, valid until Ack or Nack. It must not be written to.
+func (m *Message) Bytes() []byte { return m.b }
+
+// Deliveries returns how often this message was delivered before without an ack.
+func (m *Message) Deliveries() int { return m.l.Deliveries() }
+
+// Position returns the position at which the message was sent: it identifies the message within its channel.
+func (m *Message) Position() uint64 { return m.q.q.Position(m.l) }
+
+// Dead returns what the head of a dead letter says, and the payload of the original message. The channel must be a dead-letter
+// channel (its name ends in ".dead"). Errors: *protocol.CorruptError.
+func (m *Message) Dead() (protocol.DeadInfo, []byte, error) { return m.q.q.ReadDead(m.l) }
+
+// Ack says that the message is done. Errors: ErrLost.
+func (m *Message) Ack() error { return m.end(m.q.q.Ack) }
+
+// Nack gives the message back for another try, by whoever comes first; after the channel's max_deliveries it is moved to the
+// dead-letter channel. Errors: ErrLost; after Ack it does nothing, so it can be deferred.
+func (m *Message) Nack() error { return m.end(m.q.q.Nack) }
+
+func (m *Message) end(how func(protocol.Lease) error) error {
+	if m.done.Swap(true) {
+		return ErrLost
+	}
+	defer m.q.s.Release()
+	return how(m.l)
+}
+
+// spins is how often a caller looks again before it sleeps: some 50 µs, about what a wake-up costs.
+const spins = 1000
+
+// loan claims a slot, waiting for one if wait is set. The caller holds the segment's lease.
+func (q *Queue) loan(ctx context.Context, wait bool) (l protocol.Loan, err error) {
+	l, err = q.q.TryLoan(q.r.id)
+	if !wait || !errors.Is(err, ErrFull) {
+		return l, err
+	}
+	err = q.await(ctx, q.q.Senders, func() error {
+		l, err = q.q.TryLoan(q.r.id)
+		return err
+	})
+	return l, err
+}
+
+// lease takes a message, waiting for one if wait is set. The caller holds the segment's lease.
+func (q *Queue) lease(ctx context.Context, wait bool) (l protocol.Lease, err error) {
+	if err := q.r.asked(); err != nil {
+		return l, err
+	}
+	l, err = q.q.TryReceive(q.r.id)
+	if !wait || !errors.Is(err, ErrEmpty) {
+		return l, err
+	}
+	err = q.await(ctx, q.q.Receivers, func() error {
+		l, err = q.q.TryReceive(q.r.id)
+		return err
+	})
+	return l, err
+}
+
+// await calls try until it returns something other than ErrFull and ErrEmpty, or until ctx or the quit flag ends it: first
+// it spins for a while, if nobody else in this process does, then it sleeps on the doorbell.
+func (q *Queue) await(ctx context.Context, bell protocol.Doorbell, try func() error) error {
+	again := func(err error) bool { return errors.Is(err, ErrFull) || errors.Is(err, ErrEmpty) }
+	if runtime.GOMAXPROCS(0) > 1 && q.r.spinning.CompareAndSwap(false, true) {
+		err := try()
+		for n := 0; again(err) && n < spins && ctx.Err() == nil && q.r.asked() == nil; n++ {
+			sys.Pause()
+			err = try()
+		}
+		q.r.spinning.Store(false)
+		if !again(err) {
+			return err
+		}
+	}
+	for {
+		v := bell.Value()
+		ticket := bell.Register()      // S
+		if err := try(); !again(err) { // T
+			bell.Unregister(ticket)
+			return err
+		}
+		err := q.r.sleep(ctx, bell.Word(), v)
+		bell.Unregister(ticket)
+		if err != nil {
+			// A wake may have been meant for this sleeper: pass it on, or another would sleep beside work.
+			bell.Ring(1)
+			return err
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// Name returns the region's name.
+func (r *Region) Name() string { return r.name }
+
+// Worker returns the worker's name, GROUP.INSTANCE, or "" for an outsider.
+func (r *Region) Worker() string { return r.worker }
+
+// AttachmentID returns the id that stamps this process's slots.
+func (r *Region) AttachmentID() uint16 { return r.id }
+
+// Quit returns a context that ends when the process is asked to quit, with cause ErrQuit, or when the region is closed, with
+// cause ErrClosed. Every call here that blocks ends by itself then.
+func (r *Region) Quit() context.Context { return r.quit }
+
+// Ready tells the daemon that the worker is ready. For an outsider it does nothing.
+func (r *Region) Ready() error {
+	if r.page == nil {
+		return nil
+	}
+	s := r.segments["group"]
+	if err := s.Lease(); err != nil {
+		return fmt.Errorf("ready: %w", err)
+	}
+	defer s.Release()
+	r.page.ReadyNs.Store(uint64(sys.MonotonicNs()))
+	r.page.Ready.Store(1)
+	r.group.Ring()
+	return nil
+}
+
+// Heartbeat tells that the worker is alive. It is one clock reading and one store.
+func (r *Region) Heartbeat() {
+	if r.page == nil || r.segments["group"].Lease() != nil {
+		return
+	}
+	r.page.HeartbeatNs.Store(uint64(sys.MonotonicNs()))
+	r.segments["group"].Release()
+}
+
+// Workers returns the worker table of the roster.
+func (r *Region) Workers() ([]protocol.Worker, error) {
+	s := r.segments["roster"]
+	if err := s.Lease(); err != nil {
+		return nil, fmt.Errorf("workers: %w", err)
+	}
+	defer s.Release()
+	r.change.Store(r.roster.ChangeWord().Load()) // before the table is read: a change while it is read ends WaitChange
+	return r.roster.Workers()
+}
+
+// WaitChange waits until the roster changes after the last call of Workers: a worker changed its state, a process attached or
+// detached. Errors: ctx.Err(), ErrQuit, ErrClosed.
+func (r *Region) WaitChange(ctx context.Context) error {
+	s := r.segments["roster"]
+	if err := s.Lease(); err != nil {
+		return err
+	}
+	defer s.Release()
+	return r.sleep(ctx, r.roster.ChangeWord(), r.change.Load())
+}
+
+// Channels returns the names of the channels that this process holds, sorted.
+func (r *Region) Channels() []string {
+	var names []string
+	for name := range r.queues {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Queue returns a channel of kind queue. Errors: ErrNoChannel, with the names of those that there are.
+func (r *Region) Queue(name string) (*Queue, error) {
+	q := r.queues[name]
+	if q == nil {
+		return nil, fmt.Errorf("%w: %q; this process holds: %s (see consume and produce in the configuration)",
+			ErrNoChannel, name, strings.Join(r.Channels(), ", "))
+	}
+	return &Queue{r: r, q: q, s: r.segments[name], name: name}, nil
+}
+
+// quitAsked reports whether any of the quit flags that concern this process is set.
+func (r *Region) quitAsked() bool {
+	if protocol.Flagged(r.command.RegionQuit()) {
+		return true
+	}
+	return r.index >= 0 && (protocol.Flagged(r.command.WorkerQuit(r.index)) || protocol.Flagged(r.command.GroupQuit(r.groupRow)))
+}
+
+// watchQuit ends the quit context when a flag is set. One word is enough to sleep on: a stop of the group or of the
+// region rings each instance's word too, and an outsider obeys the region's only.
+func (r *Region) watchQuit() {
+	word := r.command.RegionQuit()
+	if r.index >= 0 {
+		word = r.command.WorkerQuit(r.index)
+	}
+	r.watching.Go(func() {
+		for {
+			v := word.Load()
+			if r.quitAsked() {
+				if r.page != nil {
+					r.page.QuitSeenNs.Store(uint64(sys.MonotonicNs()))
+				}
+				r.endQuit(ErrQuit)
+				return
+			}
+			if r.hub.Wait(r.quit, word, v) != nil {
+				return
+			}
+		}
+	})
+}
+
+// asked returns why a blocking call must end now, or nil.
+func (r *Region) asked() error {
+	if r.quit.Err() == nil {
+		return nil
+	}
+	return context.Cause(r.quit)
+}
+
+// sleep waits until a word differs from v, ctx ends, or the process is asked to quit. While it sleeps the worker counts as asleep.
+func (r *Region) sleep(ctx context.Context, word *atomic.Uint32, v uint32) error {
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.quit, cancel)()
+	if r.page != nil {
+		r.page.Asleep.Add(1)
+		defer r.page.Asleep.Add(^uint32(0))
+	}
+	err := r.hub.Wait(both, word, v)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case r.asked() != nil:
+		return r.asked()
+	}
+	return err
+}
+
+// Close ends the attachment: it wakes everything that blocks (ErrClosed), waits until every Loan and Message has ended, and
+// then unmaps. It is idempotent. A worker that closes and goes on living counts as attached still; it cannot attach again.
+func (r *Region) Close() error {
+	r.once.Do(func() {
+		r.endQuit(ErrClosed)
+		r.watching.Wait()
+		var errs []error
+		for _, s := range r.segments {
+			errs = append(errs, s.Close())
+		}
+		r.hub.Close()
+		if r.conn != nil { // after the last touch of the memory: the daemon gives the id away
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			r.conn.Detach(ctx) // an answer is of no use: the daemon sees the end of the process too
+			cancel()
+			errs = append(errs, r.conn.Close())
+		}
+		r.close = errors.Join(errs...)
+	})
+	return r.close
+}

@@ -1,0 +1,168 @@
+#!/bin/bash
+# test.sh [STAGE...]: everything that CI runs, or only the stages that are named (test.sh -l lists them).
+#
+# A stage that fails does not stop the others. At the end: a table of times, and 'N passed, N failed' (tests and
+# subtests of Go, and checks, each one) alone on the last line. Exit status 1 if anything failed.
+#
+# Environment:
+#   CI=true          a test that is skipped counts as failed
+#   FUZZTIME=4s      for each fuzz target
+#   The tests under test/ read their own (their length, for `make torture`).
+set -u -o pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+exec </dev/null
+export GOFLAGS="${GOFLAGS-} -buildvcs=false" # a clone that belongs to another user has no VCS status
+export HOME="${HOME:-/tmp}"
+
+# ------------------------------------------------------------------ stages, in the order in which they run
+
+stage_format() { # gofmt
+  check "gofmt" gofmt_clean
+}
+
+stage_vet() { # go vet, for this machine
+  check "go vet" go vet ./...
+}
+
+stage_arm64() { # vet and link of all tests for arm64
+  check "go vet, arm64" env GOARCH=arm64 go vet ./...
+  mkdir -p "$scratch/arm64"
+  check "go test -c, arm64" env GOARCH=arm64 go test -c -vet=off -o "$scratch/arm64/" ./...
+  rm -rf "$scratch/arm64"
+}
+
+stage_generated() { # generated files are what the layout description says
+  check "genlayout -check" go run ./internal/genlayout -check
+}
+
+stage_shell() { # all shell scripts through shellcheck
+  local scripts
+  mapfile -t scripts < <(find . -name .git -prune -o -path ./bin -prune -o -name '*.sh' -print -o -path ./.ci/run -print | sort)
+  check "shellcheck, ${#scripts[@]} scripts" shellcheck -e SC2015 "${scripts[@]}"
+}
+
+stage_unit() { # all packages but those in test/
+  packages -v '/test(/|$)' && gotest -timeout 5m "${found[@]}"
+}
+
+stage_race() { # pkg/ and internal/ under the race detector
+  packages '/(pkg|internal)/' && gotest -race -timeout 10m "${found[@]}"
+}
+
+stage_fuzz() { # every fuzz target, short
+  lines scripts/fuzz.sh "${FUZZTIME:-4s}"
+}
+
+stage_model() { # the Promela models and their mutants
+  [ -x models/run.sh ] || { absent=models/run.sh; return; }
+  check "models/run.sh" models/run.sh
+}
+
+stage_process() { # test/: crash points, storm, whole programs
+  packages '/test(/|$)' && gotest -count=1 -timeout 12m "${found[@]}"
+}
+
+stage_systemd() { # the units under a real systemd
+  if [ "$(id -u)" != 0 ]; then
+    check "systemd" refuse "needs root (it boots a systemd in namespaces): sudo make test"
+  else
+    check "with-systemd.sh" test/with-systemd.sh systemctl is-system-running
+    gotest -count=1 -timeout 5m ./test/systemd
+  fi
+}
+
+# ------------------------------------------------------------------ what they are made of
+
+gofmt_clean() {
+  local files
+  files=$(gofmt -l .) || return
+  [ -z "$files" ] || { echo "not formatted (gofmt -w): $files"; return 1; }
+}
+
+refuse() { echo "$*"; return 1; }
+
+# packages [-v] PATTERN: sets found to the packages of the module that match (do not match) it, without test/systemd,
+# which has a stage of its own. False if there are none.
+packages() {
+  local list
+  list=$(go list ./...) || { check "go list" refuse "go list ./... fails"; return 1; }
+  mapfile -t found < <(grep -v '/test/systemd$' <<<"$list" | grep -E "$@")
+  if [ ${#found[@]} = 0 ]; then absent="no package"; return 1; fi
+}
+
+# check NAME COMMAND...: one check. Its output is shown if it fails.
+check() {
+  local name=$1 start=$SECONDS
+  shift
+  if "$@" >"$scratch/output" 2>&1; then
+    count 1 0
+    echo "ok   $name ($((SECONDS - start)) s)"
+  else
+    count 0 1
+    echo "FAIL $name ($((SECONDS - start)) s): $*"
+    sed 's/^/     /' "$scratch/output"
+  fi
+}
+
+# lines COMMAND...: a command that prints "ok ..." or "FAIL ..." for each of its checks, as it goes.
+lines() {
+  "$@" 2>&1 | tee "$scratch/output"
+  local status=$? ok bad
+  ok=$(grep -c '^ok ' "$scratch/output") bad=$(grep -c '^FAIL ' "$scratch/output")
+  if [ $status != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
+  count "$ok" "$bad"
+}
+
+# gotest ARGUMENTS...: go test, one line a package, the output of what failed, and its counts.
+gotest() {
+  local ok=0 bad=1
+  go test -json "$@" 2>&1 | "$scratch/testjson" ${CI:+-no-skip} -counts "$scratch/counts"
+  read -r ok bad <"$scratch/counts"
+  count "$ok" "$bad"
+  rm -f "$scratch/counts"
+}
+
+count() {
+  passed=$((passed + $1))
+  failed=$((failed + $2))
+}
+
+# ------------------------------------------------------------------ main
+
+mapfile -t all < <(sed -n 's/^stage_\([a-z0-9]*\)() { # \(.*\)/\1\t\2/p' "${BASH_SOURCE[0]}")
+if [ "${1-}" = -l ]; then
+  printf '%s\n' "${all[@]}" | expand -t 12
+  exit
+fi
+stages=("${@:-${all[@]%%$'\t'*}}")
+[ $# -gt 0 ] || mapfile -t stages < <(printf '%s\n' "${all[@]%%$'\t'*}")
+for stage in "${stages[@]}"; do
+  if ! declare -F "stage_$stage" >/dev/null; then
+    echo "test.sh: no stage \"$stage\"; test.sh -l lists them" >&2
+    exit 2
+  fi
+done
+
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+go build -o "$scratch/testjson" ./internal/testjson || exit 1
+
+table='' total_passed=0 total_failed=0 found=()
+for i in "${!stages[@]}"; do
+  stage=${stages[i]}
+  echo "==> $((i + 1))/${#stages[@]} $stage"
+  passed=0 failed=0 absent='' start=$SECONDS
+  "stage_$stage"
+  if [ -n "$absent" ]; then
+    result=$(printf '%8s %8s   absent: %s' - - "$absent")
+  else
+    result=$(printf '%8d %8d' "$passed" "$failed")
+  fi
+  table+=$(printf '%-10s %5d s %s' "$stage" $((SECONDS - start)) "$result")$'\n'
+  total_passed=$((total_passed + passed)) total_failed=$((total_failed + failed))
+done
+
+printf '\n%-10s %7s %8s %8s\n%s' stage time passed failed "$table"
+printf '%-10s %5d s\n\n' all "$SECONDS"
+echo "$total_passed passed, $total_failed failed"
+[ "$total_failed" = 0 ] && [ "$total_passed" != 0 ]
