@@ -8,7 +8,8 @@ SYSCONFDIR ?= /etc
 
 VERSION ?= $(shell sh scripts/version.sh)
 LDFLAGS := -X github.com/shmd/shmd/internal/version.Version=$(VERSION)
-GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+# Static, and no C compiler needed. A clone of another user has no VCS status, so the version comes by -X alone.
+GOBUILD := CGO_ENABLED=0 go build -buildvcs=false
 SOURCES := go.mod go.sum $(shell find cmd internal pkg \( -name '*.go' -o -name '*.s' -o -name '*.toml' \) -not -name '*_test.go' 2>/dev/null)
 
 # make run
@@ -22,13 +23,13 @@ TORTURE  ?= 20
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check race fuzz model torture bench generate install uninstall clean help
+.PHONY: build run test check race fuzz model torture bench generate man install uninstall clean help
 
 build: ## bin/shmd and bin/shmctl (BIN=DIR: elsewhere)
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
 
 run: build ## count the words of a tree of text with four workers, killing one (INPUT=DIR: of another tree; FLAGS='-o json --kill 3')
-	@SHMD_BIN= ./examples/wordcount/run.sh $(FLAGS) $(if $(INPUT),"$$INPUT")
+	@./examples/wordcount/run.sh $(FLAGS) $(if $(INPUT),"$$INPUT")
 export INPUT
 
 ##@ Tests
@@ -75,16 +76,16 @@ ZSHCOMP  := $(D)/share/zsh/site-functions
 FISHCOMP := $(D)/share/fish/vendor_completions.d
 UNITFILES := shmd.service shmd@.service shmd.socket
 
-# Built again only if a source is newer, so that `sudo make install` after `make build` needs no Go.
+# Built again only if a source is newer.
 $(BIN)/shmd $(BIN)/shmctl &: $(SOURCES)
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
 
-$(BIN)/share: $(BIN)/shmctl
+man: $(BIN)/share ## man pages and completions into bin/share; after `make build man`, `sudo make install` needs no Go
+$(BIN)/share: $(BIN)/shmd $(BIN)/shmctl
 	rm -rf '$@' && mkdir -p '$@/man'
 	go run ./internal/genman -dir '$@/man'
 	for shell in bash zsh fish; do '$(BIN)/shmctl' completion $$shell >'$@/shmctl.'$$shell || exit; done
 
-build: $(BIN)/share
 install: $(BIN)/shmd $(BIN)/shmctl $(BIN)/share ## binaries, units, sysusers.d, tmpfiles.d, man pages, completions, /etc/shmd/default.toml
 	install -D -m 755 -t '$(D)/bin' '$(BIN)/shmd' '$(BIN)/shmctl'
 	mkdir -p '$(UNITS)'

@@ -208,7 +208,9 @@ inline tryLoan() {
 /* TryReceive. ok = 1: i and w are set. */
 inline tryReceive() {
 	do
-	:: X(h = head);
+	::
+walk:
+		X(h = head);
 		X(t = tail);
 		if
 		:: t > h + N -> X(if :: head == h -> head = t - N :: else fi)
@@ -220,6 +222,14 @@ inline tryReceive() {
 				X(if :: head != h -> again = 1 :: else -> OPEND fi);
 				if :: again -> again = 0 :: else -> break fi
 			:: t > h && phase(w) == READY ->
+#ifndef NO_LAP_CHECK
+				if
+				:: lapof(w) != lapat(h) && ((lapof(w) - lapat(h)) & 15) <= 7 -> /* sent after h: t is stale */
+					X(if :: tail != t -> again = 1 :: else fi)
+				:: else
+				fi;
+				if :: again -> again = 0; goto walk :: else fi;
+#endif
 				X(if :: st[idx(h)] == w -> st[idx(h)] = W(READING, me, dels(w), lapof(w)); ok = 1; GHOSTLEASE(msg[idx(h)]) :: else fi); /* F */
 				if
 				:: ok ->

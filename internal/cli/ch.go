@@ -14,10 +14,11 @@ import (
 func (a *app) chCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ch",
-		Short: "Look at channels",
-		Long: `ch lists the channels of the region, and tells of one. The numbers are read from the channel's memory. To a user who may not read the
-messages in it (who is neither root nor the daemon's user) the daemon does not hand that memory out: then there is only what the socket
-tells, kind and size.`,
+		Short: "look at channels",
+		Long: `ch lists the channels of the region, and tells of one. The numbers are read
+from the channel's memory. To a user who may not read the messages in it (who
+is neither root nor the daemon's user) the daemon does not hand that memory
+out: then there is only what the socket tells, kind and size.`,
 		Example: `  shmctl ch ls
   shmctl ch info jobs`,
 		Args: a.verbOf,
@@ -26,19 +27,21 @@ tells, kind and size.`,
 	c.AddCommand(
 		a.verb(cobra.Command{
 			Use:   "ls",
-			Short: "List channels with what waits in them",
-			Long: `ls lists the channels. DEPTH is the number of messages that are committed and not done yet. The dead letters of a channel are in the channel
-NAME.dead.`,
+			Short: "list channels with what waits in them",
+			Long: `ls lists the channels. DEPTH is the number of messages that are committed and
+not done yet. The dead letters of a channel are in the channel NAME.dead.`,
 			Example: `  shmctl ch ls
   shmctl ch ls -o json | jq '.channels[] | select(.depth > 0)'`,
 		}, noArgs, a.chLs),
 		a.verb(cobra.Command{
 			Use:   "info NAME",
-			Short: "Tell everything about a channel",
-			Long: `info tells the geometry of a channel, its counters, what its slots hold, and who sleeps on it.
+			Short: "tell everything about a channel",
+			Long: `info tells the geometry of a channel, its counters, what its slots hold, and
+who sleeps on it.
 
-depth = ready + leased + dead, of which ready waits for a consumer, leased is being worked on, and dead waits to be moved to NAME.dead.
-loaned is being written. A kill may cost a counter one count; the slots are the truth.`,
+depth = ready + leased + dead, of which ready waits for a consumer, leased is
+being worked on, and dead waits to be moved to NAME.dead. loaned is being
+written. A kill may cost a counter one count; the slots are the truth.`,
 			Example:           `  shmctl ch info jobs`,
 			ValidArgsFunction: a.complete(channelNames),
 		}, func(_ *cobra.Command, args []string) error {

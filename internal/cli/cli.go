@@ -109,16 +109,20 @@ func Command(stdout, stderr *os.File) *cobra.Command {
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "shmctl",
-		Short: "Look at a region and control it, through its memory",
-		Long: `shmctl attaches to the memory of a region (see shmd) and reads and writes it. Commands are stores in that memory: stop flips a
-quit-flag byte and wakes the worker, and works while the daemon hangs or is dead. Then the memory is taken from a living process of the
-region, which takes the same user or root, and shmctl says so.
+		Short: "look at a region and control it, through its memory",
+		Long: `shmctl attaches to the memory of a region (see shmd) and reads and writes it.
+Commands are stores in that memory: stop flips a quit-flag byte and wakes the
+worker, and works while the daemon hangs or is dead. Then the memory is taken
+from a living process of the region, which takes the same user or root, and
+shmctl says so.
 
-Standard output is what was asked for: tables, or with -o json one document with a "schema" number (a stream prints one object
-a line). All else goes to standard error.
+Standard output is what was asked for: tables, or with -o json one document
+with a "schema" number (a stream prints one object a line). All else goes to
+standard error.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the named worker is not running; 4 no daemon and no living process of the
-region; 5 permission denied; 124 timeout.`,
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the named worker is not
+running; 4 no daemon and no living process of the region; 5 permission denied;
+124 timeout.`,
 		Example: `  shmctl status
   shmctl ps
   shmctl logs -f parser
@@ -182,7 +186,7 @@ func (a *app) noVerb(cmd *cobra.Command, _ []string) error {
 func (a *app) helpCommand(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use:     "help [VERB]",
-		Short:   "Show the help of a verb",
+		Short:   "show the help of a verb",
 		Long:    "help shows what shmctl VERB --help shows.",
 		Example: "  shmctl help stop",
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

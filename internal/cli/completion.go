@@ -8,9 +8,10 @@ func (a *app) completionCommand() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{
 		Use:   "completion (bash|zsh|fish|powershell)",
-		Short: "Print the completion script of a shell",
-		Long: `completion prints a script that makes the shell complete verbs, flags, and the names of regions, workers, groups, channels and segments,
-which it asks shmctl for. Packages install it; by hand:
+		Short: "print the completion script of a shell",
+		Long: `completion prints a script that makes the shell complete verbs, flags, and the
+names of regions, workers, groups, channels and segments, which it asks shmctl
+for. Packages install it; by hand:
 
   bash   source <(shmctl completion bash)
   zsh    shmctl completion zsh > "${fpath[1]}/_shmctl"

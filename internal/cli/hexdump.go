@@ -2,10 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -86,11 +88,10 @@ func (m image) nextData(at int64) int64 {
 	const seekData = 3 // SEEK_DATA of lseek(2); what the kernel answers does not depend on the offset that the descriptor has
 	next, err := f.Seek(at, seekData)
 	if err != nil {
-		// ENXIO: nothing but a hole up to the end. Anything else: a file system without holes.
-		if strings.Contains(err.Error(), "no such device or address") {
+		if errors.Is(err, syscall.ENXIO) { // nothing but a hole up to the end
 			return m.size
 		}
-		return at
+		return at // a file system without holes
 	}
 	return min(max(next&^(hexRow-1), at), m.size)
 }

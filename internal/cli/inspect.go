@@ -20,13 +20,17 @@ func (a *app) inspectCommand() *cobra.Command {
 	var o inspectOptions
 	c := a.verb(cobra.Command{
 		Use:   "inspect [--hex] [--rows=N] [SEGMENT... | --file=PATH]",
-		Short: "Print what lies in the memory, field by field",
-		Long: `inspect prints the segments of the region, or those that are named: roster, command, log, group/NAME, and channels. For each it tells kind, size,
-version, generation, inode, who holds it, and every field with its offset and value, by the description of the layout that
-docs/layout.md is made of. Rows of a table that are all zero are counted, not printed. --hex prints the bytes with the names of the fields.
+		Short: "print what lies in the memory, field by field",
+		Long: `inspect prints the segments of the region, or those that are named: roster,
+command, log, group/NAME, and channels. For each it tells kind, size, version,
+generation, inode, who holds it, and every field with its offset and value, by
+the description of the layout that docs/layout.md is made of. Rows of a table
+that are all zero are counted, not printed. --hex prints the bytes with the
+names of the fields.
 
-What is damaged is told with its place, and the rest is printed; the exit code is 1 then. --file inspects a copy of a segment, or one that the
-region does not give any more: /proc/PID/fd/N.`,
+What is damaged is told with its place, and the rest is printed; the exit code
+is 1 then. --file inspects a copy of a segment, or one that the region does
+not give any more: /proc/PID/fd/N.`,
 		Example: `  shmctl inspect roster
   shmctl inspect --hex jobs | less
   shmctl inspect -o json command | jq '.segments[].sections[] | select(.what == "workers")'
@@ -124,8 +128,8 @@ func (a *app) inspect(ctx context.Context, names []string, o inspectOptions) err
 			return err
 		}
 	}
-	if hidden > 0 {
-		a.warn("%d processes are other users' and could not be looked into: the holders may not be all", hidden)
+	if hidden > 0 && os.Geteuid() != 0 { // root is refused only by processes that hide from root too
+		a.warn("%s of other users could not be looked into: the holders may not be all; be root to see them", count(hidden, "process"))
 	}
 	p := inspector{o: o, out: bufio.NewWriter(a.stdout), json: a.json()}
 	for _, s := range subjects {
@@ -357,7 +361,7 @@ func (p *inspector) fields(label string, fields []field) {
 		switch v := f.Value.(type) {
 		case uint64:
 			value = fmt.Sprint(v)
-			if asHex(f.Name) {
+			if asHex(f) {
 				value = fmt.Sprintf("%#x", v)
 			}
 		case string:
@@ -374,12 +378,14 @@ func (p *inspector) fields(label string, fields []field) {
 }
 
 // asHex reports whether a field is read better in hexadecimal digits.
-func asHex(name string) bool {
-	switch name {
-	case "magic", "generation", "layout_hash", "compat", "incompat", "state":
+func asHex(f field) bool {
+	switch f.Name {
+	case "magic", "generation", "layout_hash", "compat", "incompat":
 		return true
+	case "state": // of a slot; others are enumerations
+		return f.Type == "u64"
 	}
-	return strings.HasSuffix(name, "_offset")
+	return strings.HasSuffix(f.Name, "_offset")
 }
 
 // seals names the seals of a memfd.

@@ -21,16 +21,19 @@ func (a *app) logsCommand() *cobra.Command {
 	var last int
 	c := a.verb(cobra.Command{
 		Use:   "logs [-f] [-n N] [-o short|json] [NAME...]",
-		Short: "Print what workers wrote and the daemon logged",
-		Long: `logs prints the log that the region keeps in its memory: what workers wrote to standard output and standard error, line by line, and
-what the daemon logged. The log is a ring: it keeps the newest records (log_size in [region]); the daemon's own log, or the journal, keeps
-all. With names it prints what those workers and groups wrote, and what the daemon logged about them.
+		Short: "print what workers wrote and the daemon logged",
+		Long: `logs prints the log that the region keeps in its memory: what workers wrote to
+standard output and standard error, line by line, and what the daemon logged.
+The log is a ring: it keeps the newest records (log_size in [region]); the
+daemon's own log, or the journal, keeps all. With names it prints what those
+workers and groups wrote, and what the daemon logged about them.
 
-A line reads TIME WORKER[PID] TEXT; ! in front of the text marks standard error, and the daemon's warnings and errors. Where the ring
-overtook the reader it says "lost N". -o json prints one object a line.
+A line reads TIME WORKER[PID] TEXT; ! in front of the text marks standard
+error, and the daemon's warnings and errors. Where the ring overtook the
+reader it says "lost N". -o json prints one object a line.
 
-With -f it goes on with what is written, until the daemon has ended. It reads memory, and also works while the daemon hangs or
-is dead.`,
+With -f it goes on with what is written, until the daemon has ended. It reads
+memory, and also works while the daemon hangs or is dead.`,
 		Example: `  shmctl logs -f
   shmctl logs -n 20 parser
   shmctl logs -o json | jq -r 'select(.level == "error") | .text'`,

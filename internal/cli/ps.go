@@ -14,12 +14,14 @@ func (a *app) psCommand() *cobra.Command {
 	var all bool
 	c := a.verb(cobra.Command{
 		Use:   "ps [-a] [NAME...]",
-		Short: "List workers with state and pid",
-		Long: `ps lists the workers of the region, or those of the given names: a worker (parser.2), or a group (parser). It reads the roster, and asks
-nobody; while no daemon keeps the roster up, it also looks at the processes.
+		Short: "list workers with state and pid",
+		Long: `ps lists the workers of the region, or those of the given names: a worker
+(parser.2), or a group (parser). It reads the roster, and asks nobody; while
+no daemon keeps the roster up, it also looks at the processes.
 
-States: starting, ready, stopping, exited (no process, and none is wanted), backoff (no process; it is started again after a delay),
-failed (given up; the reason says why).`,
+States: starting, ready, stopping, exited (no process, and none is wanted),
+backoff (no process; it is started again after a delay), failed (given up; the
+reason says why).`,
 		Example: `  shmctl ps
   shmctl ps parser
   shmctl ps -o json | jq -r '.workers[] | select(.state != "ready") | .name'`,

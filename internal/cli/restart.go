@@ -10,11 +10,13 @@ func (a *app) restartCommand() *cobra.Command {
 	var noWait, all bool
 	c := a.verb(cobra.Command{
 		Use:   "restart [--no-wait] (--all | NAME...)",
-		Short: "Stop workers and start them again",
-		Long: `restart has the named workers, and all workers of the named groups, quit and started again, and waits until the new processes are
-ready. Workers that do not run are started. All of them quit at the same time.
+		Short: "stop workers and start them again",
+		Long: `restart has the named workers, and all workers of the named groups, quit and
+started again, and waits until the new processes are ready. Workers that do
+not run are started. All of them quit at the same time.
 
-The daemon carries it out. Without a daemon that answers, shmctl only writes the wish, and says that the next daemon carries it out.`,
+The daemon carries it out. Without a daemon that answers, shmctl only writes
+the wish, and says that the next daemon carries it out.`,
 		Example: `  shmctl restart parser.2
   shmctl restart parser
   shmctl restart --all --timeout=30s`,

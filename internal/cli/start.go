@@ -18,12 +18,14 @@ func (a *app) startCommand() *cobra.Command {
 	var noWait bool
 	c := a.verb(cobra.Command{
 		Use:   "start [--no-wait] [NAME...]",
-		Short: "Start workers that do not run",
-		Long: `start asks for the named workers and groups to run, or for all workers of the region, and waits until they are ready. Workers that run
-already are left alone; those that have failed or ended are started anew at once.
+		Short: "start workers that do not run",
+		Long: `start asks for the named workers and groups to run, or for all workers of the
+region, and waits until they are ready. Workers that run already are left
+alone; those that have failed or ended are started anew at once.
 
-It writes desired state into the memory, and the daemon carries it out. Without a daemon that answers, shmctl only writes it, and
-says that the next daemon carries it out.`,
+It writes desired state into the memory, and the daemon carries it out.
+Without a daemon that answers, shmctl only writes it, and says that the next
+daemon carries it out.`,
 		Example: `  shmctl start parser.2
   shmctl start
   shmctl start --no-wait parser`,

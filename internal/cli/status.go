@@ -14,9 +14,11 @@ import (
 func (a *app) statusCommand() *cobra.Command {
 	return a.verb(cobra.Command{
 		Use:   "status",
-		Short: "Show the region at a glance",
-		Long: `status shows the daemon, how many workers are in which state, how much waits in the channels, and how large the memory is. It reads
-the memory, so it also answers while the daemon hangs or is dead; then a warning on standard error says so.`,
+		Short: "show the region at a glance",
+		Long: `status shows the daemon, how many workers are in which state, how much waits
+in the channels, and how large the memory is. It reads the memory, so it also
+answers while the daemon hangs or is dead; then a warning on standard error
+says so.`,
 		Example: `  shmctl status
   shmctl -r web status -o json | jq .workers.ready`,
 	}, noArgs, func(ctx context.Context, _ []string) error { return a.status(ctx) })

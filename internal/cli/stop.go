@@ -15,17 +15,20 @@ import (
 func (a *app) stopCommand() *cobra.Command {
 	return a.verb(cobra.Command{
 		Use:   "stop [NAME...]",
-		Short: "Stop workers, or the region with its daemon",
-		Long: `stop flips the quit flag of the named workers and groups in the memory, wakes them, and waits for their end. A worker that does not
-obey gets SIGTERM after its group's stop_timeout, and SIGKILL after the same time again; one that never attached, and so cannot
-see the flag, gets SIGTERM at once. The daemon sends the signals, or shmctl itself if no daemon answers. What was stopped stays
-stopped, whatever its restart policy, until shmctl start.
+		Short: "stop workers, or the region with its daemon",
+		Long: `stop flips the quit flag of the named workers and groups in the memory, wakes
+them, and waits for their end. A worker that does not obey gets SIGTERM after
+its group's stop_timeout, and SIGKILL after the same time again; one that
+never attached, and so cannot see the flag, gets SIGTERM at once. The daemon
+sends the signals, or shmctl itself if no daemon answers. What was stopped
+stays stopped, whatever its restart policy, until shmctl start.
 
-Without a name it stops the region: all workers, then the daemon. A daemon that is hung or stopped by a signal is killed
-once the last worker has ended.
+Without a name it stops the region: all workers, then the daemon. A daemon
+that is hung or stopped by a signal is killed once the last worker has ended.
 
-For each worker it tells the time from flag to acknowledgement (the worker saw the flag) and to exit, and how it ended: flag, term or kill.
-Exit code 3: a named worker is not running, and none was to come.`,
+For each worker it tells the time from flag to acknowledgement (the worker saw
+the flag) and to exit, and how it ended: flag, term or kill. Exit code 3: a
+named worker is not running, and none was to come.`,
 		Example: `  shmctl stop parser.2
   shmctl stop parser merger
   shmctl stop

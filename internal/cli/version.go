@@ -16,9 +16,10 @@ import (
 func (a *app) versionCommand() *cobra.Command {
 	return a.verb(cobra.Command{
 		Use:   "version",
-		Short: "Print the versions of shmctl and of the daemon",
-		Long: `version prints the version of shmctl and of the layout that it knows, and the daemon's if one answers. It warns if they differ: memory
-of another major version of the layout is refused.`,
+		Short: "print the versions of shmctl and of the daemon",
+		Long: `version prints the version of shmctl and of the layout that it knows, and the
+daemon's if one answers. It warns if they differ: memory of another major
+version of the layout is refused.`,
 		Example: `  shmctl version
   shmctl version -o json | jq -r .client.version`,
 	}, noArgs, func(ctx context.Context, _ []string) error { return a.version(ctx) })

@@ -24,14 +24,16 @@ func (a *app) waitCommand() *cobra.Command {
 	var what string
 	c := a.verb(cobra.Command{
 		Use:   "wait [--for=ready|exited] [NAME...]",
-		Short: "Wait until workers are ready, or have exited",
-		Long: `wait returns when the named workers (parser.2) and all workers of the named groups (parser) are ready, or, with --for=exited, have no
-process and none is coming. Without a name it waits for all workers of the region; those that an operator has stopped are not waited for
-to be ready.
+		Short: "wait until workers are ready, or have exited",
+		Long: `wait returns when the named workers (parser.2) and all workers of the named
+groups (parser) are ready, or, with --for=exited, have no process and none is
+coming. Without a name it waits for all workers of the region; those that an
+operator has stopped are not waited for to be ready.
 
-With --for=ready it also waits for the region to appear, so that it can be called right after the daemon was started. It ends
-at once when what it waits for cannot come: exit code 1 with the reason if a worker has failed, 3 if it is stopped or done.
-It sleeps until the roster changes.`,
+With --for=ready it also waits for the region to appear, so that it can be
+called right after the daemon was started. It ends at once when what it waits
+for cannot come: exit code 1 with the reason if a worker has failed, 3 if it
+is stopped or done. It sleeps until the roster changes.`,
 		Example: `  shmd -c web.toml & shmctl -r web wait --timeout=10s
   shmctl stop parser.0 && shmctl start --no-wait parser.0 && shmctl wait parser.0
   shmctl wait --for=exited job`,
@@ -83,18 +85,27 @@ func (a *app) openWait(ctx context.Context, appear bool) (*session, error) {
 	}
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, look) {
 		s, err := a.openQuietly(ctx, false)
-		if err == nil {
+		switch {
+		case err == nil && !s.comesUp():
 			a.remark(s)
 			return s, nil
-		}
+		case err == nil:
+			err = s.why
+			s.Close()
 		// A daemon that is just starting, or has died while it was, looks like each of these.
-		if !errors.Is(err, control.ErrNoRegion) && !errors.Is(err, control.ErrDamaged) && !errors.Is(err, attach.ErrHungUp) {
+		case !errors.Is(err, control.ErrNoRegion) && !errors.Is(err, control.ErrDamaged) && !errors.Is(err, attach.ErrHungUp):
 			return nil, err
 		}
 		if a.nap(ctx, pause) != nil {
 			return nil, explain(context.Cause(ctx), plainCause(err))
 		}
 	}
+}
+
+// comesUp reports whether the daemon does not answer because it has only just started.
+func (s *session) comesUp() bool {
+	d := s.Daemon()
+	return !s.answers() && d.Alive && !d.Stopped && s.Roster.Daemon().State == protocol.DaemonStateStarting
 }
 
 // plainCause is an error as what was missing.

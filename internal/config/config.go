@@ -86,7 +86,7 @@ type Group struct {
 	Produce      []string          `toml:"produce"`       // channels, all declared
 	Restart      string            `toml:"restart"`       // RestartAlways, RestartOnFailure, RestartNever
 	StopTimeout  time.Duration     `toml:"stop_timeout"`  // from quit flag to SIGTERM, and from SIGTERM to SIGKILL
-	ReadyTimeout time.Duration     `toml:"ready_timeout"` // from attach to ready; 0: no limit
+	ReadyTimeout time.Duration     `toml:"ready_timeout"` // from start to ready; 0: no limit
 	BackoffMin   time.Duration     `toml:"backoff_min"`   // delay before the first restart
 	BackoffMax   time.Duration     `toml:"backoff_max"`   // the delay doubles up to this
 	CrashLimit   int               `toml:"crash_limit"`   // restarts within CrashWindow before state failed; 0: never gives up

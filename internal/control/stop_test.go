@@ -228,8 +228,7 @@ func TestStopTwice(t *testing.T) {
 	r := start(t, oneGroup(20*time.Millisecond, "term"))
 	r.kill()
 	l := r.find()
-	page := l.Groups[0].Page(0)
-	_ = page // mapped read-only here: the worker "saw" the flag below through a writable mapping
+	// The page is mapped read-only here, and this worker sees no flag: play its part in a mapping of our own.
 	f, err := os.OpenFile("/proc/self/fd/"+fdOf(t, l.Segments["group/w"].File()), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -57,7 +57,7 @@ func helper(t testing.TB, name string, env []string, files ...*os.File) *exec.Cm
 		t.Fatalf("no helper %q", name)
 	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(append(os.Environ(), helperEnv+"="+name), env...)
+	cmd.Env = append(append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0"), env...)
 	cmd.ExtraFiles = files
 	cmd.Stderr = os.Stderr
 	return cmd

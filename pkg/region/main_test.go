@@ -61,7 +61,7 @@ func helper(t testing.TB, name string, args ...string) *exec.Cmd {
 		t.Fatalf("no helper %q", name)
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), helperEnv+"="+name)
+	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0") // the race detector would sleep for a second at exit
 	cmd.Stderr = os.Stderr
 	cmd.WaitDelay = 10 * time.Second
 	return cmd

@@ -94,8 +94,11 @@ var binDir = sync.OnceValue(func() string {
 
 // install does what an administrator does. The overlays of the harness forget it.
 func install() error {
+	// No limit of time for this one: it may have to compile everything.
+	if out, err := exec.Command("make", "-C", repo(), "BIN="+binDir(), "DESTDIR=", "PREFIX=/usr", "install").CombinedOutput(); err != nil {
+		return fmt.Errorf("make install: %w\n%s", err, out)
+	}
 	for _, args := range [][]string{
-		{"make", "-C", repo(), "BIN=" + binDir(), "DESTDIR=", "PREFIX=/usr", "install"},
 		{"systemd-sysusers"},
 		{"systemd-tmpfiles", "--create", "shmd.conf"},
 		{"systemctl", "daemon-reload"},
@@ -114,11 +117,11 @@ func try(name string, args ...string) (string, int) {
 	cmd := exec.Command(name, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	timer := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
-	err := cmd.Start()
-	if err != nil {
+	if err := cmd.Start(); err != nil {
 		return err.Error(), 127
 	}
+	timer := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+	cmd.WaitDelay = patience / 10
 	cmd.Wait()
 	timer.Stop()
 	return out.String(), cmd.ProcessState.ExitCode()
