@@ -206,8 +206,8 @@ func (o opened) wait(t *testing.T, s *script) {
 
 const shrinking = "zz shrinks"
 
-// makeTree makes what the counters may meet, with text for some 40 jobs, and one file, the last in the order of the
-// walk, of 200 more jobs that has no word in it.
+// makeTree makes what the counters may meet, with text for some 20 jobs, and one file, the last in the order of the
+// walk, of 300 more jobs that has no word in it.
 func makeTree(t *testing.T) string {
 	t.Helper()
 	dir, err := publicDir()
@@ -222,17 +222,21 @@ func makeTree(t *testing.T) string {
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	letters := []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+	words := make([][]byte, 3000)
+	for i := range words {
+		for range 1 + rnd.IntN(1+rnd.IntN(20)) {
+			words[i] = append(words[i], letters[rnd.IntN(len(letters))])
+		}
+	}
 	text := func(size int) []byte {
 		var b []byte
 		for len(b) < size {
-			for range 1 + rnd.IntN(1+rnd.IntN(12)) {
-				b = append(b, letters[rnd.IntN(8)*rnd.IntN(6)])
-			}
+			b = append(b, words[rnd.IntN(1+rnd.IntN(len(words)))]...)
 			b = append(b, " \n.,(\xe9-0_"[rnd.IntN(9)])
 		}
 		return b
 	}
-	binary := make([]byte, 3<<20)
+	binary := make([]byte, 1<<19)
 	for i := range binary {
 		binary[i] = byte(rnd.Uint32())
 	}
@@ -250,7 +254,7 @@ func makeTree(t *testing.T) string {
 		"letters":               run,
 		"letters and more":      append(append(text(1<<20-3), run...), text(1<<20)...),
 		"random":                binary,
-		"large":                 text(20 << 20),
+		"large":                 text(7 << 20),
 		"exactly a chunk":       text(1 << 20)[:1<<20],
 		"sub/deep/er/file":      text(3000),
 		"sub/closed/never read": []byte("unreachable"),
@@ -272,7 +276,7 @@ func makeTree(t *testing.T) string {
 	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "sub/closed"), 0o755) })
 	zeros, err := os.Create(filepath.Join(dir, shrinking))
 	check(err)
-	check(zeros.Truncate(200 << 20))
+	check(zeros.Truncate(300 << 20))
 	check(zeros.Close())
 	return dir
 }
@@ -311,7 +315,7 @@ func TestEndToEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	// At its first tenth the merger stands still. The workers go on until the results fill their queue: that is beyond
-	// the 40 jobs of text and far from the end of the file that shrinks, which some of them have mapped by then.
+	// the 20 jobs of text and far from the end of the file that shrinks, which some of them have mapped by then.
 	mapped.wait(t, s)
 	if err := os.Truncate(filepath.Join(dir, shrinking), 4096); err != nil {
 		t.Fatal(err)

@@ -41,7 +41,8 @@ func dial(ctx context.Context, path string, silent error) (*Conn, error) {
 	}
 	nc, err := connect(ctx, path, silent)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
+		var errno syscall.Errno
+		if cause := context.Cause(ctx); cause != nil && !errors.As(err, &errno) { // what the kernel said is the better answer
 			return nil, cause
 		}
 		return nil, dialError(path, err)

@@ -92,7 +92,17 @@ func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
 		}
 		return nil, err2
 	}
-	return &session{Set: living.Set, segments: living.Segments, missing: living.Missing, living: living, why: err}, nil
+	s := &session{Set: living.Set, segments: living.Segments, missing: living.Missing, living: living, why: err}
+	if d := s.Daemon(); d.Alive && !d.Stopped && !errors.Is(err, attach.ErrSilent) { // it may have begun to listen meanwhile
+		if conn, err := attach.Dial(ctx, path); err == nil {
+			if now, err := attached(ctx, conn, operate); err == nil {
+				s.Close()
+				return now, nil
+			}
+			conn.Close()
+		}
+	}
+	return s, nil
 }
 
 // withoutDaemon reports whether err means that no daemon gives the memory, which its processes still may have.

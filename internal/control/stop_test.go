@@ -162,10 +162,11 @@ func TestStopWithDaemon(t *testing.T) {
 
 func TestEscalation(t *testing.T) {
 	noLeak(t)
-	const timeout = 50 * time.Millisecond
+	const quick, slow = 20 * time.Millisecond, time.Second // long enough for a busy machine to carry out a SIGTERM
 	r := start(t, plan{Groups: []planGroup{
-		{"quick", timeout, []string{"term", "stubborn", "mapper", "deafmute"}},
-		{"slow", long, []string{"deaf"}}, // gets SIGTERM at once
+		{"kill", quick, []string{"stubborn", "deafmute"}},
+		{"term", slow, []string{"term", "mapper"}},
+		{"once", long, []string{"deaf"}}, // gets SIGTERM at once
 	}})
 	r.kill()
 	l := r.find()
@@ -173,10 +174,10 @@ func TestEscalation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := hows(rep), "quick.0 term, quick.1 kill, quick.2 term, quick.3 kill, slow.0 term"; got != want {
+	if got, want := hows(rep), "kill.0 kill, kill.1 kill, once.0 term, term.0 term, term.1 term"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	least := map[string]time.Duration{"quick.0": timeout, "quick.1": 2 * timeout, "quick.2": timeout, "quick.3": timeout}
+	least := map[string]time.Duration{"kill.0": 2 * quick, "kill.1": quick, "term.0": slow, "term.1": slow}
 	for _, w := range rep.Workers {
 		if got := time.Duration(w.ExitNs); got < least[w.Name] || w.AckNs != 0 {
 			t.Errorf("%s: ended after %v, acknowledged after %d ns", w.Name, got, w.AckNs)
@@ -225,7 +226,7 @@ func TestStopNames(t *testing.T) {
 // A second stop of a worker that saw the first reports the times of the first.
 func TestStopTwice(t *testing.T) {
 	noLeak(t)
-	r := start(t, oneGroup(20*time.Millisecond, "term"))
+	r := start(t, oneGroup(time.Second, "term"))
 	r.kill()
 	l := r.find()
 	// The page is mapped read-only here, and this worker sees no flag: play its part in a mapping of our own.

@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 // prepare makes everything that the actors need.
 func (d *Daemon) prepare() (err error) {
 	name := d.conf.Region.Name
-	d.sockPath = attach.SocketPath(name)
+	d.sockPath = attach.ListenPath(name)
 	d.dir = filepath.Dir(d.sockPath)
 	mode := os.FileMode(0o750)
 	if d.conf.Open() {

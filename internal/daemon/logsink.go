@@ -24,13 +24,13 @@ func newLogger(out *os.File, region string, level hclog.Level) (hclog.InterceptL
 	toJournal, _ := journal.StderrIsJournalStream()
 	if out != os.Stderr || !toJournal {
 		log := hclog.NewInterceptLogger(o)
-		r := &ring{}
+		r := &ring{level: level}
 		log.RegisterSink(r)
 		return log, r
 	}
 	o.Output = io.Discard
 	log := hclog.NewInterceptLogger(o)
-	r := &ring{}
+	r := &ring{level: level}
 	log.RegisterSink(r)
 	log.RegisterSink(toJournald{region, level})
 	return log, r
@@ -56,7 +56,8 @@ func priority(l hclog.Level) journal.Priority {
 
 // ring puts records into the region's log segment.
 type ring struct {
-	mu      sync.Mutex // the log has one writer at a time
+	level   hclog.Level // the least that is kept
+	mu      sync.Mutex  // the log has one writer at a time
 	log     *protocol.Log
 	workers map[string]int // index by name
 }
@@ -73,6 +74,9 @@ func (r *ring) detach() { r.attach(nil, nil) }
 
 // Accept implements hclog.SinkAdapter.
 func (r *ring) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	if level < r.level {
+		return
+	}
 	rec := protocol.Record{Time: time.Now(), Level: int(priority(level)), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: -1, Text: msg}
 	name, isLine, rest := fields(args)
 	r.mu.Lock()

@@ -124,6 +124,7 @@ func (s *server) talk(c *attach.Conn) {
 	defer stop()
 	p, err := identify(c.Unix())
 	if err != nil {
+		c.ReceiveRequest(s.ctx) // an answer before the question would be lost with the connection
 		s.answer(c, attach.Reply{Code: attach.CodePermission, Error: err.Error()}, nil)
 		return
 	}

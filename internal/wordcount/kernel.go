@@ -256,14 +256,25 @@ func (c *Counter) Top(n int) []Entry {
 	if n <= 0 || n > c.used {
 		n = c.used
 	}
-	all := make([]Entry, 0, c.used)
-	for w, count := range c.All() {
-		all = append(all, Entry{string(w), count})
+	var top []Entry
+	cut := func() {
+		slices.SortFunc(top, func(a, b Entry) int {
+			return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Word, b.Word))
+		})
+		top = top[:min(n, len(top))]
 	}
-	slices.SortFunc(all, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Word, b.Word))
-	})
-	return all[:n]
+	var least uint64 // a word that is rarer is not among the first n
+	for w, count := range c.All() {
+		if count < least {
+			continue
+		}
+		if top = append(top, Entry{string(w), count}); len(top) == 2*n+64 {
+			cut()
+			least = top[n-1].Count
+		}
+	}
+	cut()
+	return top
 }
 
 // mix folds the 128-bit product, so that each bit of x reaches each of the result.

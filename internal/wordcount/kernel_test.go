@@ -2,12 +2,14 @@ package wordcount
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -189,6 +191,25 @@ func TestTop(t *testing.T) {
 	got := fmt.Sprint(c.Top(4), len(c.Top(0)), len(c.Top(100)))
 	if want := "[{a 3} {b 3} {longestwords 3} {c 2}] 5 5"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestTopEqualsSort: the first n of many with equal counts.
+func TestTopEqualsSort(t *testing.T) {
+	var c Counter
+	for i := range 2000 {
+		c.Add(fmt.Appendf(nil, "w%c%c%c", 'a'+i%26, 'a'+i/26%26, 'a'+i/676), uint64(1+i*7919%50))
+	}
+	all := c.Top(0)
+	if len(all) != c.Distinct() || !slices.IsSortedFunc(all, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Word, b.Word))
+	}) {
+		t.Fatal("all words are not in order")
+	}
+	for _, n := range []int{1, 2, 10, 500, 1999, 2000, 3000} {
+		if got := c.Top(n); !slices.Equal(got, all[:min(n, len(all))]) {
+			t.Errorf("top %d: %v", n, got)
+		}
 	}
 }
 

@@ -167,7 +167,7 @@ func (c *LogCursor) Next() (r Record, lost uint64, ok bool, err error) {
 		}
 		w := l.head(c.pos)
 		n := uint32(w[0])
-		good := n <= MaxLogText && int64(end-c.pos) >= int64(recordBytes(n))
+		good := n <= MaxLogText && int64(end-c.pos) >= int64(recordBytes(n)) && end-c.pos <= l.size()
 		var text []byte
 		if good {
 			text = make([]byte, 0, n+8)

@@ -224,6 +224,7 @@ func (q *Queue) TryLoan(owner uint16) (Loan, error) {
 				continue
 			}
 			moved := q.info.Tail.CompareAndSwap(t, t+1) // B: before it no consumer looks beyond t
+			q.ringSenders(t)                            // one slot became free, perhaps more: the next producer
 			return Loan{t & q.mask, mine, !moved}, nil
 		}
 		if w.Lap() == lap { // claimed at this very position: tail lags behind
@@ -319,11 +320,15 @@ func (q *Queue) TryReceive(owner uint16) (Lease, error) {
 		}
 		switch w.Phase() {
 		case PhaseReady:
+			if int32(w.Lap()-q.lap(h)) > 0 && q.info.Tail.Load() != t { // sent after t was read: h is behind too
+				continue
+			}
 			mine := MakeWord(PhaseReading, owner, w.Deliveries(), w.Lap())
 			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // F: pairs with C
 				continue
 			}
 			q.info.Head.CompareAndSwap(h, h+1)
+			q.ringSenders(h) // producers that met this slot READY can go past it now
 			l := Lease{h & q.mask, mine}
 			if n := s.Length.Load(); n > uint32(q.slotSize) {
 				q.Ack(l)
@@ -409,6 +414,16 @@ func (q *Queue) lower(i uint64) {
 		if int64(h-p) <= 0 || q.info.Head.CompareAndSwap(h, p) {
 			return
 		}
+	}
+}
+
+// ringSenders passes a wake on to a producer after the slot of position p stopped being one that producers stop at: it was READY
+// and is leased now, or was FREE and is loaned now. Producers stop at the first READY slot from tail on; if the next
+// slot is READY they would stop there, and whoever leases that one wakes them. So a full queue in steady state makes no wake-ups
+// but those of ack.
+func (q *Queue) ringSenders(p uint64) {
+	if q.Senders.Sleepers() != 0 && Word(q.slot(p+1).State.Load()).Phase() != PhaseReady {
+		q.Senders.Ring(1)
 	}
 }
 

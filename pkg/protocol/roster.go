@@ -14,6 +14,8 @@ type Roster struct {
 	b    []byte
 	h    Header
 	info *RosterInfo
+
+	segments, groups, workers, attachments rows
 }
 
 // RosterConfig gives the number of rows of each table. Attachments does not count row 0, which is never used.
@@ -109,7 +111,8 @@ func FormatRoster(b []byte, h Header, c RosterConfig) (*Roster, error) {
 	return OpenRoster(b)
 }
 
-// OpenRoster checks the header and the tables' places. Errors: those of ReadHeader, *KindError, *CorruptError.
+// OpenRoster checks the header and the tables' places, once: the places are not read again.
+// Errors: those of ReadHeader, *KindError, *CorruptError.
 func OpenRoster(b []byte) (*Roster, error) {
 	h, err := open(b, KindRoster)
 	if err != nil {
@@ -121,19 +124,22 @@ func OpenRoster(b []byte) (*Roster, error) {
 	}
 	i := r.info
 	for _, t := range []struct {
+		table  *rows
+		what   string
 		field  int64
 		offset uint64
 		count  uint32
-		size   uint64
+		size   int64
 	}{
-		{OffsetofRosterInfoSegmentOffset, i.SegmentOffset.Load(), i.SegmentCap.Load(), SizeofSegmentRow},
-		{OffsetofRosterInfoGroupOffset, i.GroupOffset.Load(), i.GroupCap.Load(), SizeofGroupRow},
-		{OffsetofRosterInfoWorkerOffset, i.WorkerOffset.Load(), i.WorkerCap.Load(), SizeofWorkerRow},
-		{OffsetofRosterInfoAttachmentOffset, i.AttachmentOffset.Load(), i.AttachmentCap.Load(), SizeofAttachmentRow},
+		{&r.segments, "segment", OffsetofRosterInfoSegmentOffset, i.SegmentOffset.Load(), i.SegmentCap.Load(), SizeofSegmentRow},
+		{&r.groups, "group", OffsetofRosterInfoGroupOffset, i.GroupOffset.Load(), i.GroupCap.Load(), SizeofGroupRow},
+		{&r.workers, "worker", OffsetofRosterInfoWorkerOffset, i.WorkerOffset.Load(), i.WorkerCap.Load(), SizeofWorkerRow},
+		{&r.attachments, "attachment", OffsetofRosterInfoAttachmentOffset, i.AttachmentOffset.Load(), i.AttachmentCap.Load(), SizeofAttachmentRow},
 	} {
-		if err := table(h.Name, b, bodyOffset+t.field, t.offset, t.count, t.size); err != nil {
+		if err := table(h.Name, b, bodyOffset+t.field, t.offset, t.count, uint64(t.size)); err != nil {
 			return nil, err
 		}
+		*t.table = rows{t.what, int64(t.offset), int(t.count), t.size}
 	}
 	return r, nil
 }
@@ -141,17 +147,23 @@ func OpenRoster(b []byte) (*Roster, error) {
 // Header returns the segment's header.
 func (r *Roster) Header() Header { return r.h }
 
-// row returns the overlay of row i of a table, and an error when i is beyond the count or the table has moved
-// out of the memory since OpenRoster (a damaged roster).
-func row[T any](r *Roster, overlay func([]byte, int64) *T, what string, offset *atomic.Uint64, limit *atomic.Uint32, i int, size int64) (*T, error) {
-	if n := limit.Load(); i < 0 || uint32(i) >= n {
-		return nil, fmt.Errorf("roster: there is no %s %d (%d rows)", what, i, n)
+// rows is where a table lies.
+type rows struct {
+	what   string
+	offset int64
+	cap    int
+	size   int64
+}
+
+// used returns how many rows a count of the memory says are in use, at most those that there are.
+func (t rows) used(count *atomic.Uint32) int { return min(int(count.Load()), t.cap) }
+
+// row returns the overlay of row i of a table of which n rows can be asked for.
+func row[T any](r *Roster, overlay func([]byte, int64) *T, t rows, i, n int) (*T, error) {
+	if i < 0 || i >= n {
+		return nil, fmt.Errorf("roster: there is no %s %d (%d rows)", t.what, i, n)
 	}
-	p := overlay(r.b, int64(offset.Load()&(1<<47-1))+int64(i)*size)
-	if p == nil {
-		return nil, &CorruptError{r.h.Name, bodyOffset, fmt.Sprintf("%s table lies outside the memory", what)}
-	}
-	return p, nil
+	return overlay(r.b, t.offset+int64(i)*t.size), nil
 }
 
 // Daemon returns what the roster says of the daemon.
@@ -188,16 +200,12 @@ func (r *Roster) Changed() {
 	sys.FutexWake(&r.info.Change, 1<<30)
 }
 
-func (r *Roster) segmentRow(i int, limit *atomic.Uint32) (*SegmentRow, error) {
-	return row(r, overlaySegmentRow, "segment", &r.info.SegmentOffset, limit, i, SizeofSegmentRow)
-}
-
 // Segments returns the directory. A torn row ends it with an error beside the rows before it.
 func (r *Roster) Segments() ([]Segment, error) {
-	n := int(min(r.info.SegmentCount.Load(), r.info.SegmentCap.Load()))
+	n := r.segments.used(&r.info.SegmentCount)
 	out := make([]Segment, 0, n)
 	for i := range n {
-		p, err := r.segmentRow(i, &r.info.SegmentCap)
+		p, err := row(r, overlaySegmentRow, r.segments, i, r.segments.cap)
 		if err != nil {
 			return out, err
 		}
@@ -216,7 +224,7 @@ func (r *Roster) Segments() ([]Segment, error) {
 // AddSegment appends a row to the directory.
 func (r *Roster) AddSegment(s Segment) error {
 	i := int(r.info.SegmentCount.Load())
-	p, err := r.segmentRow(i, &r.info.SegmentCap)
+	p, err := row(r, overlaySegmentRow, r.segments, i, r.segments.cap)
 	if err != nil {
 		return err
 	}
@@ -231,16 +239,12 @@ func (r *Roster) AddSegment(s Segment) error {
 	return nil
 }
 
-func (r *Roster) groupRow(i int, limit *atomic.Uint32) (*GroupRow, error) {
-	return row(r, overlayGroupRow, "group", &r.info.GroupOffset, limit, i, SizeofGroupRow)
-}
-
 // Groups returns the group table. A torn row ends it with an error beside the rows before it.
 func (r *Roster) Groups() ([]Group, error) {
-	n := int(min(r.info.GroupCount.Load(), r.info.GroupCap.Load()))
+	n := r.groups.used(&r.info.GroupCount)
 	out := make([]Group, 0, n)
 	for i := range n {
-		p, err := r.groupRow(i, &r.info.GroupCap)
+		p, err := row(r, overlayGroupRow, r.groups, i, r.groups.cap)
 		if err != nil {
 			return out, err
 		}
@@ -260,7 +264,7 @@ func (r *Roster) Groups() ([]Group, error) {
 // AddGroup appends a row to the group table and returns its index.
 func (r *Roster) AddGroup(g Group) (int, error) {
 	i := int(r.info.GroupCount.Load())
-	p, err := r.groupRow(i, &r.info.GroupCap)
+	p, err := row(r, overlayGroupRow, r.groups, i, r.groups.cap)
 	if err != nil {
 		return 0, err
 	}
@@ -277,18 +281,14 @@ func (r *Roster) AddGroup(g Group) (int, error) {
 	return i, nil
 }
 
-func (r *Roster) workerRow(i int, limit *atomic.Uint32) (*WorkerRow, error) {
-	return row(r, overlayWorkerRow, "worker", &r.info.WorkerOffset, limit, i, SizeofWorkerRow)
-}
-
 // WorkerCount returns the number of rows in use, at most the number that there are.
 func (r *Roster) WorkerCount() int {
-	return int(min(r.info.WorkerCount.Load(), r.info.WorkerCap.Load()))
+	return r.workers.used(&r.info.WorkerCount)
 }
 
 // Worker returns row i of the worker table.
 func (r *Roster) Worker(i int) (Worker, error) {
-	p, err := r.workerRow(i, &r.info.WorkerCount)
+	p, err := row(r, overlayWorkerRow, r.workers, i, r.workers.used(&r.info.WorkerCount))
 	if err != nil {
 		return Worker{}, err
 	}
@@ -321,7 +321,7 @@ func (r *Roster) Workers() ([]Worker, error) {
 
 // SetWorker writes row i of the worker table, extends the table if i is the next row, and tells waiters.
 func (r *Roster) SetWorker(i int, w Worker) error {
-	p, err := r.workerRow(i, &r.info.WorkerCap)
+	p, err := row(r, overlayWorkerRow, r.workers, i, r.workers.cap)
 	if err != nil {
 		return err
 	}
@@ -346,16 +346,12 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 	return nil
 }
 
-func (r *Roster) attachmentRow(i int) (*AttachmentRow, error) {
-	return row(r, overlayAttachmentRow, "attachment", &r.info.AttachmentOffset, &r.info.AttachmentCap, i, SizeofAttachmentRow)
-}
-
 // AttachmentCap returns the number of rows of the attachment table, row 0 included.
-func (r *Roster) AttachmentCap() int { return int(r.info.AttachmentCap.Load()) }
+func (r *Roster) AttachmentCap() int { return r.attachments.cap }
 
 // Attachment returns row id of the attachment table.
 func (r *Roster) Attachment(id uint16) (Attachment, error) {
-	p, err := r.attachmentRow(int(id))
+	p, err := row(r, overlayAttachmentRow, r.attachments, int(id), r.attachments.cap)
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -372,7 +368,7 @@ func (r *Roster) Attachment(id uint16) (Attachment, error) {
 
 // SetAttachment writes row id of the attachment table.
 func (r *Roster) SetAttachment(id uint16, a Attachment) error {
-	p, err := r.attachmentRow(int(id))
+	p, err := row(r, overlayAttachmentRow, r.attachments, int(id), r.attachments.cap)
 	if err != nil {
 		return err
 	}

@@ -6,9 +6,9 @@ import (
 	"unsafe"
 )
 
-// forkAndTouch forks this process the bare way, as a library in a C worker might: the child shares
-// nothing with the Go runtime but a copy of its memory, so it makes system calls only. It has the
-// kernel read the first byte of b, and exits with the errno: 0, or EFAULT if b is not in its memory.
+// forkChild forks this process the bare way, as a library in a C worker might. The child has a copy of
+// the memory and no Go runtime, so it makes system calls only: it has the kernel read the byte at addr
+// into the pipe w, and exits with the errno: 0, or EFAULT if addr is not in its memory.
 //
 //go:norace
 //go:nosplit
@@ -24,7 +24,7 @@ func forkChild(w, addr uintptr) (pid uintptr, e syscall.Errno) {
 	}
 }
 
-// forkAndTouch returns what the child got when it touched b.
+// forkAndTouch returns what a forked child got when it touched the first byte of b.
 func forkAndTouch(b []byte) (syscall.Errno, error) {
 	var p [2]int
 	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {

@@ -29,11 +29,12 @@ func TestMemoryLimitIsNamed(t *testing.T) {
 	noLeaks(t)
 	real := memoryLimit
 	t.Cleanup(func() { memoryLimit = real })
-	memoryLimit = func() (int64, string, error) { return 8192, "/sys/fs/cgroup/shmd.service/memory.max", nil }
-	mustCreate(t, Options{Size: 8192})
-	_, err := Create(Options{Name: "jobs", Size: 8193})
-	wantErr(t, err, ErrLimit, "/sys/fs/cgroup/shmd.service/memory.max", "8 KiB", "12 KiB")
-	mustCreate(t, Options{Size: 1 << 20, Sparse: true}) // takes nothing yet
+	const limit = 1 << 20
+	memoryLimit = func() (int64, string, error) { return limit, "/sys/fs/cgroup/shmd.service/memory.max", nil }
+	mustCreate(t, Options{Size: limit})
+	_, err := Create(Options{Name: "jobs", Size: limit + 1})
+	wantErr(t, err, ErrLimit, "/sys/fs/cgroup/shmd.service/memory.max allows only 1 MiB", bytesText(limit+int64(sys.PageSize())))
+	mustCreate(t, Options{Size: limit + 1, Sparse: true}) // takes nothing yet
 	memoryLimit = func() (int64, string, error) { return 0, "", errors.New("no /proc") }
 	if _, err := Create(Options{Size: 1}); err == nil || !strings.Contains(err.Error(), "no /proc") {
 		t.Errorf("%v", err)

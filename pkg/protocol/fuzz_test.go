@@ -1,0 +1,242 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+)
+
+// corrupt overlays a fuzzer's bytes on memory at an offset: what a hostile or crashed peer may have left.
+func corrupt(b []byte, at uint16, p []byte) {
+	if len(b) > 0 {
+		copy(b[int(at)%len(b):], p)
+	}
+}
+
+// aligned returns a copy of p in memory that is aligned as mapped memory is.
+func aligned(p []byte) []byte {
+	b := heap(int64(len(p)+7) &^ 7)
+	copy(b, p)
+	return b[:len(p)]
+}
+
+func FuzzSegmentHeader(f *testing.F) {
+	b := heap(4096)
+	if _, err := FormatGroup(heap(GroupSize(1)), header("g"), 1); err != nil {
+		f.Fatal(err)
+	}
+	writeHeader(b, header("x"))
+	publish(b)
+	f.Add(bytes.Clone(b[:SizeofSegmentHeader]))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, p []byte) {
+		b := aligned(p)
+		h, err := ReadHeader(b)
+		if err == nil && h.Size != uint64(len(b)) {
+			t.Fatalf("accepted a header of %d bytes for %d", h.Size, len(b))
+		}
+		for k := KindRoster; k <= KindLog; k++ {
+			if err := Check(k, 0)(b); err == nil && h.Kind != k {
+				t.Fatalf("%v passed as %v", h.Kind, k)
+			}
+		}
+		// Open functions must not panic either, whatever the tables say.
+		OpenRoster(b)
+		OpenCommand(b)
+		OpenGroup(b)
+		OpenQueue(b)
+		OpenLog(b)
+	})
+}
+
+func FuzzRoster(f *testing.F) {
+	c := RosterConfig{Segments: 3, Groups: 2, Workers: 3, Attachments: 4}
+	f.Add(uint16(256), []byte{1, 2, 3}, uint16(4096), []byte{255, 255, 255, 255})
+	f.Add(uint16(256+28), []byte{255, 255, 255, 255, 255, 255, 255, 255}, uint16(256+56), []byte{255, 255, 255, 255, 255, 255, 255, 127})
+	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
+		b := heap(RosterSize(c))
+		r, err := FormatRoster(b, header("roster"), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			if err := r.SetWorker(i, Worker{Name: "w", Reason: "why"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.AddSegment(Segment{Name: "roster", Kind: KindRoster})
+		r.AddGroup(Group{Name: "w", Count: 3})
+		corrupt(b, at1, p1)
+		read := func(r *Roster) { // a reader that had opened it before, and one that opens it now
+			r.Daemon()
+			r.Segments()
+			r.Groups()
+			r.Workers()
+			for i := range 8 {
+				r.Worker(i - 1)
+				r.Attachment(uint16(i))
+			}
+		}
+		read(r)
+		corrupt(b, at2, p2)
+		read(r)
+		if r, err := OpenRoster(b); err == nil {
+			read(r)
+		}
+	})
+}
+
+func FuzzCommand(f *testing.F) {
+	f.Add(uint16(256), []byte{1}, uint16(1024), []byte{1, 0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
+		b := heap(CommandSize(2, 3))
+		c, err := FormatCommand(b, header("command"), 2, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		use := func(c *Command) {
+			for i := range c.Workers() {
+				c.Arm(i, 0)
+				c.WorkerDesired(i)
+				Flagged(c.WorkerQuit(i))
+				c.RestartCount(i)
+			}
+			for i := range c.Groups() {
+				c.GroupDesired(i)
+				Flagged(c.GroupQuit(i))
+			}
+			c.RegionDesired()
+		}
+		corrupt(b, at1, p1)
+		use(c)
+		corrupt(b, at2, p2)
+		if c, err := OpenCommand(b); err == nil {
+			use(c)
+			if c.Workers() > 1000 || c.Groups() > 1000 {
+				t.Fatalf("%d workers, %d groups in %d bytes", c.Workers(), c.Groups(), len(b))
+			}
+		}
+	})
+}
+
+// Whatever stands in the words of a queue: every operation returns, in bounded time, with a result or an error.
+func FuzzQueueWords(f *testing.F) {
+	f.Add(uint16(256+64), []byte{255, 255, 255, 255, 255, 255, 255, 127}, uint16(4096), []byte{0x13, 0, 0, 0, 1, 0, 0, 0, 255, 255, 255, 255})
+	f.Add(uint16(256+128), []byte{9}, uint16(4096), []byte{2, 0, 0, 0, 0, 0, 0, 0, 57, 0, 0, 0})
+	f.Add(uint16(256+192), []byte{255, 255, 255, 255, 255, 255, 255, 255}, uint16(4160), []byte{15})
+	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
+		o := QueueOptions{Slots: 4, SlotSize: 48, MaxDeliveries: 2}
+		n, _ := QueueSize(o)
+		b := heap(n)
+		q, err := FormatQueue(b, header("jobs"), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		do := QueueOptions{Slots: 2, SlotSize: 48 + SizeofDeadLetter, DeadLetter: true}
+		dn, _ := QueueSize(do)
+		dead, err := FormatQueue(heap(dn), header("jobs.dead"), do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		corrupt(b, at1, p1)
+		use := func(q *Queue) {
+			for i := range 12 {
+				if l, err := q.TryLoan(2); err == nil {
+					if got := len(q.LoanBytes(l)); got != 48 {
+						t.Fatalf("a loan of %d bytes", got)
+					}
+					if i%3 == 2 {
+						q.Abort(l)
+					} else {
+						q.Commit(l, i)
+					}
+				}
+				l, err := q.TryReceive(3)
+				var c *CorruptError
+				switch {
+				case err == nil:
+					if got := len(q.LeaseBytes(l)); got > 48 {
+						t.Fatalf("a message of %d bytes", got)
+					}
+					if i%4 == 1 {
+						q.Nack(l)
+					} else {
+						q.Ack(l)
+					}
+				case errors.As(err, &c):
+					if c.Offset < 0 || c.Offset >= int64(len(b)) {
+						t.Fatalf("damage outside of the segment: %v", c)
+					}
+				}
+				if i == 5 {
+					corrupt(b, at2, p2)
+				}
+				q.MoveDead(dead, 1)
+				q.Stat()
+			}
+			q.Repair(func(o uint16) bool { return o != 0 })
+			ticket := q.Receivers.Register()
+			q.Receivers.Ring(1)
+			q.Receivers.Unregister(ticket)
+		}
+		begin := time.Now()
+		use(q)
+		if q, err := OpenQueue(b); err == nil {
+			if q.slotSize > len(b) {
+				t.Fatalf("slots of %d bytes in %d", q.slotSize, len(b))
+			}
+			q.Stat()
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("an operation took seconds")
+		}
+	})
+}
+
+func FuzzLog(f *testing.F) {
+	f.Add(uint16(256+64), []byte{8}, uint16(4096), []byte{255, 255, 255, 255})
+	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
+		b := heap(LogSize(64 << 10))
+		l, err := FormatLog(b, header("log"), 64<<10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			l.Write(Record{Time: time.Now(), Level: 6, Text: string(make([]byte, i*9))})
+		}
+		read := func(c *LogCursor) {
+			for range 20000 {
+				if _, _, ok, err := c.Next(); !ok || err != nil {
+					return
+				}
+			}
+			t.Fatal("the log never ends")
+		}
+		old := l.Oldest()
+		corrupt(b, at1, p1)
+		read(old)
+		corrupt(b, at2, p2)
+		if l, err := OpenLog(b); err == nil {
+			read(l.Oldest())
+			read(l.Newest())
+		}
+	})
+}
+
+// A word of the fuzzer's may be any word: composing and taking apart loses nothing.
+func FuzzWord(f *testing.F) {
+	f.Add(uint64(0x1234_5678_9abc_def0))
+	f.Fuzz(func(t *testing.T, v uint64) {
+		w := Word(v)
+		back := MakeWord(w.Phase(), w.Owner(), w.Deliveries(), w.Lap())
+		const passed = Word((1<<SlotPassedBits - 1)) << SlotPassedShift
+		if back != w&^passed {
+			t.Fatalf("%#x became %#x", w, back)
+		}
+		var b [8]byte
+		binary.LittleEndian.PutUint64(b[:], v)
+		_ = w.Phase().String()
+	})
+}
