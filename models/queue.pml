@@ -5,7 +5,7 @@
  * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good), MAXD (max_deliveries, 0: none;
  * the dead-letter channel has no room, so DEAD stays), START (first position; laps count modulo 16), FIFO.
  * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
- * NO_OWNER_CHECK_LAP (see README). */
+ * NO_LAP_CHECK, NO_RING_AT_LEASE (models/README.md says what each leaves out). */
 #ifndef P
 #define P 2
 #endif
@@ -156,6 +156,24 @@ inline ringSenders() {
 	fi
 }
 
+/* ringSenders(p) of the code: the slot of position p is not one that producers stop at any more. */
+inline nudge(p) {
+#ifndef NO_RING_AT_LEASE
+	atomic { if :: true -> if :: sw == 0 -> quiet = 1 :: else fi :: cr > 0 -> cr--; goto died fi };
+	if
+	:: !quiet ->
+		atomic { if :: true -> if :: phase(st[idx((p) + 1)]) == READY -> quiet = 1 :: else fi :: cr > 0 -> cr--; goto died fi }
+	:: else
+	fi;
+	if
+	:: quiet -> quiet = 0
+	:: else -> ringSenders()
+	fi
+#else
+	skip
+#endif
+}
+
 #define CASTAIL(pos) X(if :: tail == (pos) -> tail = (pos) + 1 :: else fi)
 
 /* TryLoan. ok = 1: i and suspect are set. */
@@ -184,6 +202,7 @@ inline tryLoan() {
 				if
 				:: ok -> X(if :: tail == t -> tail = t + 1; suspect = 0 :: else -> suspect = 1 fi); /* B */
 					i = idx(t);
+					nudge(t);
 					break
 				:: else
 				fi
@@ -236,6 +255,7 @@ walk:
 					X(if :: head == h -> head = h + 1 :: else fi; OPEND);
 					i = idx(h);
 					w = W(READING, me, dels(w), lapof(w));
+					nudge(h);
 					break
 				:: else
 				fi

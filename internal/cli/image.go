@@ -285,7 +285,11 @@ var enums = map[string]func(n uint32) string{
 // meaning says for people what a number stands for, "" if it is just a number.
 func meaning(layout, name string, n uint64) string {
 	if enum := enums[layout+"."+name]; enum != nil {
-		return enum(uint32(n))
+		text := enum(uint32(n))
+		if n == 0 && strings.HasSuffix(text, "(0)") { // not set
+			return ""
+		}
+		return text
 	}
 	switch {
 	case layout == "SlotHeader" && name == "state":

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,11 +49,14 @@ const patience = 30 * time.Second
 //	daemon [-c FILE]      starts shmd (the file's $REGION replaced) and goes on at once
 //	exited [CODE|SIGNAL]  waits for the daemon's end
 //	signal SIGNAL NAME    sends a signal to shmd, or to a worker by name
+//	follow REGEXP ARG...  runs shmctl logs -f ARG... until a line matches, and then interrupts it
 //	exits CODE CMD...     runs a command, which must end with this exit code
 //	shape FILE            writes the shape of the JSON of the last command: each value replaced by its type
 //	send CHANNEL TEXT...  sends messages
 //	receive CHANNEL HOW N receives messages and gives them an ack or a nack, or holds them until the end of the script
+//	release               ends what send and receive attached
 //	damage SEGMENT OFFSET HEX  overwrites bytes of the memory
+//	mend                  undoes all damage
 func TestScript(t *testing.T) {
 	work, err := os.MkdirTemp("", "shmctl")
 	if err != nil {
@@ -69,8 +74,8 @@ func TestScript(t *testing.T) {
 		UpdateScripts:       *update,
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"daemon": cmdDaemon, "exited": cmdExited, "signal": cmdSignal, "exits": cmdExits, "shape": cmdShape,
-			"send": cmdSend, "receive": cmdReceive, "damage": cmdDamage,
+			"daemon": cmdDaemon, "exited": cmdExited, "signal": cmdSignal, "follow": cmdFollow, "exits": cmdExits, "shape": cmdShape,
+			"send": cmdSend, "receive": cmdReceive, "release": cmdRelease, "damage": cmdDamage, "mend": cmdMend,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -87,7 +92,22 @@ type scene struct {
 	env                   []string
 	daemon                *exec.Cmd
 	ended                 chan struct{} // closed when the daemon has ended
-	releases              []func()
+	releases              []func() // ends what send and receive attached
+	mends                 []func() // undoes damage
+}
+
+func (s *scene) release() {
+	for _, fn := range s.releases {
+		fn()
+	}
+	s.releases = nil
+}
+
+func (s *scene) mend() {
+	for _, fn := range slices.Backward(s.mends) {
+		fn()
+	}
+	s.mends = nil
 }
 
 type sceneKey struct{}
@@ -117,9 +137,8 @@ func setup(env *testscript.Env) error {
 	s.env = slices.Clone(env.Vars)
 	env.Values[sceneKey{}] = s
 	env.Defer(func() {
-		for _, fn := range s.releases {
-			fn()
-		}
+		s.mend()
+		s.release()
 		if err := s.end(); err != nil {
 			env.T().Log(err)
 			env.T().FailNow()
@@ -247,6 +266,35 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("process %d does not stop", pid)
 		}
 	}
+}
+
+func cmdFollow(ts *testscript.TestScript, neg bool, args []string) {
+	s := sceneOf(ts)
+	if len(args) == 0 {
+		ts.Fatalf("usage: follow REGEXP ARG...")
+	}
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := exec.CommandContext(ctx, filepath.Join(bin, "shmctl"), append([]string{"logs", "-f"}, args[1:]...)...)
+	c.Env = s.env
+	out, err := c.StdoutPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	seen := ""
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		seen += lines.Text() + "\n"
+		if want.MatchString(lines.Text()) {
+			c.Process.Signal(os.Interrupt)
+			if err := c.Wait(); err != nil {
+				ts.Fatalf("interrupted, it ended with %v", err)
+			}
+			return
+		}
+	}
+	c.Wait()
+	ts.Fatalf("no line matches %s in:\n%s", args[0], seen)
 }
 
 // pid asks for a worker's pid.
@@ -414,11 +462,21 @@ func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
 		if link, _ := os.Readlink(path); link == "/memfd:shmd:"+s.region+":"+args[0]+" (deleted)" {
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
 			ts.Check(err)
-			defer f.Close()
+			old := make([]byte, len(b))
+			_, err = f.ReadAt(old, offset)
+			ts.Check(err)
 			_, err = f.WriteAt(b, offset)
 			ts.Check(err)
+			s.mends = append(s.mends, func() {
+				f.WriteAt(old, offset)
+				f.Close()
+			})
 			return
 		}
 	}
 	ts.Fatalf("the daemon has no segment %q", args[0])
 }
+
+func cmdMend(ts *testscript.TestScript, neg bool, args []string) { sceneOf(ts).mend() }
+
+func cmdRelease(ts *testscript.TestScript, neg bool, args []string) { sceneOf(ts).release() }

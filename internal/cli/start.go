@@ -106,7 +106,7 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 		return done, err
 	})
 	if errors.Is(err, errNoDaemonWorks) {
-		err = fmt.Errorf("the daemon died meanwhile, and %s: the next one carries this out", w.missing)
+		err = errors.New("the daemon died meanwhile: the next one carries this out")
 	}
 	if err != nil {
 		return explain(err, w.missing)

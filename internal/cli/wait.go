@@ -31,7 +31,8 @@ coming. Without a name it waits for all workers of the region; those that an
 operator has stopped are not waited for to be ready.
 
 With --for=ready it also waits for the region to appear, so that it can be
-called right after the daemon was started. It ends at once when what it waits
+called right after the daemon was started, and for another daemon if the
+region's is dead. It ends at once when what it waits
 for cannot come: exit code 1 with the reason if a worker has failed, 3 if it
 is stopped or done. It sleeps until the roster changes.`,
 		Example: `  shmd -c web.toml & shmctl -r web wait --timeout=10s
@@ -60,10 +61,11 @@ func (a *app) wait(ctx context.Context, names []string, what string) error {
 		err = s.await(ctx, w.check)
 		last = w.missing
 		if errors.Is(err, errNoDaemonWorks) { // no state can change in this memory any more
+			old := s.Roster.Daemon()
 			s.Close()
-			a.warn("the daemon is dead, and %s; waiting for another daemon", last)
-			if err := a.newDaemon(ctx, s.Roster.Daemon()); err != nil {
-				return explain(err, last)
+			a.warn("the daemon (pid %d) is dead: waiting for another one", old.Pid)
+			if err := a.newDaemon(ctx, old); err != nil {
+				return explain(err, "no daemon runs")
 			}
 			continue
 		}
@@ -166,8 +168,11 @@ func (w *waiter) check() (done bool, err error) {
 		return false, err
 	}
 	alive := w.s.Daemon().Alive
+	if !alive && w.what == forReady { // also if all are ready: the next daemon has them quit
+		return false, errNoDaemonWorks
+	}
 	if w.list, err = w.s.workers(targets.Workers); err != nil {
-		if alive { // it is being written
+		if alive { // it may be in the middle of a change
 			w.missing = err.Error()
 			return false, nil
 		}
@@ -183,7 +188,7 @@ func (w *waiter) check() (done bool, err error) {
 			missing = append(missing, m)
 		}
 	}
-	if d := w.s.Roster.Daemon(); w.what == forReady && alive && d.State == protocol.DaemonStateStarting {
+	if d := w.s.Roster.Daemon(); w.what == forReady && d.State == protocol.DaemonStateStarting {
 		missing = append(missing, "the daemon is starting")
 	}
 	if len(missing) == 0 {
@@ -193,9 +198,6 @@ func (w *waiter) check() (done bool, err error) {
 	w.missing = strings.Join(missing[:min(len(missing), 5)], ", ")
 	if n := len(missing) - 5; n > 0 {
 		w.missing += fmt.Sprintf(" and %d more", n)
-	}
-	if !alive && w.what == forReady {
-		return false, errNoDaemonWorks
 	}
 	return false, nil
 }
@@ -237,8 +239,6 @@ func (w *waiter) look(row worker, alive bool) (missing string, err error) {
 		case row.Desired == protocol.DesiredStop:
 			return "", fmt.Errorf("worker %q is %w: it was stopped; start it with shmctl start %s", row.Name, control.ErrNotRunning, row.Name)
 		case row.Reason == "stopped": // and is wanted again: the daemon is about to start it
-			return text, nil
-		case !alive:
 			return text, nil
 		case row.ExitCode == 0 && row.ExitSignal == 0 && (!named || w.asked != nil):
 			return "", nil // it has done its work

@@ -29,7 +29,7 @@ const (
 	MaxSlots       = 1 << 20   // of a channel
 	MaxSlotSize    = 1 << 30   // bytes of payload of a slot
 	MaxDeliveries  = 63        // what the slot's state word can count
-	MinLogSize     = 4 << 10   // bytes of the log ring
+	MinLogSize     = 64 << 10  // bytes of the log ring: four of the longest records
 	MaxLogSize     = 1 << 30   // bytes of the log ring
 	MaxChannelSize = 1 << 46   // bytes of a channel, sparse or not: what a process can map
 	MaxFileSize    = 256 << 10 // bytes of a configuration file
@@ -80,12 +80,12 @@ type Group struct {
 	Name         string
 	Command      []string          `toml:"command"`       // program and arguments
 	Builtin      string            `toml:"builtin"`       // "wordcount", "idle" or "echo"
-	Args         []string          `toml:"args"`          // arguments of Builtin
 	Count        int               `toml:"count"`         // instances
 	Consume      []string          `toml:"consume"`       // channels, all declared
 	Produce      []string          `toml:"produce"`       // channels, all declared
 	Restart      string            `toml:"restart"`       // RestartAlways, RestartOnFailure, RestartNever
 	StopTimeout  time.Duration     `toml:"stop_timeout"`  // from quit flag to SIGTERM, and from SIGTERM to SIGKILL
+	Ready        string            `toml:"ready"`         // ReadyExec, ReadyCall; empty: see ReadyAtExec
 	ReadyTimeout time.Duration     `toml:"ready_timeout"` // from start to ready; 0: no limit
 	BackoffMin   time.Duration     `toml:"backoff_min"`   // delay before the first restart
 	BackoffMax   time.Duration     `toml:"backoff_max"`   // the delay doubles up to this
@@ -103,11 +103,14 @@ type Access struct {
 	Operate []string `toml:"operate"` // command segment writable; includes observe
 }
 
-// Values of Group.Restart, Channel.Kind and Group.Builtin.
+// Values of Group.Restart, Group.Ready, Channel.Kind and Group.Builtin.
 const (
 	RestartAlways    = "always"
 	RestartOnFailure = "on-failure"
 	RestartNever     = "never"
+
+	ReadyExec = "exec" // ready as soon as the command runs
+	ReadyCall = "call" // ready when it says so through the library
 
 	KindQueue = "queue"
 

@@ -15,7 +15,7 @@ import (
 const complete = `
 [region]
 name = "prod"
-log_size = "4MiB"
+log_size = "64KiB"
 max_attachments = 0
 huge_pages = true
 mlock = true
@@ -42,6 +42,7 @@ consume = ["jobs"]
 produce = ["results"]
 restart = "on-failure"
 stop_timeout = "1m30s"
+ready = "call"
 ready_timeout = "0s"
 backoff_min = "1ms"
 backoff_max = "1ms"
@@ -53,7 +54,7 @@ user = "nobody"
 
 [worker.a]
 builtin = "wordcount"
-args = ["-x", "y"]
+ready = "exec"
 consume = ["jobs"]
 produce = ["results"]
 
@@ -69,15 +70,15 @@ func TestComplete(t *testing.T) {
 	}
 	parser := Group{
 		Name: "parser", Command: []string{"python3", "parse.py"}, Count: 4,
-		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure,
+		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
 		CrashWindow: 2 * time.Hour, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
 	a := defaultGroup("a")
-	a.Builtin, a.Args, a.Consume, a.Produce = BuiltinWordcount, []string{"-x", "y"}, []string{"jobs"}, []string{"results"}
+	a.Builtin, a.Ready, a.Consume, a.Produce = BuiltinWordcount, ReadyExec, []string{"jobs"}, []string{"results"}
 	want := &Config{
 		Path:   "dir/prod.toml",
-		Region: Region{Name: "prod", LogSize: 4 << 20, HugePages: true, Mlock: true, Prefault: true, DontDump: true},
+		Region: Region{Name: "prod", LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true},
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
@@ -91,7 +92,7 @@ func TestComplete(t *testing.T) {
 	}
 	for _, name := range tableNames { // complete is what it says
 		for _, k := range keyNames(tables[name].typ) {
-			if k != "builtin" && k != "args" && k != "sparse" && !strings.Contains(complete, k+" = ") {
+			if k != "builtin" && k != "sparse" && !strings.Contains(complete, k+" = ") {
 				t.Errorf("the test sets no %s.%s", name, k)
 			}
 		}
@@ -253,5 +254,27 @@ func TestParseCopies(t *testing.T) {
 	clear(data)
 	if c.Region.Name != "prod" || c.Groups[0].Env["A"] != "1" || string(c.src.data) != complete {
 		t.Errorf("%+v", c)
+	}
+}
+
+// When a worker counts as ready without saying so.
+func TestReadyAtExec(t *testing.T) {
+	for keys, want := range map[string]bool{
+		`command = ["x"]`:                                      true,
+		`command = ["x"]; consume = ["q"]`:                     false,
+		`command = ["x"]; produce = ["q"]`:                     false,
+		`builtin = "idle"`:                                     false,
+		`command = ["x"]; ready = "call"`:                      false,
+		`command = ["x"]; consume = ["q"]; ready = "exec"`:     true,
+		`builtin = "idle"; ready = "exec"`:                     true,
+		`builtin = "idle"; ready = "call"; ready_timeout="0s"`: false,
+	} {
+		c, err := Parse("x", []byte("[channel.q]\n[worker.w]\n"+strings.ReplaceAll(keys, "; ", "\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Groups[0].ReadyAtExec(); got != want {
+			t.Errorf("%s: %v", keys, got)
+		}
 	}
 }

@@ -25,7 +25,7 @@ builtin = "idle"
 instances = 4
 cwd = "/"
 timeout = "5s"
-ready = "5s"
+crash = "5s"
 stdin = "jobs"
 `, `
 3:1: unknown key "nmae" in [region]; did you mean "name"?
@@ -36,7 +36,7 @@ stdin = "jobs"
 10:1: unknown key "instances" in [worker.w]; did you mean "count"?
 11:1: unknown key "cwd" in [worker.w]; did you mean "dir"?
 12:1: unknown key "timeout" in [worker.w]; did you mean "stop_timeout"?
-13:1: unknown key "ready" in [worker.w]; did you mean "ready_timeout"?
+13:1: unknown key "crash" in [worker.w]; did you mean "crash_limit"?
 14:1: unknown key "stdin" in [worker.w]; did you mean "consume"?`},
 	{"top of the file", "name = \"x\"\nslots = 4\nregoin = 1\nfoo = 1",
 		`1:1: unknown key "name" at the top of the file; it belongs below a header [region]
@@ -206,7 +206,7 @@ dir = "tmp"
 user = "a:b"
 [worker.b]
 command = []
-args = ["x"]
+ready = "later"
 count = 1025
 restart = "sometimes"
 stop_timeout = "soon"
@@ -215,6 +215,7 @@ backoff_max = "1s"
 dir = ""
 user = ""
 [worker.c]
+ready = ""
 command = [""]
 backoff_min = "1m"
 [worker.d]
@@ -232,20 +233,21 @@ env = { "" = "x", "A=B" = "x", SHMD_WORKER = "x", C = "\u0000" }
 12:1: dir in [worker.a]: "tmp" is not absolute; begin it with /
 13:1: user in [worker.a]: the name holds a character that no name has; give a user's name or its uid, or remove the key for the daemon's own
 15:1: command in [worker.b]: it is empty; write command = ["program", "argument"]
-16:1: args in [worker.b]: it is for builtin workers; put the arguments into command
+16:1: ready in [worker.b]: unknown ready "later"; there are "exec", "call"
 17:1: count in [worker.b]: 1025 is out of range; use 1 to 1024
 18:1: restart in [worker.b]: unknown restart "sometimes"; there are "always", "on-failure", "never"
 19:1: stop_timeout in [worker.b]: "soon" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"
 21:1: backoff_max in [worker.b]: backoff_max (1s) is less than backoff_min (2s); raise the one or lower the other
 22:1: dir in [worker.b]: it is empty; give a directory, or remove the key for the daemon's own
 23:1: user in [worker.b]: the name is empty; give a user's name or its uid, or remove the key for the daemon's own
-25:1: command in [worker.c]: the program's name is empty; write its path, or a name to find in PATH
-26:1: backoff_min in [worker.c]: backoff_max (30s) is less than backoff_min (1m); raise the one or lower the other
-28:1: command in [worker.d]: "a\x00" holds a NUL, which no system call takes; remove it
-29:9: env."" in [worker.d]: the name is empty; remove it
-29:19: env."A=B" in [worker.d]: a name holds neither = nor NUL; rename it
-29:32: env.SHMD_WORKER in [worker.d]: the daemon sets it; remove it
-29:51: env.C in [worker.d]: the value holds a NUL; remove it`},
+25:1: ready in [worker.c]: unknown ready ""; there are "exec", "call"
+26:1: command in [worker.c]: the program's name is empty; write its path, or a name to find in PATH
+27:1: backoff_min in [worker.c]: backoff_max (30s) is less than backoff_min (1m); raise the one or lower the other
+29:1: command in [worker.d]: "a\x00" holds a NUL, which no system call takes; remove it
+30:9: env."" in [worker.d]: the name is empty; remove it
+30:19: env."A=B" in [worker.d]: a name holds neither = nor NUL; rename it
+30:32: env.SHMD_WORKER in [worker.d]: the daemon sets it; remove it
+30:51: env.C in [worker.d]: the value holds a NUL; remove it`},
 	{"nothing or too much to run", "[worker.a]\n[worker.b]\ncommand = [\"x\"]\nbuiltin = \"idle\"\n[worker.c]\nbuiltin = \"\"",
 		`1:9: [worker.a]: it has nothing to run; add command = ["program", "argument"] or builtin = "idle"
 2:9: [worker.b]: it has both command and builtin; remove one of them

@@ -63,7 +63,7 @@ func invariants(t *testing.T, c *Config) {
 	within := func(d, lo time.Duration) bool { return d >= lo && d <= 24*time.Hour }
 
 	must(name(c.Region.Name), "name", c.Region)
-	must(power(c.Region.LogSize) && c.Region.LogSize >= 4096 && c.Region.LogSize <= 1<<30, "log_size", c.Region)
+	must(power(c.Region.LogSize) && c.Region.LogSize >= 64<<10 && c.Region.LogSize <= 1<<30, "log_size", c.Region)
 	must(c.Region.MaxAttachments >= 0 && c.Region.MaxAttachments+MaxWorkers < 1<<16-1, "max_attachments", c.Region)
 	must(who(c.Access.Observe) && who(c.Access.Operate), "access", c.Access)
 
@@ -85,7 +85,7 @@ func invariants(t *testing.T, c *Config) {
 		must(name(g.Name) && !groups[g.Name], "name", g)
 		groups[g.Name] = true
 		must((len(g.Command) > 0) != (g.Builtin != ""), "command or builtin", g)
-		must(len(g.Command) == 0 || g.Command[0] != "" && len(g.Args) == 0, "command", g)
+		must(len(g.Command) == 0 || g.Command[0] != "", "command", g)
 		must(g.Builtin == "" || g.Builtin == "idle" || len(g.Consume) == 1 && len(g.Produce) == 1 && g.Consume[0] != g.Produce[0], "builtin's ends", g)
 		must(g.Count >= 1 && g.Count <= 1024, "count", g)
 		total += g.Count
@@ -97,11 +97,12 @@ func invariants(t *testing.T, c *Config) {
 			}
 		}
 		must(g.Restart == "always" || g.Restart == "on-failure" || g.Restart == "never", "restart", g)
+		must(g.Ready == "" || g.Ready == "exec" || g.Ready == "call", "ready", g)
 		must(within(g.StopTimeout, 1) && within(g.ReadyTimeout, 0) && within(g.CrashWindow, 1), "timeouts", g)
 		must(within(g.BackoffMin, 1) && within(g.BackoffMax, g.BackoffMin), "backoff", g)
 		must(g.CrashLimit >= 0, "crash_limit", g)
 		must(g.Dir == "" || g.Dir[0] == '/', "dir", g)
-		for _, s := range append([]string{g.Dir, g.User, strings.Join(g.Args, "")}, g.Command...) {
+		for _, s := range append([]string{g.Dir, g.User}, g.Command...) {
 			must(!strings.Contains(s, "\x00"), "NUL", g)
 		}
 		for k, v := range g.Env {

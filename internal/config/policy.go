@@ -10,8 +10,11 @@ func (c *Config) Open() bool {
 	return len(c.Access.Observe)+len(c.Access.Operate) > 0
 }
 
-// ReadyAtExec reports whether the workers of the group count as ready as soon as their command runs: they hold no channel, so
-// nothing says that they will ever attach.
+// ReadyAtExec reports whether the workers of the group count as ready as soon as their command runs: the key "ready" says so, or
+// says nothing and they are external commands without channels, which perhaps never attach.
 func (g *Group) ReadyAtExec() bool {
+	if g.Ready != "" {
+		return g.Ready == ReadyExec
+	}
 	return g.Builtin == "" && len(g.Consume)+len(g.Produce) == 0
 }

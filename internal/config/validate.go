@@ -123,6 +123,9 @@ func (v *validator) group(g *Group) {
 	v.ends(at, g)
 	v.oneOf(at.key("restart"), g.Restart, RestartAlways, RestartOnFailure, RestartNever)
 	v.duration(at.key("stop_timeout"), g.StopTimeout, time.Millisecond)
+	if ready := at.key("ready"); g.Ready != "" || v.given(ready) && !v.bad(ready) {
+		v.oneOf(ready, g.Ready, ReadyExec, ReadyCall)
+	}
 	v.duration(at.key("ready_timeout"), g.ReadyTimeout, 0)
 	minOK := v.duration(at.key("backoff_min"), g.BackoffMin, time.Millisecond)
 	if v.duration(at.key("backoff_max"), g.BackoffMax, time.Millisecond) && minOK && g.BackoffMax < g.BackoffMin {
@@ -151,7 +154,7 @@ func (v *validator) group(g *Group) {
 
 // program checks that a group has exactly one of command and builtin.
 func (v *validator) program(at path, g *Group) {
-	command, builtin, args := at.key("command"), at.key("builtin"), at.key("args")
+	command, builtin := at.key("command"), at.key("builtin")
 	hasCommand := len(g.Command) > 0 || v.given(command)
 	hasBuiltin := g.Builtin != "" || v.given(builtin)
 	switch {
@@ -172,10 +175,6 @@ func (v *validator) program(at path, g *Group) {
 		}
 		v.noNUL(command, g.Command...)
 	}
-	if len(g.Args) > 0 && hasCommand && !hasBuiltin {
-		v.fail(args, "it is for builtin workers; put the arguments into command")
-	}
-	v.noNUL(args, g.Args...)
 }
 
 // ends checks what a built-in worker needs to consume and produce.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
@@ -61,6 +62,10 @@ once. shmctl stop does the same without a signal.`,
 				return usageError{fmt.Errorf("log level %q: there are trace, debug, info, warn, error", level)}
 			}
 			c, err := load(path)
+			if problems := (config.Errors)(nil); errors.As(err, &problems) {
+				fmt.Fprintln(stderr, problems.Detail())
+				return wrong(problems)
+			}
 			if err != nil {
 				return err
 			}
@@ -70,13 +75,13 @@ once. shmctl stop does the same without a signal.`,
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file`; without it an embedded one")
+	root.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file`; without it default.toml in $CONFIGURATION_DIRECTORY (set by systemd), or else an embedded one")
 	root.Flags().StringVar(&level, "log-level", "info", "least `level` that is logged: trace, debug, info, warn, error")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "check a configuration and say everything that is wrong with it", Args: noArgs,
-			Long: "check reads a configuration as shmd would, and also looks whether commands, directories and users exist and whether the memory suffices.\nExit code 0: nothing is wrong. 1: the problems are on standard output, one a line.",
+			Long: "check reads a configuration as shmd would, and also looks whether commands, directories and users exist and whether the memory suffices.\nExit code 0: nothing is wrong. 1: the problems are on standard output, each as FILE:LINE:COLUMN: TEXT with an excerpt of the file below it.",
 			RunE: func(*cobra.Command, []string) error { return check(path, stdout) },
 		},
 		&cobra.Command{
@@ -97,31 +102,51 @@ func noArgs(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// load reads the configuration; an empty path means the embedded one.
+// load reads the configuration. An empty path means default.toml in a directory of CONFIGURATION_DIRECTORY, which systemd sets,
+// and if there is none the embedded one.
 func load(path string) (*config.Config, error) {
+	if dirs := filepath.SplitList(os.Getenv("CONFIGURATION_DIRECTORY")); path == "" && len(dirs) > 0 {
+		path = config.FindDefault("default", dirs...)
+	}
 	if path == "" {
 		return config.Default(), nil
 	}
 	return config.Load(path)
 }
 
+// check prints what is wrong with a configuration to out. A file that cannot be read is no finding but an error.
 func check(path string, out io.Writer) error {
 	c, err := load(path)
-	if err != nil {
-		fmt.Fprintln(out, err)
-		return errors.New("the configuration is wrong")
+	var problems config.Errors
+	switch {
+	case errors.As(err, &problems):
+	case err != nil:
+		return err
+	default:
+		problems = c.Check()
 	}
-	problems := c.Check()
-	for _, p := range problems {
-		fmt.Fprintln(out, p)
-	}
-	if n := len(problems); n > 0 {
-		return fmt.Errorf("the configuration has %d problems", n)
+	if len(problems) > 0 {
+		if _, err := fmt.Fprintln(out, problems.Detail()); err != nil {
+			return err
+		}
+		return wrong(problems)
 	}
 	name := c.Path
 	if name == "" {
 		name = "the embedded configuration"
 	}
-	_, err = fmt.Fprintf(out, "%s is fine: region %q, %d channels, %d worker groups\n", name, c.Region.Name, len(c.Channels), len(c.Groups))
+	_, err = fmt.Fprintf(out, "%s is fine: region %q, %s, %s\n", name, c.Region.Name, plural(len(c.Channels), "channel"), plural(len(c.Groups), "worker group"))
 	return err
+}
+
+// wrong is the error of a configuration whose problems have been printed.
+func wrong(problems config.Errors) error {
+	return fmt.Errorf("the configuration has %s", plural(len(problems), "problem"))
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

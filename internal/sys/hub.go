@@ -67,6 +67,9 @@ type hubWord struct {
 	stays int // how many more times the thread sleeps on it with nobody waiting
 }
 
+// hubRefusals bounds how often a set is tried that the kernel refuses.
+const hubRefusals = 8
+
 // hubStays bounds how often a thread sleeps on a word that nobody waits on.
 const hubStays = 4
 
@@ -91,6 +94,7 @@ type batch struct {
 	turn    uint64 // counts the times it was armed
 	set     []FutexWord
 	vec     []futexWaiter
+	refused int // how often in a row the kernel refused the set
 	ticking bool
 	thread  int // without futex_waitv: for interrupt
 }
@@ -464,13 +468,16 @@ var farAway = deadline(math.MaxInt64)
 // Words that changed without being reported are left to review. With mu held.
 func (h *Hub) disarm(b *batch, woken int, err error) {
 	if err != nil && err != ErrAgain {
-		// The kernel refuses the set: a word that is no word, or no memory. It would
-		// refuse it for ever.
-		for len(b.words) > 0 {
-			h.fail(b.words[0], err)
+		// The kernel refuses the set, most likely since one word lost its memory after
+		// review: review finds it. If not, it would be refused for ever.
+		if b.refused++; b.refused > hubRefusals {
+			for len(b.words) > 0 {
+				h.fail(b.words[0], err)
+			}
 		}
 		return
 	}
+	b.refused = 0
 	for i, s := range b.set {
 		woken := err == nil && i == woken
 		word := h.words[s.Addr]

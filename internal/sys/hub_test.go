@@ -114,6 +114,54 @@ func TestHubWaitAnswers(t *testing.T) {
 	})
 }
 
+// A wake without a change is not promised to be seen, but is if it reaches a sleeper.
+func TestHubWakeWithoutChange(t *testing.T) {
+	eachHub(t, func(t *testing.T, h *Hub) {
+		var w, other atomic.Uint32
+		others := h.start(t.Context(), &other, 0)
+		for range 20 {
+			done := h.start(t.Context(), &w, 0)
+			eventually(t, "waiting", func() bool { return h.waiting() == 2 })
+			wakeSleeper(t, &w) // or a thread that sleeps on it still, for nobody
+			for answered := false; !answered; {
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Fatal(err)
+					}
+					answered = true
+				default:
+					FutexWake(&w, 1)
+				}
+			}
+		}
+		bump(&other)
+		receive(t, others)
+	})
+}
+
+// A goroutine that joins with a newer value than the thread sleeps on makes it look again:
+// the kernel compared the old one.
+func TestHubNewerValue(t *testing.T) {
+	eachHub(t, func(t *testing.T, h *Hub) {
+		if len(h.sleepers) > 0 {
+			return // nobody joins anybody
+		}
+		var w atomic.Uint32
+		old := h.start(t.Context(), &w, 0)
+		eventually(t, "asleep", func() bool { return h.asleep() == 1 })
+		w.Store(1) // no wake
+		newer := h.start(t.Context(), &w, 1)
+		if err := receive(t, old); err != nil {
+			t.Error(err)
+		}
+		bump(&w)
+		if err := receive(t, newer); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestHubContext(t *testing.T) {
 	eachHub(t, func(t *testing.T, h *Hub) {
 		var w, other atomic.Uint32
@@ -192,6 +240,45 @@ func TestHubManyWords(t *testing.T) {
 		}
 	}
 	eventually(t, "threads ended", func() bool { return h.batchCount() == 0 })
+}
+
+// Words that nobody waits on any more make room, in the thread's set and in the memory.
+func TestHubLetsWordsGo(t *testing.T) {
+	if !HaveFutexWaitv() {
+		return
+	}
+	h := newHub(true, 0)
+	defer h.Close()
+	held := make([]atomic.Uint32, MaxWaitv-2) // one place is left
+	var done []<-chan error
+	for i := range held {
+		done = append(done, h.start(t.Context(), &held[i], 0))
+	}
+	eventually(t, "all waiting", func() bool { return h.waiting() == len(held) })
+	for i := range 300 {
+		var w atomic.Uint32
+		d := h.start(t.Context(), &w, 0)
+		eventually(t, "waiting", func() bool { return h.waiting() == len(held)+1 })
+		if n := h.batchCount(); n != 1 {
+			t.Fatalf("word %d: %d threads for %d words", i, n, MaxWaitv-1)
+		}
+		bump(&w)
+		if err := receive(t, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range held[1:] {
+		bump(&held[i+1])
+		receive(t, done[i+1])
+	}
+	h.mu.Lock()
+	n := len(h.words)
+	h.mu.Unlock()
+	if n > 1+hubStays+1 {
+		t.Errorf("%d words are kept while one is waited on", n)
+	}
+	bump(&held[0])
+	receive(t, done[0])
 }
 
 // A word of which all goroutines were cancelled may still be slept on. The wake-up that

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/sys"
@@ -159,7 +160,9 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	if o.Operate {
 		role = attach.RoleOperate
 	}
-	conn, err := attach.Dial(ctx, o.Socket)
+	dialing, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%s: %w within %v: it is stopped or hung; see its log", o.Socket, ErrSilent, patience))
+	defer cancel()
+	conn, err := attach.DialWait(dialing, o.Socket)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +185,9 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	r.watchQuit()
 	return r, nil
 }
+
+// patience is how long an outsider waits for the daemon's answer: long enough for one that has no CPU for a while.
+const patience = 10 * time.Second
 
 func programName() string {
 	name := os.Args[0]
