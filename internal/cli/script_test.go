@@ -92,8 +92,8 @@ type scene struct {
 	env                   []string
 	daemon                *exec.Cmd
 	ended                 chan struct{} // closed when the daemon has ended
-	releases              []func() // ends what send and receive attached
-	mends                 []func() // undoes damage
+	releases              []func()      // ends what send and receive attached
+	mends                 []func()      // undoes damage
 }
 
 func (s *scene) release() {

@@ -85,6 +85,7 @@ func (a *app) openWait(ctx context.Context, appear bool) (*session, error) {
 	if !appear {
 		return a.open(ctx, false)
 	}
+	missing := ""
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, look) {
 		s, err := a.openQuietly(ctx, false)
 		switch {
@@ -96,10 +97,11 @@ func (a *app) openWait(ctx context.Context, appear bool) (*session, error) {
 			s.Close()
 		// A daemon that is just starting, or has died while it was, looks like each of these.
 		case !errors.Is(err, control.ErrNoRegion) && !errors.Is(err, control.ErrDamaged) && !errors.Is(err, attach.ErrHungUp):
-			return nil, err
+			return nil, explain(err, missing)
 		}
-		if a.nap(ctx, pause) != nil {
-			return nil, explain(context.Cause(ctx), plainCause(err))
+		missing = plainCause(err)
+		if err := a.nap(ctx, pause); err != nil {
+			return nil, explain(err, missing)
 		}
 	}
 }
