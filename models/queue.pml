@@ -86,6 +86,9 @@ byte last;
 
 /* (I): every READY slot i has head <= q(i); head <= tail */
 inline invariant() {
+#ifdef NAIVE
+	skip /* it claims no such thing: it has to fail by what it does to messages */
+#else
 	d_step {
 		if
 		:: busy == 0 && dead == 0 && !repairing ->
@@ -101,6 +104,7 @@ inline invariant() {
 		:: else
 		fi
 	}
+#endif
 }
 
 #define OPSTART busy++; inop = 1

@@ -26,7 +26,7 @@ dbus-daemon             dbus
 '
 
 if ! command -v go >/dev/null; then
-  echo "deps: no go in PATH; go.mod says which version at least: https://go.dev/dl" >&2
+  echo "deps: no go in PATH; go.mod says which version at least" >&2
   exit 1
 fi
 

@@ -41,6 +41,10 @@ func dial(ctx context.Context, path string, silent error) (*Conn, error) {
 	}
 	nc, err := connect(ctx, path, silent)
 	if err != nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			<-ctx.Done() // the dialer looks at the clock itself, and may see the deadline before the context does
+		}
 		var errno syscall.Errno
 		if cause := context.Cause(ctx); cause != nil && !errors.As(err, &errno) { // what the kernel said is the better answer
 			return nil, cause

@@ -21,8 +21,9 @@ is neither root nor the daemon's user) the daemon does not hand that memory
 out: then there is only what the socket tells, kind and size.`,
 		Example: `  shmctl ch ls
   shmctl ch info jobs`,
-		Args: a.verbOf,
-		RunE: a.noVerb,
+		Args:                       a.verbOf,
+		RunE:                       a.noVerb,
+		SuggestionsMinimumDistance: 2,
 	}
 	c.AddCommand(
 		a.verb(cobra.Command{

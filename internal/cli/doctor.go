@@ -382,8 +382,9 @@ func checkRegion(s *session) []finding {
 	list = append(list, f)
 
 	var failed, restarting []string
+	kept := s.kept()
 	for i := range s.Roster.WorkerCount() {
-		w, err := s.worker(i)
+		w, err := s.worker(i, kept)
 		switch {
 		case err != nil:
 			failed = append(failed, err.Error())

@@ -54,10 +54,14 @@ const patience = 30 * time.Second
 //	shape FILE            writes the shape of the JSON of the last command: each value replaced by its type
 //	send CHANNEL TEXT...  sends messages
 //	receive CHANNEL HOW N receives messages and gives them an ack or a nack, or holds them until the end of the script
+//	outsiders N           waits until N processes that are no workers are attached
 //	release               ends what send and receive attached
 //	damage SEGMENT OFFSET HEX  overwrites bytes of the memory
 //	mend                  undoes all damage
 func TestScript(t *testing.T) {
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
 	work, err := os.MkdirTemp("", "shmctl")
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +79,7 @@ func TestScript(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"daemon": cmdDaemon, "exited": cmdExited, "signal": cmdSignal, "follow": cmdFollow, "exits": cmdExits, "shape": cmdShape,
-			"send": cmdSend, "receive": cmdReceive, "release": cmdRelease, "damage": cmdDamage, "mend": cmdMend,
+			"send": cmdSend, "receive": cmdReceive, "release": cmdRelease, "outsiders": cmdOutsiders, "damage": cmdDamage, "mend": cmdMend,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -297,14 +301,35 @@ func cmdFollow(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("no line matches %s in:\n%s", args[0], seen)
 }
 
-// pid asks for a worker's pid.
-func (s *scene) pid(ts *testscript.TestScript, worker string) int {
-	c := exec.Command(filepath.Join(bin, "shmctl"), "ps", "-q", "-o", "json", worker)
+// psJSON is what ps -a -o json prints.
+type psJSON struct {
+	workersJSON
+	Attachments []attachmentJSON `json:"attachments"`
+}
+
+func (s *scene) ps(ts *testscript.TestScript, args ...string) (doc psJSON) {
+	c := exec.Command(filepath.Join(bin, "shmctl"), append([]string{"ps", "-a", "-q", "-o", "json"}, args...)...)
 	c.Env = s.env
 	out, err := c.Output()
 	ts.Check(err)
-	var doc workersJSON
 	ts.Check(json.Unmarshal(out, &doc))
+	return doc
+}
+
+func cmdOutsiders(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: outsiders N")
+	}
+	for deadline := time.Now().Add(patience); strconv.Itoa(len(sceneOf(ts).ps(ts).Attachments)) != args[0]; {
+		if time.Now().After(deadline) {
+			ts.Fatalf("not %s outsiders within %v", args[0], patience)
+		}
+	}
+}
+
+// pid asks for a worker's pid.
+func (s *scene) pid(ts *testscript.TestScript, worker string) int {
+	doc := s.ps(ts, worker)
 	if len(doc.Workers) != 1 || doc.Workers[0].Pid == 0 {
 		ts.Fatalf("worker %s has no process", worker)
 	}

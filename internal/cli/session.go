@@ -93,7 +93,8 @@ func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
 		return nil, err2
 	}
 	s := &session{Set: living.Set, segments: living.Segments, missing: living.Missing, living: living, why: err}
-	if d := s.Daemon(); d.Alive && !d.Stopped && !errors.Is(err, attach.ErrSilent) { // it may have begun to listen meanwhile
+	var refused *attach.RefusedError
+	if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) { // once more: it may just have begun to listen, or the machine is busy
 		if conn, err := attach.Dial(ctx, path); err == nil {
 			if now, err := attached(ctx, conn, operate); err == nil {
 				s.Close()

@@ -51,8 +51,9 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 	}
 	w := waiter{s: s, names: names, what: forReady, asked: map[int]protocol.Worker{}}
 	var workers, groups []int
+	kept := s.kept()
 	for _, i := range targets.Workers {
-		row, err := s.worker(i)
+		row, err := s.worker(i, kept)
 		if err != nil {
 			return err
 		}

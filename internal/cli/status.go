@@ -97,8 +97,9 @@ func (a *app) status(ctx context.Context) error {
 	for _, g := range groups {
 		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, 0, g.Restart.String(), int64(g.StopTimeout), g.Command})
 	}
+	kept := s.kept()
 	for i := range s.Roster.WorkerCount() {
-		w, err := s.worker(i)
+		w, err := s.worker(i, kept)
 		if err != nil {
 			a.warn("%v", err)
 			continue

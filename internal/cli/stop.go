@@ -24,7 +24,8 @@ sends the signals, or shmctl itself if no daemon answers. What was stopped
 stays stopped, whatever its restart policy, until shmctl start.
 
 Without a name it stops the region: all workers, then the daemon. A daemon
-that is hung or stopped by a signal is killed once the last worker has ended.
+that is hung or stopped by a signal gets signals too, SIGKILL in the end, once
+its last worker has ended.
 
 For each worker it tells the time from flag to acknowledgement (the worker saw
 the flag) and to exit, and how it ended: flag, term or kill. Exit code 3: a

@@ -17,11 +17,14 @@ type worker struct {
 	Desired protocol.Desired
 }
 
-// worker returns row i. Errors: a row that a daemon was killed in.
-func (s *session) worker(i int) (worker, error) {
+// kept reports whether a daemon keeps the roster up: it has answered, and has not died since.
+func (s *session) kept() bool { return s.answers() && s.Daemon().Alive }
+
+// worker returns row i; kept is what the function of that name said. Errors: a row that a daemon was killed in.
+func (s *session) worker(i int, kept bool) (worker, error) {
 	row, err := s.Roster.Worker(i)
 	w := worker{Worker: row, Index: i, Desired: s.desired(i)}
-	if err != nil || s.answers() {
+	if err != nil || kept {
 		return w, err
 	}
 	if alive, _ := control.Alive(w.Pid, w.StartTicks); w.Pid > 0 && !alive {
@@ -53,8 +56,9 @@ func (s *session) page(w protocol.Worker) *protocol.InstancePage {
 // workers returns the rows of the given indexes.
 func (s *session) workers(indexes []int) ([]worker, error) {
 	list := make([]worker, 0, len(indexes))
+	kept := s.kept()
 	for _, i := range indexes {
-		w, err := s.worker(i)
+		w, err := s.worker(i, kept)
 		if err != nil {
 			return list, err
 		}

@@ -12,6 +12,11 @@ import (
 
 // removeFiles removes what a daemon that was killed left in the file system.
 func (s *stopper) removeFiles() {
+	if s.o.Lock != "" {
+		if _, err := os.Lstat(s.o.Lock); errors.Is(err, fs.ErrNotExist) {
+			return // it ended in order. And to look whether anybody listens would wake a socket unit
+		}
+	}
 	if s.o.Socket != "" {
 		if removed, err := removeDeadSocket(s.o.Socket); err != nil {
 			s.warn("dead socket %s: %v", s.o.Socket, err)

@@ -60,6 +60,7 @@ type plan struct {
 	Groups  []planGroup
 	Obeys   bool   // the daemon ends when the region is asked to quit and its workers have
 	Socket  string // it listens there
+	Deaf    bool   // the daemon ignores SIGTERM
 	Damage  string // what is wrong with the memory: "groups", "header", "directory"
 	Unready bool   // the roster's header is not published
 	Hide    string // a worker that the roster does not list
@@ -90,6 +91,9 @@ func fakeDaemon() error {
 	var p plan
 	if err := json.NewDecoder(os.Stdin).Decode(&p); err != nil {
 		return err
+	}
+	if p.Deaf {
+		signal.Ignore(syscall.SIGTERM)
 	}
 	boot, err := sys.BootID()
 	if err != nil {

@@ -58,7 +58,7 @@ type WorkerReport struct {
 type DaemonReport struct {
 	Pid    int    `json:"pid"`
 	ExitNs int64  `json:"exit_ns"` // nanoseconds after the region's quit flag was set; 0: it runs on
-	How    string `json:"how"`     // HowExit or HowKill; "": it runs on
+	How    string `json:"how"`     // HowExit, HowTerm or HowKill; "": it runs on
 }
 
 const (
@@ -533,7 +533,7 @@ func (s *stopper) isOutsider(pid int) bool {
 	return false
 }
 
-// waitDaemon waits for the daemon's end, and in the end kills it.
+// waitDaemon waits for the daemon's end; one that is stopped or hangs gets SIGTERM, and in the end SIGKILL.
 func (s *stopper) waitDaemon() error {
 	d := s.report.Daemon
 	grace := s.o.DaemonGrace
@@ -542,7 +542,7 @@ func (s *stopper) waitDaemon() error {
 	}
 	begun := time.Now()
 	patience := 10 * grace
-	for killed := false; s.daemon != nil; {
+	for asked, killed := false, false; s.daemon != nil; {
 		// A stopped daemon shows as such only by looking.
 		alive, stopped := Alive(d.Pid, s.Roster.Daemon().StartTicks)
 		if !killed && (!s.o.DaemonAnswers || stopped) {
@@ -555,6 +555,20 @@ func (s *stopper) waitDaemon() error {
 				s.warn("the daemon (pid %d) has not ended %v after SIGKILL", d.Pid, killPatience)
 				return nil
 			}
+			// SIGTERM and SIGCONT first: to systemd, death by SIGKILL is a failure, and it would bring the region back.
+			if !asked && alive {
+				asked, begun, patience = true, time.Now(), grace
+				if _, err := s.signal(s.daemon, syscall.SIGTERM); err == nil {
+					s.signal(s.daemon, syscall.SIGCONT)
+					d.How = HowTerm
+					state := "did not answer"
+					if stopped {
+						state = "was stopped"
+					}
+					s.warn("the daemon (pid %d) %s and got SIGTERM and SIGCONT after its last worker had ended", d.Pid, state)
+					continue
+				}
+			}
 			ended, err := s.signal(s.daemon, syscall.SIGKILL)
 			switch {
 			case err != nil:
@@ -562,11 +576,7 @@ func (s *stopper) waitDaemon() error {
 				return nil
 			case !ended && alive:
 				d.How = HowKill
-				state := "did not answer"
-				if stopped {
-					state = "is stopped"
-				}
-				s.warn("the daemon (pid %d) %s and was killed after its last worker had ended", d.Pid, state)
+				s.warn("the daemon (pid %d) did not end by SIGTERM and was killed", d.Pid)
 			}
 			killed, begun, patience = true, time.Now(), killPatience
 			continue

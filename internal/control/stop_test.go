@@ -71,7 +71,7 @@ func TestStopByFlag(t *testing.T) {
 	}
 }
 
-// The daemon is stopped: its workers end, stay zombies until it reaps them, and it is killed at the end.
+// The daemon is stopped: its workers end, stay zombies until it reaps them, and it ends by SIGTERM at the end.
 func TestStopUnderStoppedDaemon(t *testing.T) {
 	noLeak(t)
 	socket := filepath.Join(t.TempDir(), "x.sock")
@@ -94,10 +94,10 @@ func TestStopUnderStoppedDaemon(t *testing.T) {
 	if got := hows(rep); got != "w.0 flag, w.1 term, w.2 flag" {
 		t.Error(got)
 	}
-	if d := rep.Daemon; d == nil || d.How != HowKill || d.Pid != r.daemon.Process.Pid || d.ExitNs <= 0 {
+	if d := rep.Daemon; d == nil || d.How != HowTerm || d.Pid != r.daemon.Process.Pid || d.ExitNs <= 0 {
 		t.Errorf("%+v", d)
 	}
-	if w := strings.Join(rep.Warnings, "\n"); !strings.Contains(w, "is stopped and was killed after its last worker had ended") || !strings.Contains(w, socket+" was removed") {
+	if w := strings.Join(rep.Warnings, "\n"); !strings.Contains(w, "was stopped and got SIGTERM and SIGCONT after its last worker had ended") || !strings.Contains(w, socket+" was removed") {
 		t.Error(w)
 	}
 	for _, path := range []string{socket, lock} {
@@ -409,7 +409,7 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// A daemon that hangs, without being stopped, is killed too; its live socket is nobody's to remove.
+// A daemon that hangs, without being stopped, is ended too; its live socket is nobody's to remove.
 func TestHungDaemon(t *testing.T) {
 	noLeak(t)
 	socket := filepath.Join(t.TempDir(), "x.sock")
@@ -421,11 +421,23 @@ func TestHungDaemon(t *testing.T) {
 	r := start(t, oneGroup(long, "obey"))
 	l := r.find()
 	rep, err := Stop(t.Context(), l.Set, StopOptions{DaemonGrace: 10 * time.Millisecond, Socket: socket})
-	if err != nil || rep.Daemon.How != HowKill || len(rep.Warnings) != 1 || !strings.Contains(rep.Warnings[0], "did not answer and was killed") {
+	if err != nil || rep.Daemon.How != HowTerm || len(rep.Warnings) != 1 || !strings.Contains(rep.Warnings[0], "did not answer and got SIGTERM") {
 		t.Errorf("%+v, %v", rep, err)
 	}
 	if _, err := os.Lstat(socket); err != nil {
 		t.Error(err)
+	}
+}
+
+// A daemon that hangs and does not hear SIGTERM is killed.
+func TestDeafDaemon(t *testing.T) {
+	noLeak(t)
+	p := oneGroup(long, "obey")
+	p.Deaf = true
+	l := start(t, p).find()
+	rep, err := Stop(t.Context(), l.Set, StopOptions{DaemonGrace: 10 * time.Millisecond})
+	if err != nil || rep.Daemon.How != HowKill || !strings.Contains(strings.Join(rep.Warnings, "\n"), "did not end by SIGTERM and was killed") {
+		t.Errorf("%+v, %v", rep, err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -53,10 +54,13 @@ type Daemon struct {
 	outsiders map[uint16]*outsider
 	stopping  bool
 	info      protocol.DaemonInfo
-	ready     bool // READY=1 was sent
+	ready     bool   // READY=1 was sent
+	status    string // STATUS as it was sent last
 
 	posted   chan func()
 	finished chan struct{}
+	asked    chan os.Signal // SIGTERM, SIGINT, SIGHUP
+	children chan os.Signal // SIGCHLD
 	once     sync.Once
 	ringing  sync.WaitGroup
 }
@@ -67,7 +71,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
 		conf: o.Config, version: o.Version, hub: sys.NewHub(), outsiders: map[uint16]*outsider{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
+		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1),
 	}
+	// Who reads the log may go away: that is no reason to die. Ignoring the signal would be handed down to the workers.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	defer signal.Stop(d.asked)
+	defer signal.Stop(d.children)
 	d.log, d.ring = newLogger(o.Log, o.Config.Region.Name, o.Level)
 	d.lines.log = d.log
 	if err := d.prepare(); err != nil {
@@ -80,7 +89,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var g run.Group
-	g.Add(func() error { d.supervise(); return nil }, func(error) { d.post(func() { d.beginShutdown("the daemon ends") }) })
+	g.Add(func() error { d.supervise(); return nil }, func(error) {
+		d.post(func() { d.beginShutdown("the daemon ends") })
+		<-d.finished // until the last worker has ended, the other actors are needed
+	})
 	g.Add(func() error { return d.reap() }, func(error) { d.deaths.Close() })
 	g.Add(func() error { return d.server.serve() }, func(error) { d.server.close() })
 	g.Add(func() error { return d.signals(ctx) }, func(error) { cancel() })
@@ -89,7 +101,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		g.Add(func() error { return d.watchdog(ctx, interval) }, func(error) { cancel() })
 	}
 	err = g.Run()
-	d.lines.readers.Wait()
+	if err == nil {
+		d.endLeftBehind()
+	}
+	d.lines.end()
 	if err == nil {
 		d.log.Info("region stopped")
 	}
@@ -106,7 +121,7 @@ func (d *Daemon) prepare() (err error) {
 		mode = 0o755
 	}
 	if err := os.MkdirAll(d.dir, mode); err != nil {
-		return fmt.Errorf("runtime directory: %w; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of yours", err)
+		return fmt.Errorf("runtime directory: %w; %s", err, elsewhere)
 	}
 	if d.lock, err = takeLock(d.dir, name); err != nil {
 		return err
@@ -136,6 +151,8 @@ func (d *Daemon) prepare() (err error) {
 	if err := d.addWorkers(); err != nil {
 		return err
 	}
+	signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before anybody can know that the region is there
+	signal.Notify(d.children, syscall.SIGCHLD)
 	if d.server, err = listen(d, d.sockPath); err != nil {
 		return err
 	}
@@ -228,6 +245,11 @@ func (d *Daemon) supervise() {
 	d.reportStatus()
 	for {
 		select {
+		case <-d.finished: // what was posted after the end is not run: whoever posted it may have gone on
+			return
+		default:
+		}
+		select {
 		case fn := <-d.posted:
 			fn()
 		case <-d.finished:
@@ -246,7 +268,8 @@ func (d *Daemon) reap() error {
 		if errors.Is(err, sys.ErrClosed) {
 			return nil
 		}
-		if err != nil {
+		if err != nil { // a daemon that sees no deaths is none: the workers are left to the next one
+			d.finish()
 			return fmt.Errorf("wait for deaths: %w", err)
 		}
 		// The pidfds stay readable until the supervisor has removed them: wait for it before the next look.
@@ -284,9 +307,6 @@ const impatience = 500 * time.Millisecond
 
 // signals turns signals into commands: the first SIGTERM or SIGINT stops the region in order, the second kills.
 func (d *Daemon) signals(ctx context.Context) error {
-	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGCHLD)
-	defer signal.Stop(ch)
 	var asked time.Time
 	for {
 		select {
@@ -294,10 +314,10 @@ func (d *Daemon) signals(ctx context.Context) error {
 			return nil
 		case <-d.finished:
 			return nil
-		case s := <-ch:
+		case <-d.children: // a worker has its pidfd; this is for orphans that the subreaper inherits
+			d.post(func() { sys.ReapOrphans(d.isWorker) })
+		case s := <-d.asked:
 			switch {
-			case s == syscall.SIGCHLD: // a worker has its pidfd; this is for orphans that the subreaper inherits
-				d.post(func() { sys.ReapOrphans(d.isWorker) })
 			case s == syscall.SIGHUP:
 				d.log.Warn("SIGHUP is ignored: to apply another configuration, stop the region and start it again")
 			case asked.IsZero():
@@ -358,7 +378,7 @@ func commandOf(g *config.Group) string {
 	if g.Builtin != "" {
 		return "builtin:" + g.Builtin
 	}
-	return fmt.Sprint(g.Command)
+	return strings.Join(g.Command, " ")
 }
 
 func (d *Daemon) workerUID(w *worker) uint32 {

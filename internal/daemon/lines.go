@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -16,6 +17,8 @@ import (
 type lines struct {
 	log     hclog.Logger
 	readers sync.WaitGroup
+	mu      sync.Mutex
+	open    map[*os.File]source
 }
 
 // source is where a line comes from.
@@ -28,8 +31,19 @@ type source struct {
 
 // capture reads r, which it closes, until its last writer has gone.
 func (l *lines) capture(r *os.File, s source) {
+	l.mu.Lock()
+	if l.open == nil {
+		l.open = map[*os.File]source{}
+	}
+	l.open[r] = s
+	l.mu.Unlock()
 	l.readers.Go(func() {
-		defer r.Close()
+		defer func() {
+			l.mu.Lock()
+			delete(l.open, r)
+			l.mu.Unlock()
+			r.Close()
+		}()
 		in := bufio.NewReaderSize(r, protocol.MaxLogText)
 		for {
 			line, err := in.ReadSlice('\n') // a longer line comes in pieces
@@ -44,6 +58,20 @@ func (l *lines) capture(r *os.File, s source) {
 			}
 		}
 	})
+}
+
+// lastWords is how long the last lines of workers that have ended may take to be read.
+const lastWords = time.Second
+
+// end waits until everything that ended workers wrote is in the log. A process that a worker left behind may have its output
+// open for ever: it is not waited for.
+func (l *lines) end() {
+	l.mu.Lock()
+	for r := range l.open {
+		r.SetReadDeadline(time.Now().Add(lastWords))
+	}
+	l.mu.Unlock()
+	l.readers.Wait()
 }
 
 func (l *lines) line(s source, text string) {

@@ -7,9 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/shmd/shmd/internal/sys"
 )
+
+// elsewhere is what to do about a runtime directory that cannot be used.
+const elsewhere = "set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of yours"
 
 // ErrRunning: another daemon has this region.
 var ErrRunning = errors.New("the region already has a daemon")
@@ -20,10 +25,11 @@ type lock struct{ f *os.File }
 // takeLock takes the region's lock file in dir. Errors: ErrRunning.
 func takeLock(dir, region string) (*lock, error) {
 	path := filepath.Join(dir, region+".lock")
+	deadline := time.Now().Add(2 * time.Second)
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("lock of region %q: %w", region, err)
+			return nil, fmt.Errorf("lock of region %q: %w; %s", region, err, elsewhere)
 		}
 		ok, err := sys.Flock(f)
 		if err != nil {
@@ -33,6 +39,10 @@ func takeLock(dir, region string) (*lock, error) {
 		if !ok {
 			pid, _ := io.ReadAll(io.LimitReader(f, 32))
 			f.Close()
+			if n, err := strconv.Atoi(string(pid)); err == nil && time.Now().Before(deadline) && errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
+				time.Sleep(5 * time.Millisecond) // it died between fork and exec of a worker, which still has its descriptors
+				continue
+			}
 			return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s); stop it with `shmctl -r %s stop`, or give this one another [region] name", ErrRunning, region, pid, path, region)
 		}
 		have, err1 := sys.Fstat(f)

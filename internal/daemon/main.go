@@ -20,10 +20,14 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG: the configuration was refused. The unit does not restart on it
 )
 
 // usageError marks an error of the command line itself.
 type usageError struct{ error }
+
+// configError marks a configuration that was refused.
+type configError struct{ error }
 
 // Main runs the command line of shmd and returns its exit code.
 func Main(args []string, stdout, stderr *os.File) int {
@@ -31,12 +35,16 @@ func Main(args []string, stdout, stderr *os.File) int {
 	cmd.SetArgs(args)
 	err := cmd.Execute()
 	var usage usageError
+	var refused configError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "shmd: %v\nTry \"shmd --help\".\n", err)
 		return exitUsage
+	case errors.As(err, &refused):
+		fmt.Fprintf(stderr, "shmd: %v\n", err)
+		return exitConfig
 	}
 	fmt.Fprintf(stderr, "shmd: %v\n", err)
 	return exitFailed
@@ -67,7 +75,7 @@ once. shmctl stop does the same without a signal.`,
 				return wrong(problems)
 			}
 			if err != nil {
-				return err
+				return configError{err}
 			}
 			return Run(context.Background(), Options{Config: c, Version: version.Version, Log: stderr, Level: l})
 		},

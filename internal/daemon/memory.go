@@ -112,7 +112,7 @@ func newMemory(c *config.Config, now time.Time) (m *memory, err error) {
 func (m *memory) create(r config.Region, name string, size int64, sparse bool) ([]byte, protocol.Header, error) {
 	s, err := region.Create(region.Options{
 		Name: "shmd:" + r.Name + ":" + name, Size: size, Sparse: sparse,
-		HugePages: r.HugePages && !sparse, Mlock: r.Mlock, Prefault: r.Prefault && !sparse, DontDump: r.DontDump,
+		HugePages: r.HugePages && !sparse, Mlock: r.Mlock && !sparse, Prefault: r.Prefault && !sparse, DontDump: r.DontDump,
 	})
 	if err != nil {
 		return nil, protocol.Header{}, fmt.Errorf("segment %q: %w", name, err)

@@ -39,7 +39,10 @@ func (d *Daemon) reportStatus() {
 		d.ready = true
 		status = "READY=1\n" + status
 	}
-	d.notify(status)
+	if status != d.status {
+		d.status = status
+		d.notify(status)
+	}
 }
 
 // watchdogInterval returns how often systemd wants a sign of life, 0 for never.

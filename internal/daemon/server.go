@@ -28,11 +28,20 @@ type server struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	conns    sync.WaitGroup
-	slots    chan struct{} // a token for each connection that may be open
+	mu       sync.Mutex
+	idle     []*visitor // connections without an attachment, the oldest first
+	warnings throttle   // of what anybody who can connect can cause
 }
 
-// maxConns is how many connections may be open at once; more wait in the kernel's queue.
-const maxConns = 256
+// maxIdle is how many connections without an attachment may be open at once. One more ends the oldest of the user who has most, so
+// nobody can keep others from being served.
+const maxIdle = 256
+
+// visitor is a connection.
+type visitor struct {
+	*attach.Conn
+	uid uint32
+}
 
 // outsider is an attached process that is not a worker.
 type outsider struct {
@@ -54,7 +63,7 @@ type peer struct {
 
 // listen opens the region's socket, or takes the one that systemd opened.
 func listen(d *Daemon, path string) (*server, error) {
-	s := &server{d: d, slots: make(chan struct{}, maxConns)}
+	s := &server{d: d}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, f := range activation.Files(true) {
 		l, err := net.FileListener(f)
@@ -84,30 +93,73 @@ func listen(d *Daemon, path string) (*server, error) {
 
 func (s *server) serve() error {
 	for {
-		select {
-		case s.slots <- struct{}{}:
-		case <-s.ctx.Done():
-			return nil
-		}
 		c, err := s.listener.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
-		if err != nil { // out of descriptors, say: those who are connected may give some back
-			s.d.log.Error("attach socket", "error", err)
+		if err != nil { // out of descriptors, say
+			s.warn("attach socket", "error", err)
+			s.mu.Lock()
+			s.evict()
+			s.mu.Unlock()
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-s.ctx.Done():
 				return nil
 			}
-			<-s.slots
 			continue
 		}
-		s.conns.Go(func() {
-			defer func() { <-s.slots }()
-			s.talk(attach.NewConn(c))
-		})
+		s.conns.Go(func() { s.talk(attach.NewConn(c)) })
 	}
+}
+
+// admit counts a connection as one without an attachment.
+func (s *server) admit(v *visitor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = append(s.idle, v)
+	if len(s.idle) > maxIdle {
+		s.evict()
+	}
+}
+
+// dismiss undoes admit: the connection ends, or has an attachment now.
+func (s *server) dismiss(v *visitor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.idle, v); i >= 0 {
+		s.idle = slices.Delete(s.idle, i, i+1)
+	}
+}
+
+// evict closes the oldest connection of the user who has most of those without an attachment. s.mu is held.
+func (s *server) evict() {
+	count := map[uint32]int{}
+	most := 0
+	for _, v := range s.idle {
+		count[v.uid]++
+		most = max(most, count[v.uid])
+	}
+	for i, v := range s.idle {
+		if count[v.uid] == most {
+			s.idle = slices.Delete(s.idle, i, i+1)
+			v.Close()
+			s.warn("too many connections without an attachment: the oldest was closed", "uid", v.uid)
+			return
+		}
+	}
+}
+
+// warn logs what a peer caused, unless peers have caused too much of late.
+func (s *server) warn(msg string, args ...any) {
+	ok, dropped := s.warnings.allow(time.Now())
+	if !ok {
+		return
+	}
+	if dropped > 0 {
+		args = append(args, "not_logged", dropped)
+	}
+	s.d.log.Warn(msg, args...)
 }
 
 // close ends the socket and every connection. Attachments go on: the end of the socket is not death.
@@ -123,6 +175,9 @@ func (s *server) talk(c *attach.Conn) {
 	stop := context.AfterFunc(s.ctx, func() { c.Close() })
 	defer stop()
 	p, err := identify(c.Unix())
+	v := &visitor{c, p.uid}
+	s.admit(v)
+	defer s.dismiss(v)
 	if err != nil {
 		c.ReceiveRequest(s.ctx) // an answer before the question would be lost with the connection
 		s.answer(c, attach.Reply{Code: attach.CodePermission, Error: err.Error()}, nil)
@@ -138,10 +193,10 @@ func (s *server) talk(c *attach.Conn) {
 		r, err := c.ReceiveRequest(s.ctx)
 		switch {
 		case err == nil:
-		case errors.Is(err, io.EOF), errors.Is(err, attach.ErrHungUp), s.ctx.Err() != nil:
+		case errors.Is(err, io.EOF), errors.Is(err, attach.ErrHungUp), errors.Is(err, net.ErrClosed), s.ctx.Err() != nil:
 			return
 		default:
-			s.d.log.Warn("refused a request", "pid", p.pid, "uid", p.uid, "error", err)
+			s.warn("refused a request", "pid", p.pid, "uid", p.uid, "error", err)
 			if s.answer(c, attach.Refusal(err), nil) != nil {
 				return
 			}
@@ -159,29 +214,39 @@ func (s *server) talk(c *attach.Conn) {
 				reply = attach.Reply{Code: attach.CodeBusy, Error: "this connection has an attachment already: detach first, or open another connection"}
 				break
 			}
-			reply, files, held = s.attach(p, r)
+			if reply, files, held = s.attach(p, r); held != nil {
+				s.dismiss(v)
+			}
 		case attach.OpDetach:
 			if held == nil {
 				reply = attach.Reply{Code: attach.CodeBadRequest, Error: "this connection has no attachment"}
 				break
 			}
 			reply = s.hello()
-			gone := held
+			s.release(held, "detached")
 			held = nil
-			s.onSupervisor(func() {
-				if s.d.outsiders[gone.id] == gone {
-					s.d.outsiderGone(gone, "detached")
-				}
-			})
 			if p, err = identify(c.Unix()); err != nil { // the pidfd went with the attachment
 				s.answer(c, reply, nil)
 				return
 			}
+			s.admit(v)
 		}
 		if s.answer(c, reply, files) != nil {
+			if files != nil { // it never learnt that it is attached
+				s.release(held, "did not take the answer")
+			}
 			return
 		}
 	}
+}
+
+// release ends an attachment before its process has ended.
+func (s *server) release(o *outsider, how string) {
+	s.onSupervisor(func() {
+		if s.d.outsiders[o.id] == o {
+			s.d.outsiderGone(o, how)
+		}
+	})
 }
 
 func (s *server) answer(c *attach.Conn, r attach.Reply, files []*os.File) error {
@@ -233,11 +298,11 @@ func identify(u *net.UnixConn) (peer, error) {
 		after, err2 := sys.StartTicks(pid)
 		if err == nil && (err1 != nil || err2 != nil || before != after) {
 			p.pidfd.Close()
-			return peer{}, fmt.Errorf("process %d ended while it connected", pid)
+			return p, fmt.Errorf("process %d ended while it connected", pid)
 		}
 	}
 	if err != nil {
-		return peer{}, fmt.Errorf("who is process %d: %w", pid, err)
+		return p, fmt.Errorf("who is process %d: %w", pid, err)
 	}
 	p.ticks, _ = sys.StartTicks(pid)
 	return p, nil
@@ -291,7 +356,7 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 	observe := operate || listed(a.Observe, p)
 	refuse := func(code, format string, args ...any) (attach.Reply, []*os.File, *outsider) {
 		text := fmt.Sprintf(format, args...)
-		d.log.Warn("refused an attachment", "pid", p.pid, "uid", p.uid, "name", r.Name, "why", text)
+		s.warn("refused an attachment", "pid", p.pid, "uid", p.uid, "name", r.Name, "why", text)
 		return attach.Reply{Code: code, Error: text}, nil, nil
 	}
 	grants := map[string]bool{}
@@ -354,6 +419,10 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 	ok := s.onSupervisor(func() {
 		if d.stopping && len(channels) > 0 {
 			err = errors.New("the region is stopping")
+			return
+		}
+		if most := d.conf.Region.MaxAttachments; len(d.outsiders) >= most { // the other ids are for workers
+			err = fmt.Errorf("all %d attachments of outsiders are in use: end some of them, or raise max_attachments in [region]", most)
 			return
 		}
 		if o.id, err = d.ids.take(); err != nil {

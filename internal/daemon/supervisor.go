@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -46,6 +47,7 @@ func (d *Daemon) reconcile(w *worker) {
 		if w.row.State != protocol.StateExited {
 			d.cancelTimer(w)
 			d.setState(w, protocol.StateExited, "stopped")
+			d.reportStatus()
 		}
 	case restart:
 		w.crashes, w.delay = nil, 0
@@ -87,6 +89,14 @@ func (d *Daemon) start(w *worker) {
 	if err := d.deaths.Add(p.pidfd, tokenOf(id)); err != nil {
 		d.log.Error("cannot watch a worker's pidfd: it is killed", "worker", w.row.Name, "pid", p.pid, "error", err)
 		p.signal(syscall.SIGKILL)
+		go func() {
+			sys.PollReadable([]*os.File{p.pidfd}, -1)
+			d.post(func() {
+				if w.proc == p {
+					d.workerDied(w)
+				}
+			})
+		}()
 	}
 	d.log.Info("worker started", "worker", w.row.Name, "group", w.conf.Name, "pid", p.pid)
 	d.after(w, w.conf.ReadyTimeout, func() {
@@ -100,17 +110,13 @@ func (d *Daemon) start(w *worker) {
 func (d *Daemon) startFailed(w *worker, err error) {
 	d.log.Error("worker could not be started", "worker", w.row.Name, "error", err)
 	d.again(w, "could not be started: "+err.Error())
+	d.reportStatus()
 }
 
-// launched is called when the launcher has execed the command, or said why it could not.
-func (d *Daemon) launched(w *worker, p *process, failure string) {
-	if w.proc != p {
+// launched is called when the launcher has execed the command, or said why it could not; then its exit follows.
+func (d *Daemon) launched(w *worker, p *process) {
+	if w.proc != p || p.heard() != "" {
 		return
-	}
-	if failure != "" {
-		w.row.Reason = failure
-		d.writeRow(w)
-		return // its exit follows
 	}
 	p.running = true
 	d.noticeReady(w)
@@ -172,11 +178,12 @@ func (d *Daemon) escalate(w *worker, why string) {
 // workerDied is called when the pidfd of a worker's process has become readable.
 func (d *Daemon) workerDied(w *worker) {
 	p := w.proc
+	syscall.Kill(-p.pid, syscall.SIGKILL) // what it left in its process group, whose number nobody else gets before the reaping
 	exit, ok, err := sys.Reap(p.pid)
 	if err != nil || !ok {
 		d.log.Error("cannot reap a worker", "worker", w.row.Name, "pid", p.pid, "error", err)
 	}
-	syscall.Kill(-p.pid, syscall.SIGKILL) // what it left in its process group
+	failure := p.heard()
 	d.deaths.Remove(p.pidfd)
 	p.pidfd.Close()
 	d.cancelTimer(w)
@@ -186,6 +193,7 @@ func (d *Daemon) workerDied(w *worker) {
 	sys.ReapOrphans(d.isWorker)
 
 	how, stopped := describeExit(exit), w.stopping != notStopping
+	flagged := !stopped && protocol.Flagged(d.mem.command.WorkerQuit(w.index)) // and wanted: a stop, and a start before it was seen here
 	took := time.Since(p.started)
 	w.row.Pid, w.row.StartTicks, w.row.Attachment = 0, 0, 0
 	w.row.ExitCode, w.row.ExitSignal = exit.Code, int(exit.Signal)
@@ -198,20 +206,20 @@ func (d *Daemon) workerDied(w *worker) {
 		d.log.Warn("worker died", fields...)
 	}
 
-	reason := how
-	if w.row.Reason != "" && !stopped { // the launcher said why
-		reason = w.row.Reason
-	}
-	switch {
+	switch reason := how; {
 	case !d.wanted(w):
 		d.setState(w, protocol.StateExited, "stopped")
-	case w.unwanted || d.mem.command.RestartCount(w.index) != w.restarts: // and is wanted again by now
+	case w.unwanted || flagged || d.mem.command.RestartCount(w.index) != w.restarts: // and is wanted again by now
 		w.row.Restarts++
 		w.crashes, w.delay = nil, 0
 		d.start(w)
+	case failure != "": // the command never ran
+		d.again(w, failure)
+	case stopped: // it was not ready in time: however it ended, it failed
+		d.again(w, w.row.Reason+"; "+how)
 	case w.conf.Restart == "never", w.conf.Restart == "on-failure" && clean:
 		d.setState(w, protocol.StateExited, reason)
-	case clean && !stopped && took >= steady:
+	case clean && took >= steady:
 		w.row.Restarts++
 		d.start(w)
 	default:

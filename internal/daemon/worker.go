@@ -52,13 +52,36 @@ type process struct {
 	ticks   uint64
 	pidfd   *os.File
 	started time.Time
-	running bool // the command runs: the launcher has done its part
+	running bool        // the command runs: the launcher has done its part
+	said    chan string // one text: why the launcher could not start the command, "" if it could
+	failure string      // that text, once it was heard
+}
+
+// heard returns why the launcher could not start the command, "" if it could. It waits for the answer, which is there when the
+// launcher has execed or ended.
+func (p *process) heard() string {
+	if p.said != nil {
+		p.failure = <-p.said
+		p.said = nil
+	}
+	return p.failure
 }
 
 // launch starts the process of a worker. The row already says which attachment id it has.
 func (d *Daemon) launch(w *worker) (p *process, err error) {
-	in, err := d.inheritance(w)
+	as, err := lookupUser(w.conf.User)
+	if err != nil {
+		return nil, err
+	}
+	in, err := d.inheritance(w, as)
 	defer in.close()
+	defer func() {
+		if err != nil {
+			for _, r := range in.outputs {
+				r.Close()
+			}
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +93,9 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 	defer func() {
 		if err != nil {
 			statusR.Close()
-			for _, o := range in.outputs {
-				o.Close()
-			}
 		}
 	}()
-	s := spec.Spec{Command: w.conf.Command, Builtin: w.conf.Builtin, Dir: w.conf.Dir, Status: len(in.files), Consume: w.conf.Consume, Produce: w.conf.Produce}
-	if s.User, err = lookupUser(w.conf.User); err != nil {
-		return nil, err
-	}
+	s := spec.Spec{Command: w.conf.Command, Builtin: w.conf.Builtin, Dir: w.conf.Dir, User: as, Status: len(in.files), Consume: w.conf.Consume, Produce: w.conf.Produce}
 	what := w.conf.Builtin
 	if what == "" {
 		what = strings.Join(w.conf.Command, " ")
@@ -93,7 +110,7 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 		return nil, err
 	}
 	defer proc.Release()
-	p = &process{pid: proc.Pid, started: time.Now()}
+	p = &process{pid: proc.Pid, started: time.Now(), said: make(chan string, 1)}
 	if p.pidfd = os.NewFile(uintptr(pidfd), "pidfd"); pidfd < 0 {
 		if p.pidfd, err = sys.PidfdOpen(p.pid); err != nil { // our child, not reaped yet: the pid is its own
 			syscall.Kill(p.pid, syscall.SIGKILL)
@@ -104,10 +121,12 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
 		d.lines.capture(in.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream})
 	}
+	said := p.said
 	go func() { // ends when the launcher execs, reports an error, or dies
 		defer statusR.Close()
 		text, _ := io.ReadAll(io.LimitReader(statusR, 4096))
-		d.post(func() { d.launched(w, p, string(text)) })
+		said <- string(text)
+		d.post(func() { d.launched(w, p) })
 	}()
 	return p, nil
 }
@@ -126,8 +145,9 @@ func (in *inheritance) close() {
 	}
 }
 
-// inheritance makes a worker's environment and descriptors. The caller closes it, also on error.
-func (d *Daemon) inheritance(w *worker) (in inheritance, err error) {
+// inheritance makes the environment and descriptors of a worker that runs as another user, or as the daemon's own (nil). The
+// caller closes it, and on an error its outputs too.
+func (d *Daemon) inheritance(w *worker, as *spec.User) (in inheritance, err error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return in, err
@@ -158,6 +178,9 @@ func (d *Daemon) inheritance(w *worker) (in inheritance, err error) {
 		default:
 			vars[k] = v
 		}
+	}
+	if as != nil {
+		vars["HOME"], vars["USER"], vars["LOGNAME"] = as.Home, as.Name, as.Name
 	}
 	maps.Copy(vars, w.conf.Env)
 	vars["SHMD_FDS"] = strings.Join(names, ",")
@@ -197,16 +220,20 @@ func outputPipe() (r, both *os.File, err error) {
 	return r, both, nil
 }
 
-// lookupUser resolves the key "user"; nil for an empty name.
+// lookupUser resolves the key "user", a name or a uid; nil for an empty name.
 func lookupUser(name string) (*spec.User, error) {
 	if name == "" {
 		return nil, nil
 	}
-	u, err := user.Lookup(name)
+	lookup := user.Lookup
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+		lookup = user.LookupId
+	}
+	u, err := lookup(name)
 	if err != nil {
 		return nil, err
 	}
-	out := &spec.User{}
+	out := &spec.User{Name: u.Username, Home: u.HomeDir}
 	if out.UID, err = strconv.Atoi(u.Uid); err != nil {
 		return nil, err
 	}

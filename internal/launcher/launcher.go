@@ -3,9 +3,13 @@
 package launcher
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
+	"syscall"
 
 	"github.com/shmd/shmd/internal/launcher/spec"
 	"github.com/shmd/shmd/internal/sys"
@@ -29,6 +33,7 @@ func Run() (code int, ok bool) {
 		fmt.Fprintln(os.Stderr, "shmd launcher:", err)
 		return exitFailed, true
 	}
+	runtime.LockOSThread() // of DropAmbient
 	status := os.NewFile(uintptr(s.Status), "status")
 	fail := func(code int, err error) (int, bool) {
 		fmt.Fprint(status, err)
@@ -38,15 +43,26 @@ func Run() (code int, ok bool) {
 	if err := sys.SetCloexec(s.Status); err != nil { // the exec closes it: that is how the daemon knows
 		return fail(exitFailed, fmt.Errorf("status pipe: %w", err))
 	}
-	if s.Dir != "" {
-		if err := os.Chdir(s.Dir); err != nil {
-			return fail(exitCannot, fmt.Errorf("working directory: %w", err))
-		}
-	}
 	if u := s.User; u != nil {
 		if err := sys.Setuser(u.UID, u.GID, u.Groups); err != nil {
-			return fail(exitCannot, fmt.Errorf("cannot become user %d: %w; the daemon needs CAP_SETUID and CAP_SETGID for the key \"user\"", u.UID, err))
+			return fail(exitCannot, fmt.Errorf("cannot become user %s: %w; the daemon needs CAP_SETUID and CAP_SETGID for the key \"user\"", u.Name, err))
 		}
+	}
+	if s.Dir != "" { // with the rights of the user
+		if err := os.Chdir(s.Dir); err != nil {
+			return fail(exitCannot, fmt.Errorf("working directory: %w; see \"dir\" in the configuration", err))
+		}
+	}
+	// Capabilities that the daemon has (AmbientCapabilities= of the unit) are not the worker's. Only an exec drops them.
+	switch had, err := sys.DropAmbient(); {
+	case err != nil:
+		return fail(exitCannot, fmt.Errorf("cannot drop capabilities: %w", err))
+	case had:
+		if err := sys.ClearCloexec(s.Status); err != nil {
+			return fail(exitCannot, fmt.Errorf("status pipe: %w", err))
+		}
+		s.Dir, s.User = "", nil
+		return fail(exitCannot, sys.Exec("/proc/self/exe", os.Args, append(os.Environ(), s.String())))
 	}
 	if s.Builtin != "" {
 		status.Close()
@@ -57,9 +73,34 @@ func Run() (code int, ok bool) {
 		return 0, true
 	}
 	path, err := exec.LookPath(s.Command[0])
-	if err != nil {
-		return fail(exitNotFound, fmt.Errorf("command %q: %w", s.Command[0], err))
+	if err == nil {
+		err = sys.Exec(path, s.Command, os.Environ())
 	}
-	err = sys.Exec(path, s.Command, os.Environ())
-	return fail(exitCannot, fmt.Errorf("exec %q: %w", path, err))
+	return fail(cannotRun(s.Command[0], path, err))
+}
+
+// cannotRun says why a command cannot run, and which exit code that is.
+func cannotRun(command, path string, err error) (code int, _ error) {
+	var lookup *exec.Error
+	if errors.As(err, &lookup) {
+		err = lookup.Err
+	}
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		err = at.Err
+	}
+	code, next := exitCannot, "see \"command\" in the configuration"
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		code, next = exitNotFound, "install it, or give its full path"
+	case errors.Is(err, fs.ErrNotExist) && path == "":
+		code, next = exitNotFound, "install it, or correct the path"
+	case errors.Is(err, fs.ErrNotExist): // the file was found
+		next = "the interpreter in its first line, or its loader, is not there"
+	case errors.Is(err, fs.ErrPermission):
+		next = "the worker's user may not execute it"
+	case errors.Is(err, syscall.ENOEXEC):
+		next = "a script begins with #! and its interpreter"
+	}
+	return code, fmt.Errorf("cannot run %q: %w; %s", command, err, next)
 }

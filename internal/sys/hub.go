@@ -67,7 +67,7 @@ type hubWord struct {
 	stays int // how many more times the thread sleeps on it with nobody waiting
 }
 
-// hubRefusals bounds how often a set is tried that the kernel refuses.
+// hubRefusals bounds how often a set is tried that the kernel refuses for no word's sake.
 const hubRefusals = 8
 
 // hubStays bounds how often a thread sleeps on a word that nobody waits on.
@@ -460,21 +460,19 @@ func (b *batch) sleep(waitv bool) (int, error) {
 	return -1, fail("futex", e)
 }
 
-// farAway is a deadline that never comes. A signal ends a wait with a deadline, and
-// restarts one without.
-var farAway = deadline(math.MaxInt64)
+var (
+	// farAway is a deadline that never comes: a signal ends a wait with a deadline, and
+	// restarts one without.
+	farAway = deadline(math.MaxInt64)
+	// longAgo is one that has passed.
+	longAgo = deadline(0)
+)
 
 // disarm deals with what the kernel said: it tells the waiters of the word that was woken.
 // Words that changed without being reported are left to review. With mu held.
 func (h *Hub) disarm(b *batch, woken int, err error) {
 	if err != nil && err != ErrAgain {
-		// The kernel refuses the set, most likely since one word lost its memory after
-		// review: review finds it. If not, it would be refused for ever.
-		if b.refused++; b.refused > hubRefusals {
-			for len(b.words) > 0 {
-				h.fail(b.words[0], err)
-			}
-		}
+		h.sift(b, err)
 		return
 	}
 	b.refused = 0
@@ -498,6 +496,31 @@ func (h *Hub) disarm(b *batch, woken int, err error) {
 		h.passOn(s.Addr)
 		if word != nil && word.batch == b {
 			h.drop(word)
+		}
+	}
+}
+
+// sift deals with a set that the kernel refuses: it asks for each word alone, and fails
+// those that are refused again. (To read them is not enough: for a while a processor may
+// still reach memory that the kernel has taken away.) If no word is to blame, as with
+// ENOMEM, a few more tries are made before all are failed. With mu held.
+func (h *Hub) sift(b *batch, err error) {
+	b.refused++
+	for _, s := range b.set {
+		word := h.words[s.Addr]
+		if word == nil || word.batch != b {
+			continue
+		}
+		switch e := futexWait(s.Addr, s.Val, longAgo); e {
+		case 0:
+			h.tell(word, nil)
+		case syscall.EAGAIN, syscall.ETIMEDOUT, syscall.EINTR:
+			if b.refused > hubRefusals {
+				h.fail(word, err)
+			}
+		default:
+			h.fail(word, fail("futex", e))
+			b.refused = 0
 		}
 	}
 }

@@ -49,7 +49,7 @@ func DontDump(b []byte) error { return madvise("MADV_DONTDUMP", b, unix.MADV_DON
 
 // DontNeed drops this process's page table entries for the pages of b (page-aligned),
 // which lowers its resident size; the shared contents stay and come back at the next
-// access.
+// access. EINVAL for memory that Mlock holds.
 func DontNeed(b []byte) error { return madvise("MADV_DONTNEED", b, unix.MADV_DONTNEED) }
 
 func madvise(call string, b []byte, advice int) error {

@@ -182,17 +182,26 @@ func TestMapIsShared(t *testing.T) {
 		t.Errorf("second Unmap: %v, want EINVAL", err)
 	}
 
-	for what, fn := range map[string]func([]byte) error{
-		"DontFork": DontFork, "DontDump": DontDump, "DontNeed": DontNeed, "Mlock": Mlock,
-		"Prefault read":  func(b []byte) error { return Prefault(b, false) },
-		"Prefault write": func(b []byte) error { return Prefault(b, true) },
+	for _, c := range []struct {
+		what string
+		fn   func([]byte) error
+	}{
+		{"DontFork", DontFork},
+		{"DontDump", DontDump},
+		{"Prefault read", func(b []byte) error { return Prefault(b, false) }},
+		{"Prefault write", func(b []byte) error { return Prefault(b, true) }},
+		{"DontNeed", DontNeed},
+		{"Mlock", Mlock},
 	} {
-		if err := fn(rw); err != nil {
-			t.Errorf("%s: %v", what, err)
+		if err := c.fn(rw); err != nil {
+			t.Errorf("%s: %v", c.what, err)
 		}
-		if err := fn(nil); err != nil {
-			t.Errorf("%s of nothing: %v", what, err)
+		if err := c.fn(nil); err != nil {
+			t.Errorf("%s of nothing: %v", c.what, err)
 		}
+	}
+	if err := DontNeed(rw); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("DontNeed of locked memory: %v, want EINVAL", err)
 	}
 	if string(rw[5:10]) != "hello" {
 		t.Errorf("contents became %q", rw[5:10])

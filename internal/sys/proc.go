@@ -162,6 +162,21 @@ func Setuser(uid, gid int, groups []int) error {
 	return fail("setresuid", syscall.Setresuid(uid, uid, uid))
 }
 
+// DropAmbient empties the ambient capability set of the calling thread, so that its next Exec drops all capabilities
+// (unless it is root). had says whether there were any. Lock the goroutine to its thread before.
+func DropAmbient() (had bool, err error) {
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return false, err
+	}
+	_, rest, _ := strings.Cut(string(status), "\nCapAmb:")
+	set, _, _ := strings.Cut(rest, "\n")
+	if strings.Trim(set, "\t 0") == "" {
+		return false, nil
+	}
+	return true, fail("prctl PR_CAP_AMBIENT", unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+}
+
 // SetAffinity binds the calling thread to the given CPUs (numbers from 0). An Exec from
 // the same thread takes it along: lock the goroutine to its thread before. EINVAL if
 // none of the CPUs exists.

@@ -11,8 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -60,14 +63,19 @@ type Region struct {
 	Cmd    *exec.Cmd
 
 	t    testing.TB
+	conf string // path of the configuration
+	attr *syscall.SysProcAttr
 	mu   sync.Mutex
 	log  bytes.Buffer
 	more *sync.Cond
 	eof  chan struct{}
 }
 
-// Start runs shmd with a configuration, whose region must be called "test", until the end of the test. It returns when all
-// workers are ready. Failed workers fail the test.
+// regions counts the regions of this test process.
+var regions atomic.Int64
+
+// Start runs shmd with a configuration, whose region must be called "test", until the end of the test. The region gets a name of
+// its own, Region.Name: a user has each name once. It returns when all workers are ready. Failed workers fail the test.
 func Start(t testing.TB, toml string, env ...string) *Region {
 	t.Helper()
 	r := Launch(t, toml, env...)
@@ -78,22 +86,56 @@ func Start(t testing.TB, toml string, env ...string) *Region {
 // Launch is Start that returns when the socket is there.
 func Launch(t testing.TB, toml string, env ...string) *Region {
 	t.Helper()
-	dir := t.TempDir()
-	r := &Region{Dir: dir, Socket: filepath.Join(dir, "test.sock"), Name: "test", t: t, eof: make(chan struct{})}
+	return LaunchAs(t, 0, toml, env...)
+}
+
+// LaunchAs is Launch for a daemon of another user, for which the test must be root; uid 0 is the test's own user.
+func LaunchAs(t testing.TB, uid uint32, toml string, env ...string) *Region {
+	t.Helper()
+	r := &Region{Dir: Dir(t), Name: fmt.Sprintf("test-%d-%d", os.Getpid(), regions.Add(1)), t: t}
+	t.Cleanup(r.sweep)
+	r.Socket = filepath.Join(r.Dir, r.Name+".sock")
+	r.conf = filepath.Join(r.Dir, "shmd.toml")
 	r.more = sync.NewCond(&r.mu)
-	conf := filepath.Join(dir, "shmd.toml")
-	if err := os.WriteFile(conf, []byte(toml), 0o644); err != nil {
+	const name = "name = \"test\"\n"
+	if !strings.Contains(toml, name) {
+		t.Fatalf("the configuration has no line %q", name)
+	}
+	if err := os.WriteFile(r.conf, []byte(strings.Replace(toml, name, fmt.Sprintf("name = %q\n", r.Name), 1)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r.run(Binaries(t), conf, env)
+	if uid != 0 {
+		r.attr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		if err := os.Chown(r.Dir, int(uid), int(uid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Again(env...)
 	return r
 }
 
-func (r *Region) run(bin, conf string, env []string) {
+// Dir makes a directory for a test that other users can reach, and whose path is short enough for sockets.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "shmd-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Again starts another daemon in the place of one that has ended, with the same configuration, and returns when the socket is
+// there. The log begins anew.
+func (r *Region) Again(env ...string) {
 	t := r.t
 	t.Helper()
-	r.Cmd = exec.Command(filepath.Join(bin, "shmd"), "-c", conf, "--log-level", "debug")
+	r.Cmd = exec.Command(filepath.Join(Binaries(t), "shmd"), "-c", r.conf, "--log-level", "debug")
 	r.Cmd.Env = append(append(os.Environ(), "RUNTIME_DIRECTORY="+r.Dir), env...)
+	r.Cmd.SysProcAttr = r.attr
 	stderr, err := r.Cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +143,14 @@ func (r *Region) run(bin, conf string, env []string) {
 	if err := r.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	r.mu.Lock()
+	r.log.Reset()
+	r.mu.Unlock()
+	eof := make(chan struct{})
+	r.eof = eof
 	go func() {
-		defer close(r.eof)
+		defer r.more.Broadcast()
+		defer close(eof)
 		in := bufio.NewReader(stderr)
 		for {
 			line, err := in.ReadString('\n')
@@ -235,10 +283,29 @@ func (r *Region) JSON(v any, args ...string) {
 	}
 }
 
-// Kill ends the daemon with SIGKILL and waits for its end.
+// Kill ends the daemon with SIGKILL and waits for its end. Its workers live on: Again ends them, or shmctl stop.
 func (r *Region) Kill() {
 	r.Cmd.Process.Kill()
+	<-r.eof
 	r.Cmd.Wait()
+}
+
+// sweep fails the test if it leaves workers behind, and ends them.
+func (r *Region) sweep() {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		vars := strings.Split(string(environ), "\x00")
+		if slices.Contains(vars, "RUNTIME_DIRECTORY="+r.Dir) && slices.Contains(vars, "SHMD_REGION="+r.Name) {
+			comm, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "comm"))
+			r.t.Errorf("the test leaves process %d (%s)", pid, strings.TrimSpace(string(comm)))
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // Stop stops the daemon with SIGTERM, if it still runs, and fails the test if it does not end in order. It is idempotent.

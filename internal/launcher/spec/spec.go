@@ -25,9 +25,11 @@ type Spec struct {
 
 // User is the identity to take before the exec.
 type User struct {
-	UID    int   `json:"uid"`
-	GID    int   `json:"gid"`
-	Groups []int `json:"groups"`
+	UID    int    `json:"uid"`
+	GID    int    `json:"gid"`
+	Groups []int  `json:"groups"`
+	Name   string `json:"name"` // for the environment, as Home
+	Home   string `json:"home"`
 }
 
 // String encodes the spec as an environment entry.

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Each wrong input has its exit code and an error that says what to do; standard output stays empty.
+func TestBadInput(t *testing.T) {
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	golden := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join("../../pkg/protocol/testdata/golden", name+".bin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	damaged := func(name string, offset int, b ...byte) string {
+		s := golden(name)
+		copy(s[offset:], b)
+		return write(strings.ReplaceAll(t.Name(), "/", "-")+name, s)
+	}
+	long := filepath.Join(dir, strings.Repeat("x", 120), "default.sock")
+
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"", ExitUsage, "shmctl: which verb?"},
+		{"nothing", ExitUsage, `unknown verb "shmctl nothing"`},
+		{"statsu", ExitUsage, `did you mean "shmctl status"?`},
+		{"--nothing", ExitUsage, "unknown flag: --nothing"},
+		{"status extra", ExitUsage, `shmctl status takes no argument, and got "extra"`},
+		{"status -o yaml", ExitUsage, `output format "yaml": there are table and json (and short, for logs)`},
+		{"ps -o short", ExitUsage, "output format short is for logs"},
+		{"ps --timeout=soon", ExitUsage, `invalid argument "soon" for "--timeout" flag`},
+		{"ps --timeout=5", ExitUsage, "missing unit in duration"},
+		{"ps -r", ExitUsage, "flag needs an argument"},
+		{"stop ''", ExitUsage, "an empty name is neither a worker nor a group"},
+		{"restart", ExitUsage, "which workers? Give names, or --all for every one"},
+		{"restart --all x", ExitUsage, "give names or --all, not both"},
+		{"wait --for=done", ExitUsage, "--for=done: there are ready and exited"},
+		{"logs -n x", ExitUsage, `invalid argument "x" for "-n, --lines" flag`},
+		{"logs -n -2", ExitUsage, "give the number of records, 0 or more"},
+		{"logs -n -1", ExitUsage, "give the number of records, 0 or more"},
+		{"ch", ExitUsage, "shmctl ch: which verb?"},
+		{"ch info", ExitUsage, "which channel? Give one name; shmctl ch ls lists them"},
+		{"ch info a b", ExitUsage, "which channel?"},
+		{"ch ls a", ExitUsage, "takes no argument"},
+		{"inspect --rows=-1", ExitUsage, "--rows=-1: give the most rows"},
+		{"inspect --hex -o json", ExitUsage, "leave out -o json, or --hex"},
+		{"inspect --file=a b", ExitUsage, "give names of segments or --file, not both"},
+		{"doctor x", ExitUsage, "takes no argument"},
+		{"version x", ExitUsage, "takes no argument"},
+		{"completion", ExitUsage, "which shell? There are bash, zsh, fish, powershell"},
+		{"completion tcsh", ExitUsage, "which shell?"},
+		{"help nothing", ExitUsage, `there is no verb "nothing"`},
+
+		{"-r no-such-region status", ExitNoRegion, "no daemon: there is no socket: start one"},
+		{"-r no-such-region stop", ExitNoRegion, "no living process of the region"},
+		{"-r no-such-region start", ExitNoRegion, "no living process of the region"},
+		{"-r no-such-region logs", ExitNoRegion, "no living process of the region"},
+		{"-r no-such-region inspect", ExitNoRegion, "no living process of the region"},
+		{"-r no-such-region ch ls", ExitNoRegion, "no living process of the region"},
+		{"-r no-such-region wait --for=exited", ExitNoRegion, "no living process of the region"},
+		{"-r no-such-region wait --timeout=30ms", ExitTimeout, "timeout after 30ms"},
+		{"-s " + long + " status", ExitFailed, "the path of a socket has at most 107 bytes, this one has"},
+		{"-r no-such-region -s " + write("file.sock", nil) + " status", ExitFailed, "it is no socket at all"},
+
+		{"inspect --file=" + filepath.Join(dir, "nothing"), ExitFailed, "no such file or directory"},
+		{"inspect --file=/dev/null", ExitFailed, "neither a file nor shared memory"},
+		{"inspect --file=" + write("empty", nil), ExitFailed, "segment is shorter than its header says: 0 bytes, the header alone has 256"},
+		{"inspect --file=" + write("short", golden("queue")[:255]), ExitFailed, "255 bytes, the header alone has 256"},
+		{"inspect --file=" + write("zero", make([]byte, 4096)), ExitFailed, "segment is not ready"},
+		{"inspect --file=" + damaged("queue", 0, 'X'), ExitFailed, "not a shmd segment"},
+		{"inspect --file=" + damaged("roster", 8, 9), ExitFailed, "has layout version 9."},
+		{"inspect --file=" + damaged("command", 36, 99), ExitFailed, "kind(99) is no kind of segment that this program knows"},
+		{"inspect --hex --file=" + damaged("log", 0x108, 3), ExitFailed, ""},
+		{"inspect --file=" + write("cut", golden("log")[:4096]), ExitFailed, "damaged at offset"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			args := strings.Fields(c.args)
+			for i, a := range args {
+				args[i] = strings.Trim(a, "'")
+			}
+			cmd := exec.Command(filepath.Join(bin, "shmctl"), args...)
+			cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+dir, "SHMCTL_REGION=")
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			err := cmd.Run()
+			var exit *exec.ExitError
+			if err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			if c.says == "" { // only: no crash
+				return
+			}
+			if got := cmd.ProcessState.ExitCode(); got != c.code {
+				t.Errorf("exit code %d, not %d", got, c.code)
+			}
+			if !strings.Contains(stderr.String(), c.says) {
+				t.Errorf("standard error is %q, without %q", stderr.String(), c.says)
+			}
+			if c.code == ExitUsage && !strings.Contains(stderr.String(), `--help".`) {
+				t.Errorf("standard error is %q, and does not point to --help", stderr.String())
+			}
+			if stdout.Len() > 0 && !strings.HasPrefix(c.args, "inspect") {
+				t.Errorf("standard output is %q", stdout.String())
+			}
+		})
+	}
+}

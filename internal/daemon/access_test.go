@@ -1,0 +1,3 @@
+package daemon_test
+
+func client() error { return nil }

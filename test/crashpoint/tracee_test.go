@@ -1,0 +1,290 @@
+package crashpoint
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// What a process of this test binary is, by the environment: the test, the tracee, or a sleeper.
+const (
+	roleEnv   = "SHMD_CRASHPOINT_ROLE"
+	tortured  = "SHMD_TORTURE"
+	tortureMk = "SHMD_TEST_TORTURE" // make torture
+)
+
+// The memory that tracer and tracee share: a page of control words, the queue, its dead-letter channel.
+const (
+	controlSize = 4096
+	queueAt     = controlSize
+	queueRoom   = 8192
+	deadAt      = queueAt + queueRoom
+	deadRoom    = 8192
+	memorySize  = deadAt + deadRoom
+)
+
+// Control words: the tracer writes them while the tracee stands at a breakpoint.
+const (
+	wordOp    = iota
+	wordOwner // of the operation
+	wordDead  // for repair: the attachment that died
+	wordValue // to send; received
+	wordBegun
+	wordDone
+	wordResult
+)
+
+const (
+	opSend = iota + 1
+	opAbort
+	opReceive // and ack
+	opNack    // receive and nack
+	opRepair
+	opMove
+	opNaiveSend
+	opNaiveReceive
+)
+
+var opNames = map[uint64]string{opSend: "send", opAbort: "loan+abort", opReceive: "receive+ack", opNack: "receive+nack", opRepair: "repair",
+	opMove: "move dead", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
+
+const (
+	resultOK = iota + 1
+	resultFull
+	resultEmpty
+	resultLost
+	resultTorn
+	resultError
+)
+
+func get(b []byte, word int) uint64    { return binary.LittleEndian.Uint64(b[8*word:]) }
+func set(b []byte, word int, v uint64) { binary.LittleEndian.PutUint64(b[8*word:], v) }
+
+func init() {
+	if os.Getenv(roleEnv) == "tracee" {
+		runtime.LockOSThread() // the main goroutine stays on the main thread, which is the one that is traced
+	}
+}
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "tracee":
+		traceeMain()
+	case "sleeper":
+		sleeperMain()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// length is how many bytes message v has: 8 to 64.
+func length(v uint64) int { return 8 * (1 + int(v*5)%8) }
+
+// fill writes message v, one word at a time.
+func fill(b []byte, v uint64) {
+	for k := range length(v) / 8 {
+		set(b, k, v^uint64(k)*0x9e3779b97f4a7c15)
+	}
+}
+
+// message reads a message, and reports false if it is torn: if it is not what fill writes for any value.
+func message(b []byte) (uint64, bool) {
+	if len(b) < 8 {
+		return 0, false
+	}
+	v := get(b, 0)
+	if len(b) != length(v) {
+		return v, false
+	}
+	for k := range len(b) / 8 {
+		if get(b, k) != v^uint64(k)*0x9e3779b97f4a7c15 {
+			return v, false
+		}
+	}
+	return v, true
+}
+
+func inherited() []byte {
+	b, err := unix.Mmap(3, 0, memorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// traceeMain does what the control words say, between two breakpoints, for ever.
+func traceeMain() {
+	b := inherited()
+	warmUp()
+	for {
+		runtime.Breakpoint() // ready: the tracer writes what to do
+		op := get(b, wordOp)
+		var q, d *protocol.Queue
+		if op < opNaiveSend {
+			q, d = openQueue(b), openDead(b)
+		}
+		runtime.Breakpoint() // to be stepped from here on
+		set(b, wordBegun, 1)
+		result := operate(b, q, d, op)
+		set(b, wordResult, result)
+		set(b, wordDone, 1)
+	}
+}
+
+func openQueue(b []byte) *protocol.Queue {
+	q, err := protocol.OpenQueue(b[queueAt : queueAt+queueRoom : queueAt+queueRoom])
+	if err != nil {
+		return nil
+	}
+	return q
+}
+
+func openDead(b []byte) *protocol.Queue {
+	q, err := protocol.OpenQueue(b[deadAt : deadAt+deadRoom : deadAt+deadRoom])
+	if err != nil {
+		return nil
+	}
+	return q
+}
+
+// warmUp runs every operation once, so that the stack has its size.
+func warmUp() {
+	s := states(4, 0)[0]
+	b := anonymous()
+	copy(b[queueAt:], s.image)
+	q, d := openQueue(b), openDead(b)
+	for op := uint64(opSend); op <= opMove; op++ {
+		set(b, wordOwner, 5)
+		set(b, wordValue, op)
+		operate(b, q, d, op)
+	}
+}
+
+func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
+	owner := uint16(get(b, wordOwner))
+	switch op {
+	case opSend, opAbort:
+		l, err := q.TryLoan(owner)
+		if err != nil {
+			return result(err)
+		}
+		fill(q.LoanBytes(l), get(b, wordValue))
+		if op == opAbort {
+			return result(q.Abort(l))
+		}
+		return result(q.Commit(l, length(get(b, wordValue))))
+	case opReceive, opNack:
+		l, err := q.TryReceive(owner)
+		if err != nil {
+			return result(err)
+		}
+		v, whole := message(q.LeaseBytes(l))
+		if !whole {
+			return resultTorn
+		}
+		set(b, wordValue, v)
+		if op == opNack {
+			return result(q.Nack(l))
+		}
+		return result(q.Ack(l))
+	case opRepair:
+		dead := uint16(get(b, wordDead))
+		q.Repair(func(o uint16) bool { return o == dead })
+		d.Repair(func(o uint16) bool { return o == dead })
+		return resultOK
+	case opMove:
+		_, err := q.MoveDead(d, owner)
+		return result(err)
+	case opNaiveSend:
+		if !naive(b).send(get(b, wordValue)) {
+			return resultFull
+		}
+		return resultOK
+	case opNaiveReceive:
+		v, whole, ok := naive(b).receive()
+		set(b, wordValue, v)
+		if !ok {
+			return resultEmpty
+		}
+		if !whole {
+			return resultTorn
+		}
+		return resultOK
+	}
+	return resultError
+}
+
+func result(err error) uint64 {
+	switch {
+	case err == nil:
+		return resultOK
+	case errors.Is(err, protocol.ErrFull):
+		return resultFull
+	case errors.Is(err, protocol.ErrEmpty):
+		return resultEmpty
+	case errors.Is(err, protocol.ErrLost):
+		return resultLost
+	}
+	return resultError
+}
+
+// sleeperMain sends or receives one message for each line "send V" or "receive" that it reads, and sleeps on the doorbell
+// meanwhile, as docs/queue.md says.
+func sleeperMain() {
+	b := inherited()
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		q := openQueue(b)
+		verb, arg, _ := strings.Cut(in.Text(), " ")
+		bell := q.Receivers
+		try := func() (uint64, error) {
+			l, err := q.TryReceive(8)
+			if err != nil {
+				return 0, err
+			}
+			v, whole := message(q.LeaseBytes(l))
+			if !whole {
+				return v, errors.New("torn")
+			}
+			return v, q.Ack(l)
+		}
+		if verb == "send" {
+			bell = q.Senders
+			v, _ := strconv.ParseUint(arg, 10, 64)
+			try = func() (uint64, error) {
+				l, err := q.TryLoan(8)
+				if err != nil {
+					return 0, err
+				}
+				fill(q.LoanBytes(l), v)
+				return v, q.Commit(l, length(v))
+			}
+		}
+		fmt.Printf("bell %p\n", bell.Word())
+		for {
+			value := bell.Value()
+			t := bell.Register()
+			v, err := try()
+			if errors.Is(err, protocol.ErrEmpty) || errors.Is(err, protocol.ErrFull) {
+				sys.FutexWait(bell.Word(), value, time.Minute)
+				bell.Unregister(t)
+				continue
+			}
+			bell.Unregister(t)
+			fmt.Printf("done %d %v\n", v, err)
+			break
+		}
+	}
+}

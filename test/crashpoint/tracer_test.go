@@ -1,0 +1,227 @@
+// Package crashpoint stops a process at every instruction of every operation of a queue, and looks at what the others
+// have then: the process is killed there and repaired, or parked there while its peers go on.
+//
+// The tracee is this test binary, executed again: it maps the same memfd and runs the code of pkg/protocol as it is,
+// between two breakpoints; the test steps it by ptrace. A process leaves nothing behind but the shared memory, so a kill after
+// i instructions is judged on a copy of that memory, and the same tracee steps on. Every so many points (SHMD_TORTURE=1: at
+// every point) the tracee is really killed with SIGKILL and judged on the mapping itself, which shows that the copy is no excuse.
+package crashpoint
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attachment ids.
+const (
+	daemon  = 1
+	victim  = 5 // the traced process
+	second  = 6 // the other traced process of a pair
+	peer    = 7 // alive; may hold a slot all the time
+	sleeper = 8
+	other   = 9 // alive; does the tests' own sends and receives
+)
+
+// torture reports whether everything is to be run.
+func torture() bool { return os.Getenv(tortured) != "" || os.Getenv(tortureMk) != "" }
+
+// memfd returns memory that processes can share, mapped here.
+func memfd(t testing.TB) (*os.File, []byte) {
+	fd, err := unix.MemfdCreate("crashpoint", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "crashpoint")
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(memorySize); err != nil {
+		t.Fatal(err)
+	}
+	b, err := unix.Mmap(fd, 0, memorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(b) })
+	return f, b
+}
+
+// anonymous returns memory of the same shape that nobody shares.
+func anonymous() []byte {
+	b, err := unix.Mmap(-1, 0, memorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// tracee is a traced process. All its methods are for the goroutine that started it, which is locked to its thread.
+type tracee struct {
+	t   testing.TB
+	f   *os.File
+	mem []byte
+	pid int
+}
+
+func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
+	runtime.LockOSThread()
+	x := &tracee{t: t, f: f, mem: mem}
+	x.start()
+	t.Cleanup(func() {
+		x.kill()
+		runtime.UnlockOSThread()
+	})
+	return x
+}
+
+// start executes the tracee and lets it run to where it waits for something to do.
+func (x *tracee) start() {
+	exe, err := os.Executable()
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	env := append(os.Environ(), roleEnv+"=tracee", "GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1")
+	x.pid, err = syscall.ForkExec(exe, []string{exe}, &syscall.ProcAttr{
+		Env: env, Files: []uintptr{0, 1, 2, x.f.Fd()},
+		Sys: &syscall.SysProcAttr{Ptrace: true},
+	})
+	if err != nil {
+		x.t.Fatalf("start of the tracee: %v", err)
+	}
+	x.wait() // its exec
+	if err := unix.PtraceSetOptions(x.pid, unix.PTRACE_O_EXITKILL); err != nil {
+		x.t.Fatal(err)
+	}
+	x.cont()
+}
+
+// wait waits until the tracee has stopped, and returns the signal.
+func (x *tracee) wait() syscall.Signal {
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(x.pid, &ws, unix.WALL, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || !ws.Stopped() {
+			x.pid = 0
+			x.t.Fatalf("the tracee ended or hung: %v, status %#x", err, ws)
+		}
+		return ws.StopSignal()
+	}
+}
+
+// cont lets the tracee run to its next breakpoint.
+func (x *tracee) cont() {
+	pid := x.pid
+	hung := time.AfterFunc(20*time.Second, func() { unix.Kill(pid, unix.SIGKILL) })
+	defer hung.Stop()
+	for sig := 0; ; {
+		if err := unix.PtraceCont(x.pid, sig); err != nil {
+			x.t.Fatal(err)
+		}
+		s := x.wait()
+		if s == unix.SIGTRAP {
+			if err := skipBreakpoint(x.pid); err != nil {
+				x.t.Fatal(err)
+			}
+			return
+		}
+		sig = int(s)
+	}
+}
+
+// begin gives the tracee something to do and lets it run to where stepping begins.
+func (x *tracee) begin(op uint64, owner uint16, value uint64) {
+	clear(x.mem[:controlSize])
+	set(x.mem, wordOp, op)
+	set(x.mem, wordOwner, uint64(owner))
+	set(x.mem, wordValue, value)
+	set(x.mem, wordDead, victim)
+	x.cont()
+	for get(x.mem, wordBegun) == 0 {
+		x.one()
+	}
+}
+
+// one executes one instruction.
+func (x *tracee) one() {
+	if err := unix.PtraceSingleStep(x.pid); err != nil {
+		x.t.Fatal(err)
+	}
+	x.wait() // a signal for the process is dropped: nobody sends it one that matters
+}
+
+// step executes one instruction, and reports false if the operation is over.
+func (x *tracee) step() bool {
+	x.one()
+	return get(x.mem, wordDone) == 0
+}
+
+// steps executes n instructions or what is left of the operation, and reports whether the operation is under way.
+func (x *tracee) steps(n int) bool {
+	for range n {
+		if !x.step() {
+			return false
+		}
+	}
+	return true
+}
+
+// finish lets the operation run to its end.
+func (x *tracee) finish() (result, value uint64) {
+	x.cont()
+	if get(x.mem, wordDone) == 0 {
+		x.t.Fatal("the tracee stopped in the middle of an operation")
+	}
+	return get(x.mem, wordResult), get(x.mem, wordValue)
+}
+
+// kill ends the process with SIGKILL and waits for its end.
+func (x *tracee) kill() {
+	if x.pid == 0 {
+		return
+	}
+	unix.Kill(x.pid, unix.SIGKILL)
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(x.pid, &ws, unix.WALL, nil)
+		if err == unix.EINTR || err == nil && ws.Stopped() {
+			continue
+		}
+		break
+	}
+	x.pid = 0
+}
+
+// tally counts the points of a test, and reports its failures, the first few in full.
+type tally struct {
+	t              testing.TB
+	points, killed int
+	failed         int
+	begin          time.Time
+}
+
+func newTally(t testing.TB) *tally { return &tally{t: t, begin: time.Now()} }
+
+func (c *tally) point(err error, format string, args ...any) {
+	c.points++
+	if err == nil {
+		return
+	}
+	if c.failed++; c.failed <= 5 {
+		c.t.Errorf("%s: %v", fmt.Sprintf(format, args...), err)
+	}
+	if c.failed > 5 && os.Getenv(mutantEnv) != "" {
+		c.t.FailNow()
+	}
+}
+
+func (c *tally) report(what string) {
+	d := time.Since(c.begin)
+	c.t.Logf("%s: %d points, %d failed; %d of the points by SIGKILL; %.1f s", what, c.points, c.failed, c.killed, d.Seconds())
+}
