@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -133,6 +134,9 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 		Args:                       a.verbOf,
 		RunE:                       a.noVerb,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if name, ok := strings.CutSuffix(filepath.Base(a.socket), ".sock"); ok && os.Getenv("SHMCTL_REGION") == "" && !cmd.Flags().Changed("region") {
+				a.region = name // as the socket is called, the region is
+			}
 			switch {
 			case a.output == "table", a.output == "json", a.output == "short" && cmd.Name() == "logs":
 				return nil

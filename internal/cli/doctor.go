@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -376,6 +377,7 @@ func checkRegion(s *session) []finding {
 		}
 	}
 	if len(bad) > 0 {
+		slices.Sort(bad)
 		f.Text = strings.Join(bad, "; ")
 		f = f.fail("stop the region and start it anew: shmctl -r %s stop", s.name())
 	}

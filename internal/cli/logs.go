@@ -72,7 +72,7 @@ func (a *app) logs(ctx context.Context, names []string, follow bool, last int) e
 		p.groups = groups
 	}
 	if len(names) > 0 {
-		p.only = targets.Workers
+		p.only = append([]int{}, targets.Workers...) // not nil, also for a group without instances
 	}
 
 	// What is there already, of which the last N are kept back until all of it is known.

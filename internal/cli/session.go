@@ -69,41 +69,71 @@ func (a *app) open(ctx context.Context, operate bool) (*session, error) {
 
 // openQuietly is open without the warnings.
 func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
-	path := a.socketPath()
-	conn, err := attach.Dial(ctx, path)
+	s, err := a.throughDaemon(ctx, operate, attach.Dial)
 	if err == nil {
-		var s *session
-		if s, err = attached(ctx, conn, operate); err == nil {
-			return s, nil
-		}
-		conn.Close()
+		return s, nil
 	}
-	if ctx.Err() != nil || !withoutDaemon(err) {
+	if !withoutDaemon(err) {
 		return nil, err
 	}
-	owner, err2 := control.Owner(filepath.Dir(path), uint32(os.Geteuid()))
-	if err2 != nil {
-		return nil, err2
+	if ctx.Err() != nil {
+		return nil, explain(context.Cause(ctx), plainCause(err))
 	}
-	living, err2 := control.Find(a.region, owner)
-	if err2 != nil {
-		if errors.Is(err2, control.ErrNoRegion) {
-			return nil, fmt.Errorf("%w; %w", err, err2)
-		}
-		return nil, err2
-	}
-	s := &session{Set: living.Set, segments: living.Segments, missing: living.Missing, living: living, why: err}
-	var refused *attach.RefusedError
-	if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) { // once more: it may just have begun to listen, or the machine is busy
-		if conn, err := attach.Dial(ctx, path); err == nil {
-			if now, err := attached(ctx, conn, operate); err == nil {
+	s, err2 := a.throughProcesses()
+	switch {
+	case err2 == nil:
+		s.why = err
+		// Once more, unless it cannot answer: it may just have begun to listen, or the machine is busy.
+		var refused *attach.RefusedError
+		if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) {
+			if now, err := a.throughDaemon(ctx, operate, attach.Dial); err == nil {
 				s.Close()
 				return now, nil
 			}
-			conn.Close()
 		}
+		return s, nil
+	case errors.Is(err, attach.ErrSilent) && (errors.Is(err2, control.ErrPermission) || errors.Is(err2, control.ErrNoRegion)):
+		// There is no other way: have patience with it.
+		soon, cancel := context.WithTimeout(ctx, attachWithin)
+		defer cancel()
+		if s, err := a.throughDaemon(soon, operate, attach.DialWait); err == nil {
+			return s, nil
+		}
+		if ctx.Err() != nil {
+			return nil, explain(context.Cause(ctx), plainCause(err))
+		}
+		return nil, fmt.Errorf("%w; %w", err, err2)
+	case errors.Is(err2, control.ErrNoRegion), errors.Is(err2, control.ErrPermission):
+		return nil, fmt.Errorf("%w; %w", err, err2)
+	}
+	return nil, err2
+}
+
+// throughDaemon has the daemon give the memory.
+func (a *app) throughDaemon(ctx context.Context, operate bool, dial func(context.Context, string) (*attach.Conn, error)) (*session, error) {
+	conn, err := dial(ctx, a.socketPath())
+	if err != nil {
+		return nil, err
+	}
+	s, err := attached(ctx, conn, operate)
+	if err != nil {
+		conn.Close()
+		return nil, err
 	}
 	return s, nil
+}
+
+// throughProcesses takes the memory from the processes that hold it. Errors: those of control.Find.
+func (a *app) throughProcesses() (*session, error) {
+	owner, err := control.Owner(filepath.Dir(a.socketPath()), uint32(os.Geteuid()))
+	if err != nil {
+		return nil, err
+	}
+	living, err := control.Find(a.region, owner)
+	if err != nil {
+		return nil, err
+	}
+	return &session{Set: living.Set, segments: living.Segments, missing: living.Missing, living: living}, nil
 }
 
 // withoutDaemon reports whether err means that no daemon gives the memory, which its processes still may have.

@@ -39,17 +39,17 @@ named worker is not running, and none was to come.`,
 }
 
 func (a *app) stop(ctx context.Context, names []string) error {
-	region := len(names) == 0
+	all := len(names) == 0
 	s, err := a.open(ctx, true)
-	if region && errors.Is(err, control.ErrNoRegion) && errors.Is(err, attach.ErrHungUp) {
-		return a.printStop(control.Report{}) // it was there a moment ago, and has just stopped
+	if all && errors.Is(err, control.ErrNoRegion) && errors.Is(err, attach.ErrHungUp) {
+		return a.printStop(a.region, control.Report{}) // it was there a moment ago, and has just stopped
 	}
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	o := control.StopOptions{Names: names, DaemonAnswers: s.answers()}
-	if region {
+	if all {
 		o.Socket = a.socketPath()
 		o.Lock = filepath.Join(filepath.Dir(o.Socket), s.name()+".lock")
 	}
@@ -60,13 +60,13 @@ func (a *app) stop(ctx context.Context, names []string) error {
 	if err != nil && len(report.Workers) == 0 && report.Daemon == nil {
 		return err
 	}
-	if printed := a.printStop(report); err == nil {
+	if printed := a.printStop(s.name(), report); err == nil {
 		err = printed
 	}
 	return err
 }
 
-func (a *app) printStop(r control.Report) error {
+func (a *app) printStop(region string, r control.Report) error {
 	if a.json() {
 		if r.Workers == nil {
 			r.Workers = []control.WorkerReport{}
@@ -76,7 +76,7 @@ func (a *app) printStop(r control.Report) error {
 			Region  string                 `json:"region"`
 			Workers []control.WorkerReport `json:"workers"`
 			Daemon  *control.DaemonReport  `json:"daemon,omitempty"`
-		}{schema, a.region, r.Workers, r.Daemon})
+		}{schema, region, r.Workers, r.Daemon})
 	}
 	if len(r.Workers) == 0 && r.Daemon == nil {
 		return nil

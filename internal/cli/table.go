@@ -7,6 +7,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/mattn/go-isatty"
+
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -103,12 +105,7 @@ func (a *app) colored() bool {
 	if a.noColor || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
 		return false
 	}
-	return isTerminal(a.stdout)
-}
-
-func isTerminal(f *os.File) bool {
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+	return isatty.IsTerminal(a.stdout.Fd())
 }
 
 // printable replaces what would garble a terminal: text out of the memory is written by others.

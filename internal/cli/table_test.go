@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -17,5 +19,53 @@ func TestTexts(t *testing.T) {
 		if c.got != c.want {
 			t.Errorf("%q, not %q", c.got, c.want)
 		}
+	}
+}
+
+// Colours are for terminals, and for those who want them.
+func TestColor(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
+	if got := (&app{stdout: terminal}).paint(red, "x"); got != "\x1b[31mx\x1b[0m" {
+		t.Errorf("on a terminal: %q", got)
+	}
+	if got := (&app{stdout: file}).paint(red, "x"); got != "x" {
+		t.Errorf("in a file: %q", got)
+	}
+	if got := (&app{stdout: terminal, noColor: true}).paint(red, "x"); got != "x" {
+		t.Errorf("with --no-color: %q", got)
+	}
+	t.Setenv("NO_COLOR", "1")
+	if got := (&app{stdout: terminal}).paint(red, "x"); got != "x" {
+		t.Errorf("with NO_COLOR: %q", got)
+	}
+}
+
+// A table has aligned columns, whatever the colours and the letters.
+func TestTable(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	table := (&app{stdout: file}).newTable("NAME", "N")
+	table.add(cell{"größe", red}, 1)
+	table.add("", "a\nb")
+	if err := table.print(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file.Name())
+	if want := "NAME   N\ngröße  1\n-      a\uFFFDb\n"; err != nil || string(got) != want {
+		t.Errorf("printed %q, not %q (%v)", got, want, err)
 	}
 }

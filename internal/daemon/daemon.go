@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,13 +50,14 @@ type Daemon struct {
 	server   *server
 
 	// The supervisor's goroutine alone uses what follows.
-	workers   []*worker
-	ids       *ids
-	outsiders map[uint16]*outsider
-	stopping  bool
-	info      protocol.DaemonInfo
-	ready     bool   // READY=1 was sent
-	status    string // STATUS as it was sent last
+	workers     []*worker
+	ids         *ids
+	outsiders   map[uint16]*outsider
+	stopping    bool
+	info        protocol.DaemonInfo
+	ready       bool         // READY=1 was sent
+	status      string       // STATUS as it was sent last
+	readyGroups map[int]bool // groups of which an instance has been ready
 
 	posted   chan func()
 	finished chan struct{}
@@ -69,10 +71,11 @@ type Daemon struct {
 // Errors: ErrRunning; those of making the memory and the socket.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
-		conf: o.Config, version: o.Version, hub: sys.NewHub(), outsiders: map[uint16]*outsider{},
+		conf: o.Config, version: o.Version, hub: sys.NewHub(), outsiders: map[uint16]*outsider{}, readyGroups: map[int]bool{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
 		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1),
 	}
+	dropInherited()
 	// Who reads the log may go away: that is no reason to die. Ignoring the signal would be handed down to the workers.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	defer signal.Stop(d.asked)
@@ -224,6 +227,16 @@ func (d *Daemon) release() {
 	}
 	if d.lock != nil {
 		d.lock.release()
+	}
+}
+
+// dropInherited keeps descriptors that the daemon's parent left open from workers, which would hold them for as long as they live.
+func dropInherited() {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			sys.SetCloexec(fd) // fails for the descriptor of the directory alone, which is closed
+		}
 	}
 }
 

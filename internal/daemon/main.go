@@ -72,7 +72,7 @@ once. shmctl stop does the same without a signal.`,
 			c, err := load(path)
 			if problems := (config.Errors)(nil); errors.As(err, &problems) {
 				fmt.Fprintln(stderr, problems.Detail())
-				return wrong(problems)
+				return configError{wrong(problems)}
 			}
 			if err != nil {
 				return configError{err}

@@ -58,9 +58,10 @@ func newMemory(c *config.Config, now time.Time) (m *memory, err error) {
 		header:   protocol.Header{Generation: binary.LittleEndian.Uint64(generation[:]) | 1, BootID: boot, Region: c.Region.Name, Created: now},
 		channels: map[string]*channel{}, segments: map[string]*segment{},
 	}
+	made := m // a return of nil clears m
 	defer func() {
 		if err != nil {
-			m.Close()
+			made.Close()
 			err = fmt.Errorf("create region %q: %w", c.Region.Name, err)
 		}
 	}()
@@ -115,7 +116,7 @@ func (m *memory) create(r config.Region, name string, size int64, sparse bool) (
 		HugePages: r.HugePages && !sparse, Mlock: r.Mlock && !sparse, Prefault: r.Prefault && !sparse, DontDump: r.DontDump,
 	})
 	if err != nil {
-		return nil, protocol.Header{}, fmt.Errorf("segment %q: %w", name, err)
+		return nil, protocol.Header{}, err // names the segment
 	}
 	ro, err := s.ReadOnly()
 	if err != nil {

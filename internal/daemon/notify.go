@@ -17,15 +17,12 @@ func (d *Daemon) notify(state string) {
 	}
 }
 
-// reportStatus tells systemd how many workers are in which state, and that the region is ready once the first instance of each group is.
+// reportStatus tells systemd how many workers are in which state, and that the region is ready once an instance of each group has
+// been.
 func (d *Daemon) reportStatus() {
 	count := map[protocol.State]int{}
-	readyGroups := map[int]bool{}
 	for _, w := range d.workers {
 		count[w.row.State]++
-		if w.row.State == protocol.StateReady {
-			readyGroups[w.group] = true
-		}
 	}
 	status := fmt.Sprintf("STATUS=%d workers", len(d.workers))
 	sep := ": "
@@ -35,7 +32,7 @@ func (d *Daemon) reportStatus() {
 			sep = ", "
 		}
 	}
-	if !d.ready && !d.stopping && len(readyGroups) == len(d.conf.Groups) {
+	if !d.ready && !d.stopping && len(d.readyGroups) == len(d.conf.Groups) {
 		d.ready = true
 		status = "READY=1\n" + status
 	}

@@ -37,6 +37,9 @@ type server struct {
 // nobody can keep others from being served.
 const maxIdle = 256
 
+// maxPath is the longest path of a socket, in bytes: the kernel's sun_path without its final NUL.
+const maxPath = 107
+
 // visitor is a connection.
 type visitor struct {
 	*attach.Conn
@@ -73,6 +76,9 @@ func listen(d *Daemon, path string) (*server, error) {
 			u.SetUnlinkOnClose(false) // the socket unit's
 			return s, nil
 		}
+	}
+	if len(path) > maxPath {
+		return nil, fmt.Errorf("attach socket: %s: the path of a socket has at most %d bytes, this one has %d: use a shorter runtime directory", path, maxPath, len(path))
 	}
 	os.Remove(path) // a dead daemon's: this one holds the region's lock
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
@@ -422,7 +428,7 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 			return
 		}
 		if most := d.conf.Region.MaxAttachments; len(d.outsiders) >= most { // the other ids are for workers
-			err = fmt.Errorf("all %d attachments of outsiders are in use: end some of them, or raise max_attachments in [region]", most)
+			err = fmt.Errorf("all %d attachments of outsiders are in use: end some of them (shmctl ps --all lists them), or raise max_attachments in [region]", most)
 			return
 		}
 		if o.id, err = d.ids.take(); err != nil {

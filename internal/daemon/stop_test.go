@@ -160,7 +160,9 @@ func TestStopsAndStartsThatRace(t *testing.T) {
 		}
 	}
 	c.Start([]int{0}, []int{0})
-	w := await(d, "w.0", func(w protocol.Worker) bool { return w.State == protocol.StateReady && !protocol.Flagged(c.WorkerQuit(0)) })
+	w := await(d, "w.0", func(w protocol.Worker) bool {
+		return w.State == protocol.StateReady && !protocol.Flagged(c.WorkerQuit(0))
+	})
 	if !watch(t, w.Pid).alive() {
 		t.Errorf("%+v is dead", w)
 	}
@@ -262,7 +264,9 @@ func TestSecondSignalKills(t *testing.T) {
 	d.Cmd.Process.Signal(syscall.SIGTERM)
 	d.Cmd.Process.Signal(syscall.SIGTERM) // timeout(1) signals twice: this is still the first
 	d.WaitLog("region stops")
-	ps := d.WaitWorkers("stopping", func(ws []protocol.Worker) bool { return ws[0].State == protocol.StateStopping && ws[1].State == protocol.StateStopping })
+	ps := d.WaitWorkers("stopping", func(ws []protocol.Worker) bool {
+		return ws[0].State == protocol.StateStopping && ws[1].State == protocol.StateStopping
+	})
 	p := watch(t, ps[0].Pid)
 	daemon := watch(t, d.Cmd.Process.Pid)
 	eventually(t, "the daemon ends after another SIGTERM", func() bool {

@@ -133,6 +133,7 @@ func (d *Daemon) noticeReady(w *worker) {
 	}
 	d.cancelTimer(w)
 	d.setState(w, protocol.StateReady, "")
+	d.readyGroups[w.group] = true
 	d.log.Info("worker ready", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "after", time.Since(w.proc.started).Round(time.Microsecond).String())
 	d.reportStatus()
 }
@@ -184,6 +185,10 @@ func (d *Daemon) workerDied(w *worker) {
 		d.log.Error("cannot reap a worker", "worker", w.row.Name, "pid", p.pid, "error", err)
 	}
 	failure := p.heard()
+	if failure == "" { // it ran, if perhaps for less time than it took to notice
+		p.running = true
+		d.noticeReady(w)
+	}
 	d.deaths.Remove(p.pidfd)
 	p.pidfd.Close()
 	d.cancelTimer(w)

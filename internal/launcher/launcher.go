@@ -65,6 +65,7 @@ func Run() (code int, ok bool) {
 		return fail(exitCannot, sys.Exec("/proc/self/exe", os.Args, append(os.Environ(), s.String())))
 	}
 	if s.Builtin != "" {
+		runtime.UnlockOSThread()
 		status.Close()
 		if err := builtin(s); err != nil {
 			fmt.Fprintln(os.Stderr, "shmd worker:", err)

@@ -143,6 +143,16 @@ func (h *Hub) Wait(ctx context.Context, addr *atomic.Uint32, val uint32) error {
 // stop and then calls Forget knows that no later Wait sleeps on the memory: each one
 // either began before, and Forget ends it, or sees stop.
 func (h *Hub) WaitUnless(ctx context.Context, addr *atomic.Uint32, val uint32, stop *atomic.Bool) error {
+	return h.wait(ctx, addr, val, stop, h.sleepers)
+}
+
+// WaitLong is WaitUnless (stop may be nil) for what will probably sleep for long, such as a
+// quit flag: it leaves the few places that are woken fastest to others.
+func (h *Hub) WaitLong(ctx context.Context, addr *atomic.Uint32, val uint32, stop *atomic.Bool) error {
+	return h.wait(ctx, addr, val, stop, nil)
+}
+
+func (h *Hub) wait(ctx context.Context, addr *atomic.Uint32, val uint32, stop *atomic.Bool, places []sleeper) error {
 	if addr.Load() != val {
 		return nil
 	}
@@ -154,8 +164,8 @@ func (h *Hub) WaitUnless(ctx context.Context, addr *atomic.Uint32, val uint32, s
 		h.mu.Unlock()
 		return ErrClosed
 	}
-	for i := range h.sleepers {
-		if s := &h.sleepers[i]; s.addr == nil {
+	for i := range places {
+		if s := &places[i]; s.addr == nil {
 			s.addr, s.err = addr, nil
 			s.turn++
 			h.mu.Unlock()

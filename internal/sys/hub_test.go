@@ -247,6 +247,36 @@ func TestHubManyWords(t *testing.T) {
 	eventually(t, "threads ended", func() bool { return h.batchCount() == 0 })
 }
 
+// WaitLong leaves the sleepers' places free.
+func TestHubWaitLong(t *testing.T) {
+	eachHub(t, func(t *testing.T, h *Hub) {
+		var w atomic.Uint32
+		var stop atomic.Bool
+		done := make(chan error, 10)
+		for range cap(done) {
+			go func() { done <- h.WaitLong(t.Context(), &w, 0, &stop) }()
+		}
+		eventually(t, "all waiting", func() bool { return h.waiting() == cap(done) })
+		h.mu.Lock()
+		for i := range h.sleepers {
+			if h.sleepers[i].addr != nil {
+				t.Error("WaitLong took a sleeper's place")
+			}
+		}
+		h.mu.Unlock()
+		bump(&w)
+		for range cap(done) {
+			if err := receive(t, done); err != nil {
+				t.Error(err)
+			}
+		}
+		stop.Store(true)
+		if err := h.WaitLong(t.Context(), &w, w.Load(), &stop); err != ErrClosed {
+			t.Errorf("stopped: %v", err)
+		}
+	})
+}
+
 // Words that nobody waits on any more make room, in the thread's set and in the memory.
 func TestHubLetsWordsGo(t *testing.T) {
 	if !HaveFutexWaitv() {

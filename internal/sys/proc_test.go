@@ -322,6 +322,37 @@ func init() {
 	}
 }
 
+func TestDropAmbient(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if had, err := DropAmbient(); had || err != nil {
+		t.Errorf("without any: %v, %v", had, err)
+	}
+	if os.Geteuid() != 0 {
+		return // nobody else may raise one
+	}
+	if out := runHelper(t, "ambient", nil); out != "true false\n" {
+		t.Error(out)
+	}
+}
+
+func init() {
+	helpers["ambient"] = func() {
+		runtime.LockOSThread()
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		die(unix.Capget(&hdr, &data[0]))
+		data[0].Inheritable |= 1 << unix.CAP_KILL
+		die(unix.Capset(&hdr, &data[0]))
+		die(unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_KILL, 0, 0))
+		first, err := DropAmbient()
+		die(err)
+		second, err := DropAmbient()
+		die(err)
+		fmt.Println(first, second)
+	}
+}
+
 func TestExec(t *testing.T) {
 	if err := Exec("/nonexistent/program", []string{"x"}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)

@@ -1,0 +1,242 @@
+package daemon_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+// shmd runs a shmd that ends by itself.
+func shmd(t *testing.T, env []string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(within(t), filepath.Join(testregion.Binaries(t), "shmd"), args...)
+	cmd.Env = append(os.Environ(), env...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+func TestASecondDaemonIsRefused(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+jobs+idle("w", "count = 2"))
+	before := d.WaitReady()
+	for _, stopped := range []bool{false, true} { // a daemon that does not answer is a daemon
+		if stopped {
+			d.Cmd.Process.Signal(syscall.SIGSTOP)
+		}
+		_, errs, code := shmd(t, []string{"RUNTIME_DIRECTORY=" + d.Dir}, "-c", filepath.Join(d.Dir, "shmd.toml"))
+		want := fmt.Sprintf("shmd: the region already has a daemon: %q is run by pid %d (lock %s); stop it with `shmctl -r %[1]s stop`, or give this one another [region] name\n",
+			d.Name, d.Cmd.Process.Pid, filepath.Join(d.Dir, d.Name+".lock"))
+		if code != 1 || !strings.HasSuffix(errs, "\n"+want) {
+			t.Errorf("exit code %d\n%swant\n%s", code, errs, want)
+		}
+	}
+	d.Cmd.Process.Signal(syscall.SIGCONT)
+	for i, w := range d.WaitReady() {
+		if w != before[i] {
+			t.Errorf("%+v became %+v", before[i], w)
+		}
+	}
+	// From another directory it has no lock to find, but the memory is there.
+	dir := testregion.Dir(t)
+	_, errs, code := shmd(t, []string{"RUNTIME_DIRECTORY=" + dir}, "-c", filepath.Join(d.Dir, "shmd.toml"))
+	if want := fmt.Sprintf("region %q: the region's daemon is alive (pid %d): stop it first (shmctl -r %[1]s stop)\n", d.Name, d.Cmd.Process.Pid); code != 1 || !strings.HasSuffix(errs, want) {
+		t.Errorf("exit code %d\n%swant\n%s", code, errs, want)
+	}
+	if left := files(t, dir); left != nil {
+		t.Errorf("it left %v", left)
+	}
+	d.WaitReady()
+}
+
+// generations are those of the region that have memory in any process.
+func generations(t *testing.T, d *testregion.Region) (list []uint64) {
+	t.Helper()
+	all, err := control.FindAll(d.Name, uint32(os.Getuid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range all {
+		list = append(list, l.Generation)
+		l.Close()
+	}
+	return list
+}
+
+// A daemon ends what one that was killed has left, and makes the region anew.
+func TestAfterTheDaemonWasKilled(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+jobs+idle("w", "count = 3")+shell("ext", "sleep 1000 & exec sleep 1000", "stop_timeout = \"1h\"")+
+		group(t, "half", "deaf", "stop_timeout = \"50ms\"", "env.DAEMON_TEST_TERM = \"1\"")+group(t, "deaf", "deaf", "stop_timeout = \"50ms\"")+
+		idle("calm"))
+	shmctl(t, d, "stop", "calm")
+	var old []process
+	for _, w := range d.WaitWorkers("as wanted", func(ws []protocol.Worker) bool { return true }) {
+		if w.Pid != 0 {
+			old = append(old, watch(t, w.Pid))
+		}
+	}
+	if len(old) != 6 {
+		t.Fatalf("%d processes", len(old))
+	}
+	before := generations(t, d)
+	d.Kill()
+	for _, p := range old {
+		if !p.alive() {
+			t.Errorf("worker %d died with the daemon", p.pid)
+		}
+	}
+	d.Again()
+	d.WaitLog("an earlier daemon of this region died and its workers live on: they are asked to quit")
+	for _, p := range old {
+		if p.alive() {
+			t.Errorf("worker %d of the dead daemon lives beside a new region", p.pid)
+		}
+	}
+	d.WaitReady() // also the one that had been stopped: it is another region
+	after := generations(t, d)
+	if len(before) != 1 || len(after) != 1 || before[0] == after[0] {
+		t.Errorf("generations %v, then %v", before, after)
+	}
+}
+
+// A daemon that is killed at any moment of its start leaves nothing that the next cannot end.
+func TestDaemonsKilledWhileTheyStart(t *testing.T) {
+	t.Parallel()
+	const seed = 1
+	random := rand.New(rand.NewPCG(seed, 0))
+	d := testregion.Launch(t, named+jobs+idle("w", "count = 4")+shell("ext", "exec sleep 1000", "count = 4"))
+	for range 15 {
+		switch k := random.IntN(9); k {
+		case 8:
+			d.WaitReady()
+		default:
+			name := []string{"w", "ext"}[k/4]
+			d.WaitLog("worker started", fmt.Sprintf(`"worker":"%s.%d"`, name, k%4))
+		}
+		d.Kill()
+		d.Again()
+		if g := generations(t, d); len(g) != 1 {
+			t.Fatalf("generations %v live", g)
+		}
+	}
+	d.WaitReady()
+	// Nine processes hold the region: the workers and their daemon.
+	all, err := control.FindAll(d.Name, uint32(os.Getuid()))
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	defer all[0].Close()
+	if pids := all[0].Pids(); len(pids) != 9 {
+		t.Errorf("%v hold the region", pids)
+	}
+}
+
+// A dead worker's messages come back, with a count, and go to the dead letters in the end.
+func TestDeathGivesBack(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+"[channel.jobs]\nslots = 4\nslot_size = \"64B\"\nmax_deliveries = 3\n"+
+		group(t, "hold", "hold", "consume = [\"jobs\"]", "produce = [\"jobs\"]", "restart = \"never\"")+idle("w"))
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs", "jobs.dead"}})
+	q, err := r.Queue("jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead, err := r.Queue("jobs.dead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t)
+	for i := range 3 {
+		if err := q.Send(ctx, fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.WaitLog(`"@message":"holding"`)
+	if err := q.TrySend(nil); err != shm.ErrFull {
+		t.Errorf("it holds three messages and a loan: %v", err)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- q.Send(ctx, []byte("waited")) }() // sleeps until there is room
+	w := awaitState(d, "hold.0", protocol.StateReady)
+	syscall.Kill(w.Pid, syscall.SIGKILL)
+	for i, want := range []string{"0", "1", "2", "waited"} {
+		m, err := q.Receive(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(m.Bytes()) != want || m.Deliveries() != map[bool]int{true: 1}[i < 3] {
+			t.Errorf("message %d: %q, delivered %d times before", i, m.Bytes(), m.Deliveries())
+		}
+		m.Ack()
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	repaired := records(t, d, func(r record) bool { return r.Message == "channel repaired" })
+	if len(repaired) != 1 || repaired[0].Channel != "jobs" || repaired[0].Leases != 3 || repaired[0].Loans != 1 {
+		t.Errorf("%+v", repaired)
+	}
+	if _, err := dead.TryReceive(); err != shm.ErrEmpty {
+		t.Errorf("dead letters: %v", err)
+	}
+}
+
+// A message that kills its consumers is a dead letter after max_deliveries.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+"[channel.jobs]\nslots = 2\nslot_size = \"64B\"\nmax_deliveries = 3\ndead_slots = 2\n"+
+		group(t, "once", "once", "consume = [\"jobs\"]", "count = 2", "backoff_min = \"1ms\"", "crash_limit = 0"))
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs.dead"}})
+	q, err := r.Queue("jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead, err := r.Queue("jobs.dead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t)
+	const poison = 4 // twice what the dead-letter channel holds
+	for i := range poison {
+		if err := q.Send(ctx, fmt.Appendf(nil, "poison %d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.WaitLog("the dead-letter channel is full", `"channel":"jobs.dead"`)
+	seen := map[string]bool{}
+	for range poison {
+		m, err := dead.Receive(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, payload, err := m.Dead()
+		if err != nil || info.Deliveries != 3 || info.Reason != protocol.DeadReasonMaxDeliveries || seen[string(payload)] {
+			t.Errorf("%+v, %q, %v", info, payload, err)
+		}
+		seen[string(payload)] = true
+		m.Ack()
+	}
+	for i := range poison {
+		for k := range 3 {
+			d.WaitLog(fmt.Sprintf(`"@message":"poison %d has been delivered %d times before"`, i, k))
+		}
+	}
+	if s, err := q.Stat(); err != nil || s.Free != s.Slots {
+		t.Errorf("%+v, %v", s, err)
+	}
+}

@@ -1,0 +1,3 @@
+package crashpoint
+
+const mutantEnv = "SHMD_CRASHPOINT_MUTANT"
