@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x8269c8b23b6e33e1) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x455a1f0999511cbf) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -191,9 +191,10 @@ struct shmd_roster_info {
     SHMD_ATOMIC(uint64_t) attachment_offset;   /* 80, creator: of the first AttachmentRow */
     char version[32];                          /* 88, daemon: version of the daemon */
     char config[192];                          /* 120, daemon: path of the configuration, cut at 192 bytes; empty for the embedded one */
-    uint8_t reserved_312[8];
+    char dir[128];                             /* 312, creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region */
+    uint8_t reserved_440[8];
 };
-SHMD_ASSERT(sizeof(struct shmd_roster_info) == 320, "size of roster_info");
+SHMD_ASSERT(sizeof(struct shmd_roster_info) == 448, "size of roster_info");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, daemon_pid) == 0, "offset of roster_info.daemon_pid");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, daemon_state) == 4, "offset of roster_info.daemon_state");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, daemon_start_ticks) == 8, "offset of roster_info.daemon_start_ticks");
@@ -212,6 +213,7 @@ SHMD_ASSERT(offsetof(struct shmd_roster_info, worker_offset) == 72, "offset of r
 SHMD_ASSERT(offsetof(struct shmd_roster_info, attachment_offset) == 80, "offset of roster_info.attachment_offset");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, version) == 88, "offset of roster_info.version");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, config) == 120, "offset of roster_info.config");
+SHMD_ASSERT(offsetof(struct shmd_roster_info, dir) == 312, "offset of roster_info.dir");
 
 /* One segment of the region, in the roster's directory. */
 struct shmd_segment_row {

@@ -412,7 +412,7 @@ func (a *app) checkOrphans(s *session) []finding {
 		f.Text = err.Error()
 		return []finding{f.warn("be root, or the daemon's user, to look")}
 	}
-	all, err := control.FindAll(a.region, owner)
+	all, err := control.FindAll(a.region, filepath.Dir(a.socketPath()), owner)
 	defer func() {
 		for _, l := range all {
 			l.Close()

@@ -129,7 +129,7 @@ func (a *app) throughProcesses() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	living, err := control.Find(a.region, owner)
+	living, err := control.Find(a.region, filepath.Dir(a.socketPath()), owner)
 	if err != nil {
 		return nil, err
 	}

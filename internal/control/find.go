@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -57,13 +58,13 @@ func (l *Living) Close() error {
 	return errors.Join(errs...)
 }
 
-// Find takes the segments of a region from the processes that hold them, without a daemon. Memory is trusted only if
+// Find takes the segments of a region, known by its name and runtime directory, from the processes that hold them, without a daemon. Memory is trusted only if
 // dirOwner, the owner of the region's runtime directory, owns its inode (see Owner). If several generations of the name
 // live, it returns the newest with the others in Older. The caller closes it.
 //
 // Only dirOwner and root can. Errors: ErrNoRegion, ErrPermission, *DamagedError.
-func Find(name string, dirOwner uint32) (*Living, error) {
-	all, err := FindAll(name, dirOwner)
+func Find(name, dir string, dirOwner uint32) (*Living, error) {
+	all, err := FindAll(name, dir, dirOwner)
 	if len(all) > 0 { // a damaged one beside it is no reason to do without
 		all[0].Older = all[1:]
 		return all[0], nil
@@ -76,12 +77,13 @@ func Find(name string, dirOwner uint32) (*Living, error) {
 
 // FindAll returns all generations of a region that live, newest first: none is no error. The caller closes them. Beside
 // regions that were found it may return the *DamagedError of others. Errors: ErrPermission, *DamagedError.
-func FindAll(name string, dirOwner uint32) ([]*Living, error) {
+func FindAll(name, dir string, dirOwner uint32) ([]*Living, error) {
+	dir = CanonicalDir(dir)
 	var all []*Living
 	var errs []error
 	for try := 0; ; try++ {
 		var again bool
-		all, errs, again = find(name, dirOwner)
+		all, errs, again = find(name, dir, dirOwner)
 		if !again || try == 2 {
 			break
 		}
@@ -98,8 +100,22 @@ func FindAll(name string, dirOwner uint32) ([]*Living, error) {
 	return all, errors.Join(errs...)
 }
 
+// errElsewhere: a region of this name, with another runtime directory: it is another region.
+var errElsewhere = errors.New("the region of another runtime directory")
+
+// CanonicalDir is how a roster names a runtime directory: absolute, symbolic links resolved where it exists.
+func CanonicalDir(dir string) string {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	return dir
+}
+
 // find is one look. again says that what was found is not all there was.
-func find(name string, dirOwner uint32) (all []*Living, errs []error, again bool) {
+func find(name, dir string, dirOwner uint32) (all []*Living, errs []error, again bool) {
 	descriptors, err := scan(name)
 	if err != nil {
 		return nil, []error{fmt.Errorf("region %q: look for its processes: %w", name, err)}, false
@@ -118,10 +134,11 @@ func find(name string, dirOwner uint32) (all []*Living, errs []error, again bool
 		rosters[id] = append(rosters[id], h)
 	}
 	for _, id := range order {
-		l, err := take(name, dirOwner, rosters[id], descriptors)
+		l, err := take(name, dir, dirOwner, rosters[id], descriptors)
 		switch {
 		case errors.Is(err, errGone):
 			again = true
+		case errors.Is(err, errElsewhere):
 		case errors.Is(err, protocol.ErrNotReady): // a daemon that is just starting, or died while it was
 		case err != nil:
 			var pids []int
@@ -137,7 +154,7 @@ func find(name string, dirOwner uint32) (all []*Living, errs []error, again bool
 }
 
 // take makes a Living of a roster and the descriptors that were seen. errGone: a process ended meanwhile.
-func take(name string, owner uint32, rosters, descriptors []held) (_ *Living, err error) {
+func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Living, err error) {
 	l := &Living{Region: name, Segments: map[string]*region.Segment{}, Missing: map[string]error{}}
 	defer func() {
 		if err != nil {
@@ -181,6 +198,9 @@ func take(name string, owner uint32, rosters, descriptors []held) (_ *Living, er
 	roster, err := protocol.OpenRoster(l.Segments["roster"].Bytes())
 	if err != nil {
 		return nil, err
+	}
+	if roster.Dir() != dir {
+		return nil, errElsewhere
 	}
 	h := roster.Header()
 	l.Generation, l.Created = h.Generation, h.Created

@@ -20,7 +20,7 @@ func TestFind(t *testing.T) {
 	p := oneGroup(long, "obey", "deaf", "mapper")
 	p.Channel = true
 	r := start(t, p)
-	all, err := FindAll(r.region, uint32(os.Geteuid()))
+	all, err := FindAll(r.region, testDir, uint32(os.Geteuid()))
 	if err != nil || len(all) != 1 || len(all[0].Missing) > 0 || all[0].Segments["jobs"] == nil {
 		t.Fatalf("%+v, %v", all, err)
 	}
@@ -69,16 +69,16 @@ func TestFind(t *testing.T) {
 func TestFindNothing(t *testing.T) {
 	noLeak(t)
 	uid := uint32(os.Geteuid())
-	if _, err := Find("no-such-region", uid); !errors.Is(err, ErrNoRegion) || !strings.Contains(err.Error(), "start it") {
+	if _, err := Find("no-such-region", testDir, uid); !errors.Is(err, ErrNoRegion) || !strings.Contains(err.Error(), "start it") {
 		t.Error(err)
 	}
-	if all, err := FindAll("no-such-region", uid); err != nil || len(all) != 0 {
+	if all, err := FindAll("no-such-region", testDir, uid); err != nil || len(all) != 0 {
 		t.Error(all, err)
 	}
 	p := oneGroup(long)
 	p.Unready = true // as a daemon that is just starting
 	r := start(t, p)
-	if _, err := Find(r.region, uid); !errors.Is(err, ErrNoRegion) {
+	if _, err := Find(r.region, testDir, uid); !errors.Is(err, ErrNoRegion) {
 		t.Error(err)
 	}
 }
@@ -115,7 +115,7 @@ func TestDamaged(t *testing.T) {
 			p := oneGroup(long, "deaf")
 			p.Damage = damage
 			r := start(t, p)
-			_, err := Find(r.region, uint32(os.Geteuid()))
+			_, err := Find(r.region, testDir, uint32(os.Geteuid()))
 			var d *DamagedError
 			if !errors.Is(err, ErrDamaged) || !errors.As(err, &d) || !strings.Contains(err.Error(), text) {
 				t.Fatal(err)
@@ -134,7 +134,7 @@ func TestForeign(t *testing.T) {
 	noLeak(t)
 	uid := uint32(os.Geteuid())
 	own := start(t, oneGroup(long, "deaf"))
-	if l, err := Find(own.region, uid+1); err == nil {
+	if l, err := Find(own.region, testDir, uid+1); err == nil {
 		l.Close()
 		t.Error("trusted")
 	}
@@ -172,13 +172,13 @@ func TestForeign(t *testing.T) {
 		if _, err := pipe.Read(make([]byte, 1)); err != nil { // it has made it
 			t.Fatal(err)
 		}
-		l, err := Find(region, 65534) // it can be found, by those who trust that user
+		l, err := Find(region, testDir, 65534) // it can be found, by those who trust that user
 		if err != nil || !slices.Equal(l.Pids(), []int{cmd.Process.Pid}) {
 			t.Fatal(err)
 		}
 		l.Close()
 	}
-	l, err := Find(own.region, 0)
+	l, err := Find(own.region, testDir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestForeign(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	l.Close()
-	if _, err := Find(own.region+"-foreign", 0); !errors.Is(err, ErrNoRegion) {
+	if _, err := Find(own.region+"-foreign", testDir, 0); !errors.Is(err, ErrNoRegion) {
 		t.Error(err)
 	}
 }
@@ -215,5 +215,23 @@ func TestSegmentOf(t *testing.T) {
 		if s, ok := segmentOf(c.link, c.region); s != c.segment || ok != c.ok {
 			t.Errorf("%s: %q %v", c.link, s, ok)
 		}
+	}
+}
+
+// A region of the same name and another runtime directory is another region.
+func TestFindElsewhere(t *testing.T) {
+	noLeak(t)
+	r := start(t, oneGroup(long, "obey"))
+	for _, dir := range []string{"/run/shmd", testDir + "/x", ""} {
+		if all, err := FindAll(r.region, dir, uint32(os.Geteuid())); err != nil || len(all) != 0 {
+			t.Errorf("%q: %d regions, %v", dir, len(all), err)
+		}
+	}
+	l, err := Find(r.region, testDir+"/.", uint32(os.Geteuid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
 	}
 }

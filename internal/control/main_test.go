@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	case role == "daemon":
 		fatal(fakeDaemon())
 	case role == "find": // what another user gets
-		l, err := Find(os.Getenv("SHMD_REGION"), 0)
+		l, err := Find(os.Getenv("SHMD_REGION"), testDir, 0)
 		if l != nil {
 			l.Close()
 		}
@@ -111,7 +111,7 @@ func fakeDaemon() error {
 		h.Name = name
 		return s.Bytes(), h, nil
 	}
-	config := protocol.RosterConfig{Segments: 16, Groups: len(p.Groups), Workers: 256, Attachments: 8}
+	config := protocol.RosterConfig{Segments: 16, Groups: len(p.Groups), Workers: 256, Attachments: 8, Dir: CanonicalDir(testDir)}
 	b, hd, err := create("roster", protocol.RosterSize(config))
 	if err != nil {
 		return err
@@ -468,7 +468,7 @@ func (r *running) ended(name string) bool {
 // find takes the region from its processes.
 func (r *running) find() *Living {
 	r.t.Helper()
-	l, err := Find(r.region, uint32(os.Geteuid()))
+	l, err := Find(r.region, testDir, uint32(os.Geteuid()))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -529,3 +529,6 @@ func copyOfSelf(t *testing.T) string {
 	}
 	return path
 }
+
+// testDir is the runtime directory that all regions of these tests say they have.
+const testDir = "/run/shmd-test"

@@ -349,7 +349,7 @@ func TestStopLeftovers(t *testing.T) {
 	if err != nil || hows(rep) != "w.0 flag, w.1 term" {
 		t.Errorf("%+v, %v", rep, err)
 	}
-	if all, err := FindAll(r.region, uint32(os.Geteuid())); err != nil || len(all) > 0 {
+	if all, err := FindAll(r.region, testDir, uint32(os.Geteuid())); err != nil || len(all) > 0 {
 		t.Errorf("%d, %v", len(all), err)
 	}
 }

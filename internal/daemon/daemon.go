@@ -139,7 +139,7 @@ func (d *Daemon) prepare() (err error) {
 		return err
 	}
 	now := time.Now()
-	if d.mem, err = newMemory(d.conf, now); err != nil {
+	if d.mem, err = newMemory(d.conf, d.dir, now); err != nil {
 		return err
 	}
 	ticks, err := sys.StartTicks(os.Getpid())
@@ -194,7 +194,7 @@ func (d *Daemon) stopLeftovers() error {
 	if err != nil {
 		return err
 	}
-	living, err := control.FindAll(name, owner.UID)
+	living, err := control.FindAll(name, d.dir, owner.UID)
 	if err != nil {
 		return fmt.Errorf("look for an earlier region %q: %w", name, err)
 	}

@@ -66,7 +66,7 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 // generations are those of the region that have memory in any process.
 func generations(t *testing.T, d *testregion.Region) (list []uint64) {
 	t.Helper()
-	all, err := control.FindAll(d.Name, uint32(os.Getuid()))
+	all, err := control.FindAll(d.Name, d.Dir, uint32(os.Getuid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestDaemonsKilledWhileTheyStart(t *testing.T) {
 	}
 	d.WaitReady()
 	// Nine processes hold the region: the workers and their daemon.
-	all, err := control.FindAll(d.Name, uint32(os.Getuid()))
+	all, err := control.FindAll(d.Name, d.Dir, uint32(os.Getuid()))
 	if err != nil || len(all) != 1 {
 		t.Fatal(all, err)
 	}
@@ -187,6 +187,7 @@ func TestDeathGivesBack(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
+	d.WaitLog("channel repaired") // the receivers are awake before it is logged
 	repaired := records(t, d, func(r record) bool { return r.Message == "channel repaired" })
 	if len(repaired) != 1 || repaired[0].Channel != "jobs" || repaired[0].Leases != 3 || repaired[0].Loans != 1 {
 		t.Errorf("%+v", repaired)

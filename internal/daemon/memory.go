@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
@@ -47,7 +48,7 @@ const deadSuffix = ".dead"
 const daemonID = 1
 
 // newMemory makes all the segments that the configuration asks for. On error it has undone everything.
-func newMemory(c *config.Config, now time.Time) (m *memory, err error) {
+func newMemory(c *config.Config, dir string, now time.Time) (m *memory, err error) {
 	boot, err := sys.BootID()
 	if err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func newMemory(c *config.Config, now time.Time) (m *memory, err error) {
 		workers += g.Count
 	}
 	size := protocol.RosterConfig{Segments: 3 + len(c.Groups) + 2*len(c.Channels), Groups: len(c.Groups), Workers: workers,
-		Attachments: daemonID + workers + c.Region.MaxAttachments}
+		Attachments: daemonID + workers + c.Region.MaxAttachments, Dir: control.CanonicalDir(dir)}
 	b, h, err := m.create(c.Region, "roster", protocol.RosterSize(size), false)
 	if err != nil {
 		return nil, err

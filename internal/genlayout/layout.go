@@ -98,7 +98,7 @@ var Structs = []Struct{
 		text("Name", 96, 64, creator, "name of the segment: roster, command, log, group/NAME or the channel's name"),
 		text("Region", 160, 64, creator, "name of the region"),
 	}},
-	{Name: "RosterInfo", Size: 320, Doc: "Head of the roster.", Fields: []Field{
+	{Name: "RosterInfo", Size: 448, Doc: "Head of the roster.", Fields: []Field{
 		w32("DaemonPid", 0, daemon, "pid of the daemon"),
 		w32("DaemonState", 4, daemon, "see DaemonState"),
 		w64("DaemonStartTicks", 8, daemon, "start time of the daemon's process in clock ticks since boot (/proc/PID/stat field 22)"),
@@ -117,6 +117,7 @@ var Structs = []Struct{
 		w64("AttachmentOffset", 80, creator, "of the first AttachmentRow"),
 		text("Version", 88, 32, daemon, "version of the daemon"),
 		text("Config", 120, 192, daemon, "path of the configuration, cut at 192 bytes; empty for the embedded one"),
+		text("Dir", 312, 128, creator, "runtime directory of the daemon, symbolic links resolved: with the name it identifies the region"),
 	}},
 	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),

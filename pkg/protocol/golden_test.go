@@ -158,7 +158,7 @@ func checkHeader(t *testing.T, b []byte, kind Kind, name string) {
 }
 
 func makeRoster(t *testing.T) []byte {
-	c := RosterConfig{Segments: 4, Groups: 2, Workers: 4, Attachments: 3}
+	c := RosterConfig{Segments: 4, Groups: 2, Workers: 4, Attachments: 3, Dir: "/run/shmd"}
 	b := make([]byte, RosterSize(c))
 	r, err := FormatRoster(b, goldenHeader("roster"), c)
 	noErr(t, err)

@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x8269c8b23b6e33e1
+const LayoutHash uint64 = 0x455a1f0999511cbf
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -361,7 +361,7 @@ const (
 	OffsetofSegmentHeaderRegion        = 160
 )
 
-// RosterInfo is 320 bytes. Head of the roster.
+// RosterInfo is 448 bytes. Head of the roster.
 type RosterInfo struct {
 	_ structs.HostLayout
 
@@ -401,12 +401,14 @@ type RosterInfo struct {
 	Version [4]atomic.Uint64
 	// Config is at 120, written by daemon: path of the configuration, cut at 192 bytes; empty for the embedded one
 	Config [24]atomic.Uint64
-	_      [8]byte
+	// Dir is at 312, written by creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region
+	Dir [16]atomic.Uint64
+	_   [8]byte
 }
 
 // Size of RosterInfo and offsets of its fields, in bytes.
 const (
-	SizeofRosterInfo                   = 320
+	SizeofRosterInfo                   = 448
 	OffsetofRosterInfoDaemonPid        = 0
 	OffsetofRosterInfoDaemonState      = 4
 	OffsetofRosterInfoDaemonStartTicks = 8
@@ -425,6 +427,7 @@ const (
 	OffsetofRosterInfoAttachmentOffset = 80
 	OffsetofRosterInfoVersion          = 88
 	OffsetofRosterInfoConfig           = 120
+	OffsetofRosterInfoDir              = 312
 )
 
 // SegmentRow is 128 bytes. One segment of the region, in the roster's directory.
@@ -943,7 +946,7 @@ var Layouts = []StructInfo{
 		{"name", "text", 96, 64, "creator", "name of the segment: roster, command, log, group/NAME or the channel's name"},
 		{"region", "text", 160, 64, "creator", "name of the region"},
 	}},
-	{Name: "RosterInfo", Size: 320, Doc: "Head of the roster.", Fields: []FieldInfo{
+	{Name: "RosterInfo", Size: 448, Doc: "Head of the roster.", Fields: []FieldInfo{
 		{"daemon_pid", "u32", 0, 4, "daemon", "pid of the daemon"},
 		{"daemon_state", "u32", 4, 4, "daemon", "see DaemonState"},
 		{"daemon_start_ticks", "u64", 8, 8, "daemon", "start time of the daemon's process in clock ticks since boot (/proc/PID/stat field 22)"},
@@ -962,6 +965,7 @@ var Layouts = []StructInfo{
 		{"attachment_offset", "u64", 80, 8, "creator", "of the first AttachmentRow"},
 		{"version", "text", 88, 32, "daemon", "version of the daemon"},
 		{"config", "text", 120, 192, "daemon", "path of the configuration, cut at 192 bytes; empty for the embedded one"},
+		{"dir", "text", 312, 128, "creator", "runtime directory of the daemon, symbolic links resolved: with the name it identifies the region"},
 	}},
 	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},

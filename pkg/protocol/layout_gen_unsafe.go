@@ -43,6 +43,7 @@ const (
 	_ = -uint(unsafe.Offsetof(RosterInfo{}.AttachmentOffset) ^ OffsetofRosterInfoAttachmentOffset)
 	_ = -uint(unsafe.Offsetof(RosterInfo{}.Version) ^ OffsetofRosterInfoVersion)
 	_ = -uint(unsafe.Offsetof(RosterInfo{}.Config) ^ OffsetofRosterInfoConfig)
+	_ = -uint(unsafe.Offsetof(RosterInfo{}.Dir) ^ OffsetofRosterInfoDir)
 	_ = -uint(unsafe.Sizeof(SegmentRow{}) ^ SizeofSegmentRow)
 	_ = -uint(unsafe.Alignof(SegmentRow{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(SegmentRow{}.Seq) ^ OffsetofSegmentRowSeq)

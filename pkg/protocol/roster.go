@@ -18,8 +18,13 @@ type Roster struct {
 	segments, groups, workers, attachments rows
 }
 
-// RosterConfig gives the number of rows of each table. Attachments does not count row 0, which is never used.
-type RosterConfig struct{ Segments, Groups, Workers, Attachments int }
+// RosterConfig gives the number of rows of each table, and where the region is. Attachments does not count row 0, which is never
+// used. Dir is the daemon's runtime directory.
+type RosterConfig struct {
+	Segments, Groups, Workers, Attachments int
+
+	Dir string
+}
 
 // DaemonInfo is what the roster says of the daemon.
 type DaemonInfo struct {
@@ -107,6 +112,7 @@ func FormatRoster(b []byte, h Header, c RosterConfig) (*Roster, error) {
 	info.GroupOffset.Store(uint64(o[1]))
 	info.WorkerOffset.Store(uint64(o[2]))
 	info.AttachmentOffset.Store(uint64(o[3]))
+	SetText(info.Dir[:], c.Dir)
 	publish(b)
 	return OpenRoster(b)
 }
@@ -157,6 +163,9 @@ type rows struct {
 
 // used returns how many rows a count of the memory says are in use, at most those that there are.
 func (t rows) used(count *atomic.Uint32) int { return min(int(count.Load()), t.cap) }
+
+// Dir returns the runtime directory of the daemon.
+func (r *Roster) Dir() string { return Text(r.info.Dir[:]) }
 
 // row returns the overlay of row i of a table of which n rows can be asked for.
 func row[T any](r *Roster, overlay func([]byte, int64) *T, t rows, i, n int) (*T, error) {

@@ -127,13 +127,9 @@ func TestControlNaiveRing(t *testing.T) {
 				}
 			}
 			x.finish()
-			for i := 0; ; i++ { // parked at i: do its peers progress?
-				setup()
-				x.begin(op, victim, 7)
-				if !x.steps(i) {
-					x.finish()
-					break
-				}
+			setup()
+			x.begin(op, victim, 7)
+			x.everyPoint(func(int) { // parked: do its peers progress?
 				copy(image, mem)
 				parked++
 				for {
@@ -152,8 +148,7 @@ func TestControlNaiveRing(t *testing.T) {
 				if sent < 3*naiveSlots-3 {
 					stuck++
 				}
-				x.finish()
-			}
+			})
 		}
 		t.Logf("control, %s of a naive ring of %d slots: killed at %d points, %d fail (%.1f %%); parked at %d points, peers stuck at %d (%.1f %%)",
 			opNames[op], naiveSlots, points, failed, 100*float64(failed)/float64(points), parked, stuck, 100*float64(stuck)/float64(parked))

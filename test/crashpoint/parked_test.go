@@ -149,13 +149,9 @@ func TestParked(t *testing.T) {
 					if w.do == nil && s.held() == 0 || !torture() && w.do != nil && w.name == "receives" && s.held() == 1 {
 						continue
 					}
-					for i := 0; ; i++ {
-						copy(mem[queueAt:], s.image)
-						x.begin(op, victim, sent)
-						if !x.steps(i) {
-							x.finish()
-							break
-						}
+					copy(mem[queueAt:], s.image)
+					x.begin(op, victim, sent)
+					x.everyPoint(func(i int) {
 						q, v := openQueue(mem), newVerdict()
 						var err error
 						switch {
@@ -171,7 +167,7 @@ func TestParked(t *testing.T) {
 							err = s.resumed(mem, op, r, m, v, w.do == nil)
 						}
 						count.point(err, "%s, %s parked at %d, its peers: %s", s, opNames[op], i, w.name)
-					}
+					})
 				}
 			}
 		}
@@ -185,7 +181,8 @@ func TestPairs(t *testing.T) {
 	a, b := newTracee(t, f, mem), newTracee(t, f, mem)
 	count := newTally(t)
 	defer count.report("pairs")
-	differ, covered := 0, 0
+	covered := 0
+	defer func() { t.Logf("pairs: these stand for %d pairs of instructions", covered) }()
 	for g, all := range geometries() {
 		if g != 0 && !(torture() && g == 6) {
 			continue
@@ -200,58 +197,49 @@ func TestPairs(t *testing.T) {
 			}
 			for _, opA := range ops {
 				for _, opB := range ops {
-					for i := 0; ; i++ {
-						if !torture() && i%5 != 0 {
-							continue
+					copy(mem[queueAt:], s.image)
+					a.begin(opA, second, sent)
+					var z frozen
+					a.everyPoint(func(i int) {
+						if !torture() && i%4 != 0 {
+							return
 						}
-						park := func() bool {
-							copy(mem[queueAt:], s.image)
-							a.begin(opA, second, sent)
-							return a.steps(i)
-						}
-						if !park() {
-							a.finish()
-							break
-						}
-						parked := slices.Clone(mem[queueAt:])
-						control := slices.Clone(mem[:controlSize])
-						var images [][]byte
-						seen := map[uint64]bool{}
-						b.begin(opB, victim, sent+1)
-						for more := true; more; more = b.step() {
-							covered++
-							if h := maphash.Bytes(seed, mem[queueAt:]); !seen[h] {
-								seen[h] = true
-								images = append(images, slices.Clone(mem[queueAt:]))
-							}
-						}
-						b.finish()
-						copy(mem, control)
-						a.finish()
+						a.freeze(&z)
+						images, points := b.images(opB)
+						covered += points
+						copy(mem[:controlSize], z.mem)
 						for j, image := range images {
-							if !park() || !slices.Equal(parked, mem[queueAt:]) {
-								differ++
-								a.finish()
-								continue
+							if j > 0 {
+								a.thaw(&z)
 							}
 							copy(mem[queueAt:], image)
-							q, d := openQueue(mem), openDead(mem)
-							err := s.repair(q, d, victim)
+							err := s.repair(openQueue(mem), openDead(mem), victim)
 							r, _ := a.finish()
 							if err == nil {
 								err = s.paired(mem, opA, r, a.taken(opA), opB)
 							}
 							count.point(err, "%s, %s parked at %d, %s killed at image %d", s, opNames[opA], i, opNames[opB], j)
 						}
-					}
+					})
 				}
 			}
 		}
 	}
-	t.Logf("pairs: stand for %d pairs of instructions; %d left out because the parked process took another path", covered, differ)
-	if differ > count.points/50 {
-		t.Errorf("%d pairs left out", differ)
+}
+
+// images runs an operation and returns all that the memory looked like, and the number of instructions.
+func (x *tracee) images(op uint64) (images [][]byte, points int) {
+	seen := map[uint64]bool{}
+	x.begin(op, victim, sent+1)
+	for more := true; more; more = x.step() {
+		points++
+		if h := maphash.Bytes(seed, x.mem[queueAt:]); !seen[h] {
+			seen[h] = true
+			images = append(images, slices.Clone(x.mem[queueAt:]))
+		}
 	}
+	x.finish()
+	return images, points
 }
 
 // paired checks memory after B died and A went on to its end.

@@ -26,7 +26,9 @@ type state struct {
 	deadMax int
 }
 
-func (s *state) String() string { return fmt.Sprintf("%s, %d slots from %#x", s.name, s.slots, s.start) }
+func (s *state) String() string {
+	return fmt.Sprintf("%s, %d slots from %#x", s.name, s.slots, s.start)
+}
 
 func (s *state) held() int {
 	if s.loan != nil || s.lease != nil {

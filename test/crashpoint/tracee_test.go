@@ -127,7 +127,9 @@ func inherited() []byte {
 // traceeMain does what the control words say, between two breakpoints, for ever.
 func traceeMain() {
 	b := inherited()
+	deep(100)
 	warmUp()
+	procPin()
 	for {
 		runtime.Breakpoint() // ready: the tracer writes what to do
 		op := get(b, wordOp)
@@ -135,12 +137,29 @@ func traceeMain() {
 		if op < opNaiveSend {
 			q, d = openQueue(b), openDead(b)
 		}
-		runtime.Breakpoint() // to be stepped from here on
-		set(b, wordBegun, 1)
-		result := operate(b, q, d, op)
-		set(b, wordResult, result)
-		set(b, wordDone, 1)
+		stepped(b, q, d, op)
 	}
+}
+
+//go:noinline
+func stepped(b []byte, q, d *protocol.Queue, op uint64) {
+	runtime.Breakpoint() // to be stepped from here on
+	set(b, wordBegun, 1)
+	result := operate(b, q, d, op)
+	set(b, wordResult, result)
+	set(b, wordDone, 1)
+}
+
+// deep makes the stack large, so that it is not moved while an operation runs.
+//
+//go:noinline
+func deep(n int) byte {
+	var b [1024]byte
+	b[n] = byte(n)
+	if n > 0 {
+		b[0] = deep(n - 1)
+	}
+	return b[0] + b[n]
 }
 
 func openQueue(b []byte) *protocol.Queue {
@@ -159,7 +178,7 @@ func openDead(b []byte) *protocol.Queue {
 	return q
 }
 
-// warmUp runs every operation once, so that the stack has its size.
+// warmUp runs every operation once.
 func warmUp() {
 	s := states(4, 0)[0]
 	b := anonymous()

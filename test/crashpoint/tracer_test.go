@@ -65,14 +65,28 @@ type tracee struct {
 	f   *os.File
 	mem []byte
 	pid int
+
+	procMem int    // /proc/PID/mem
+	top     uint64 // of the part of the stack that an operation may use
 }
 
 func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 	runtime.LockOSThread()
+	// Both on one processor: a step is two switches and no interrupt between processors.
+	var all, one unix.CPUSet
+	unix.SchedGetaffinity(0, &all)
+	for i := range 1024 {
+		if all.IsSet(i) {
+			one.Zero()
+			one.Set(i) // the last one
+		}
+	}
+	unix.SchedSetaffinity(0, &one)
 	x := &tracee{t: t, f: f, mem: mem}
 	x.start()
 	t.Cleanup(func() {
 		x.kill()
+		unix.SchedSetaffinity(0, &all)
 		runtime.UnlockOSThread()
 	})
 	return x
@@ -93,6 +107,9 @@ func (x *tracee) start() {
 		x.t.Fatalf("start of the tracee: %v", err)
 	}
 	x.wait() // its exec
+	if x.procMem, err = unix.Open(fmt.Sprintf("/proc/%d/mem", x.pid), unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		x.t.Fatal(err)
+	}
 	if err := unix.PtraceSetOptions(x.pid, unix.PTRACE_O_EXITKILL); err != nil {
 		x.t.Fatal(err)
 	}
@@ -143,6 +160,7 @@ func (x *tracee) begin(op uint64, owner uint16, value uint64) {
 	set(x.mem, wordValue, value)
 	set(x.mem, wordDead, victim)
 	x.cont()
+	x.top = x.stackPointer() + 256
 	for get(x.mem, wordBegun) == 0 {
 		x.one()
 	}
@@ -160,6 +178,25 @@ func (x *tracee) one() {
 func (x *tracee) step() bool {
 	x.one()
 	return get(x.mem, wordDone) == 0
+}
+
+// everyPoint has the operation at every instruction, one after the other: at each it calls visit, which may spoil the memory and let the
+// operation run to its end, and then puts everything back and goes on from there.
+func (x *tracee) everyPoint(visit func(i int)) {
+	var z frozen
+	for i := 0; ; i++ {
+		x.freeze(&z)
+		visit(i)
+		if get(x.mem, wordDone) != 0 {
+			x.thaw(&z)
+		} else {
+			copy(x.mem, z.mem)
+		}
+		if !x.step() {
+			x.finish()
+			return
+		}
+	}
 }
 
 // steps executes n instructions or what is left of the operation, and reports whether the operation is under way.
@@ -196,6 +233,7 @@ func (x *tracee) kill() {
 		break
 	}
 	x.pid = 0
+	unix.Close(x.procMem)
 }
 
 // tally counts the points of a test, and reports its failures, the first few in full.

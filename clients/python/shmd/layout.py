@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x8269c8b23b6e33e1  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x455a1f0999511cbf  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -118,7 +118,7 @@ class Stream(enum.IntEnum):
 # Bytes of each struct.
 SIZES = {
     "SegmentHeader": 256,
-    "RosterInfo": 320,
+    "RosterInfo": 448,
     "SegmentRow": 128,
     "GroupRow": 192,
     "WorkerRow": 320,
@@ -175,6 +175,7 @@ FIELDS = {
         "attachment_offset": (80, "Q"),  # creator: of the first AttachmentRow
         "version": (88, "32s"),  # daemon: version of the daemon
         "config": (120, "192s"),  # daemon: path of the configuration, cut at 192 bytes; empty for the embedded one
+        "dir": (312, "128s"),  # creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region
     },
     # One segment of the region, in the roster's directory.
     "SegmentRow": {
@@ -320,6 +321,7 @@ TEXTS = frozenset(
         ("SegmentHeader", "region"),
         ("RosterInfo", "version"),
         ("RosterInfo", "config"),
+        ("RosterInfo", "dir"),
         ("SegmentRow", "name"),
         ("GroupRow", "name"),
         ("GroupRow", "command"),
