@@ -47,6 +47,7 @@ type Daemon struct {
 	hub      *sys.Hub
 	deaths   *sys.Epoll // pidfds of workers and outsiders, token: attachment id
 	lines    lines
+	systemd  notifier
 	server   *server
 
 	// The supervisor's goroutine alone uses what follows.
@@ -78,10 +79,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	dropInherited()
 	// Who reads the log may go away: that is no reason to die. Ignoring the signal would be handed down to the workers.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	defer signal.Stop(d.asked)
-	defer signal.Stop(d.children)
 	d.log, d.ring = newLogger(o.Log, o.Config.Region.Name, o.Level)
-	d.lines.log = d.log
+	d.lines.log, d.systemd.log = d.log, d.log
 	if err := d.prepare(); err != nil {
 		d.log.Error("cannot start", "error", err)
 		d.release()
@@ -108,6 +107,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.endLeftBehind()
 	}
 	d.lines.end()
+	d.systemd.end()
 	if err == nil {
 		d.log.Info("region stopped")
 	}

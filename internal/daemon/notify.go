@@ -3,17 +3,75 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
-// notify tells systemd, if it listens.
-func (d *Daemon) notify(state string) {
-	if _, err := sd.SdNotify(false, state); err != nil {
-		d.log.Warn("cannot tell systemd", "state", state, "error", err)
+// notifier tells systemd, if it listens. The supervisor does not wait for it: a systemd that does not read makes the kernel block
+// the sender.
+type notifier struct {
+	log  hclog.Logger
+	mu   sync.Mutex
+	say  []string      // what is still to be said, of each kind the latest
+	wake chan struct{} // nil: nothing has been said yet
+	done chan struct{}
+}
+
+// notify says something to systemd: "KIND=VALUE", and perhaps more lines.
+func (n *notifier) notify(state string) {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
+	kind, _, _ := strings.Cut(state, "=")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.say = append(slices.DeleteFunc(n.say, func(s string) bool { return strings.HasPrefix(s, kind+"=") }), state)
+	if n.wake == nil {
+		n.wake, n.done = make(chan struct{}, 1), make(chan struct{})
+		go n.run()
+	}
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (n *notifier) run() {
+	defer close(n.done)
+	for range n.wake {
+		for {
+			n.mu.Lock()
+			if len(n.say) == 0 {
+				n.mu.Unlock()
+				break
+			}
+			state := n.say[0]
+			n.say = n.say[1:]
+			n.mu.Unlock()
+			if _, err := sd.SdNotify(false, state); err != nil {
+				n.log.Warn("cannot tell systemd", "state", state, "error", err)
+			}
+		}
+	}
+}
+
+// end waits a moment until all is said. Nothing may be said afterwards.
+func (n *notifier) end() {
+	if n.wake == nil {
+		return
+	}
+	close(n.wake)
+	select {
+	case <-n.done:
+	case <-time.After(time.Second):
 	}
 }
 
@@ -32,14 +90,15 @@ func (d *Daemon) reportStatus() {
 			sep = ", "
 		}
 	}
+	if status == d.status {
+		return
+	}
+	d.status = status
 	if !d.ready && !d.stopping && len(d.readyGroups) == len(d.conf.Groups) {
 		d.ready = true
 		status = "READY=1\n" + status
 	}
-	if status != d.status {
-		d.status = status
-		d.notify(status)
-	}
+	d.systemd.notify(status)
 }
 
 // watchdogInterval returns how often systemd wants a sign of life, 0 for never.
@@ -60,7 +119,7 @@ func (d *Daemon) watchdog(ctx context.Context, interval time.Duration) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			d.post(func() { d.notify("WATCHDOG=1") })
+			d.post(func() { d.systemd.notify("WATCHDOG=1") })
 		}
 	}
 }

@@ -2,8 +2,10 @@ package daemon_test
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,7 +58,7 @@ func is(want string) func(string) bool { return func(s string) bool { return s =
 func TestSystemdIsTold(t *testing.T) {
 	t.Parallel()
 	s, env := listenNotify(t)
-	d := testregion.Launch(t, named+jobs+idle("w", "count = 2")+group(t, "late", "late", "consume = [\"jobs\"]")+shell("bad", "exit 1", "restart = \"never\""), env)
+	d := testregion.Launch(t, named+jobs+idle("w", "count = 2", "backoff_min = \"1s\"")+group(t, "late", "late", "consume = [\"jobs\"]")+shell("bad", "exit 1", "restart = \"never\""), env)
 	s.await("that two are ready", is("STATUS=4 workers: 2 ready, 1 starting, 1 exited"))
 	if slices.Contains(s.said, "READY=1") {
 		t.Errorf("ready before each group is: %q", s.said)
@@ -89,6 +91,26 @@ func TestSystemdIsTold(t *testing.T) {
 	if strings.Contains(d.Log(), "cannot tell systemd") {
 		t.Error(d.Log())
 	}
+}
+
+// A systemd that hangs, and so never reads, keeps the daemon from nothing.
+func TestSystemdThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	_, env := listenNotify(t)
+	d := testregion.Start(t, named+idle("w"), env, "WATCHDOG_USEC=2000")
+	b, err := os.ReadFile("/proc/sys/net/unix/max_dgram_qlen")
+	if err != nil {
+		t.Fatal(err)
+	}
+	length, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range min(length, 20) {
+		shmctl(t, d, "restart", "w")
+	}
+	shmctl(t, d, "stop")
+	d.WaitLog("region stopped")
 }
 
 func TestWatchdog(t *testing.T) {

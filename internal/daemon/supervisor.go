@@ -291,7 +291,7 @@ func (d *Daemon) beginShutdown(why string) {
 	d.stopping = true
 	d.log.Info("region stops", "why", why)
 	d.setDaemonState(protocol.DaemonStateStopping)
-	d.notify("STOPPING=1")
+	d.systemd.notify("STOPPING=1")
 	var workers, groups []int
 	for _, w := range d.workers {
 		workers = append(workers, w.index)

@@ -104,7 +104,7 @@ func geometries() (out [][]*state) {
 			if slots == 2 && i == 1 {
 				continue
 			}
-			out = append(out, states(slots, start))
+			out = append(out, states(slots, start, 100))
 		}
 	}
 	return out

@@ -111,8 +111,8 @@ func (b *builder) peerLease() {
 	delete(b.want, b.value)
 }
 
-// states returns what an operation may find, for one geometry.
-func states(slots int, start uint64) []*state {
+// states returns what an operation may find, for one geometry; the first n of it.
+func states(slots int, start uint64, n int) []*state {
 	kinds := []struct {
 		name string
 		max  int
@@ -158,7 +158,7 @@ func states(slots int, start uint64) []*state {
 		}},
 	}
 	var all []*state
-	for _, k := range kinds {
+	for _, k := range kinds[:min(n, len(kinds))] {
 		b := &builder{state: &state{name: k.name, slots: slots, max: k.max, start: start, want: map[uint64]int{}, dead: map[uint64]bool{}}, next: 100}
 		mem := anonymous()
 		h := protocol.Header{Name: "queue", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -55,6 +56,7 @@ const (
 	opMove
 	opNaiveSend
 	opNaiveReceive
+	opFork // of the process that the tracees come from
 )
 
 var opNames = map[uint64]string{opSend: "send", opAbort: "loan+abort", opReceive: "receive+ack", opNack: "receive+nack", opRepair: "repair",
@@ -124,15 +126,21 @@ func inherited() []byte {
 	return b
 }
 
-// traceeMain does what the control words say, between two breakpoints, for ever.
+// traceeMain does what the control words say, between two breakpoints, for ever. The process that was executed only forks; its children
+// are traced and killed. They have one thread, so nothing of the runtime of Go is there that could preempt what is stepped.
 func traceeMain() {
 	b := inherited()
+	signal.Ignore(unix.SIGCHLD) // nobody waits for the children but the tracer
 	deep(100)
 	warmUp()
 	procPin()
 	for {
 		runtime.Breakpoint() // ready: the tracer writes what to do
 		op := get(b, wordOp)
+		if op == opFork {
+			unix.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0) // the child's next stop is the breakpoint above
+			continue
+		}
 		var q, d *protocol.Queue
 		if op < opNaiveSend {
 			q, d = openQueue(b), openDead(b)
@@ -180,7 +188,7 @@ func openDead(b []byte) *protocol.Queue {
 
 // warmUp runs every operation once.
 func warmUp() {
-	s := states(4, 0)[0]
+	s := states(4, 0, 1)[0]
 	b := anonymous()
 	copy(b[queueAt:], s.image)
 	q, d := openQueue(b), openDead(b)

@@ -61,10 +61,11 @@ func anonymous() []byte {
 
 // tracee is a traced process. All its methods are for the goroutine that started it, which is locked to its thread.
 type tracee struct {
-	t   testing.TB
-	f   *os.File
-	mem []byte
-	pid int
+	t    testing.TB
+	f    *os.File
+	mem  []byte
+	root int // the process that forks tracees
+	pid  int
 
 	procMem int    // /proc/PID/mem
 	top     uint64 // of the part of the stack that an operation may use
@@ -83,74 +84,93 @@ func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 	}
 	unix.SchedSetaffinity(0, &one)
 	x := &tracee{t: t, f: f, mem: mem}
-	x.start()
 	t.Cleanup(func() {
 		x.kill()
+		if x.root != 0 {
+			unix.Kill(x.root, unix.SIGKILL)
+			reap(x.root)
+		}
 		unix.SchedSetaffinity(0, &all)
 		runtime.UnlockOSThread()
 	})
-	return x
-}
-
-// start executes the tracee and lets it run to where it waits for something to do.
-func (x *tracee) start() {
 	exe, err := os.Executable()
 	if err != nil {
-		x.t.Fatal(err)
+		t.Fatal(err)
 	}
 	env := append(os.Environ(), roleEnv+"=tracee", "GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1")
-	x.pid, err = syscall.ForkExec(exe, []string{exe}, &syscall.ProcAttr{
-		Env: env, Files: []uintptr{0, 1, 2, x.f.Fd()},
+	x.root, err = syscall.ForkExec(exe, []string{exe}, &syscall.ProcAttr{
+		Env: env, Files: []uintptr{0, 1, 2, f.Fd()},
 		Sys: &syscall.SysProcAttr{Ptrace: true},
 	})
 	if err != nil {
-		x.t.Fatalf("start of the tracee: %v", err)
+		t.Fatalf("start of the tracee: %v", err)
 	}
-	x.wait() // its exec
+	x.wait(x.root) // its exec
+	if err := unix.PtraceSetOptions(x.root, unix.PTRACE_O_EXITKILL|unix.PTRACE_O_TRACEFORK); err != nil {
+		t.Fatal(err)
+	}
+	x.run(x.root)
+	x.start()
+	return x
+}
+
+// start makes a tracee and lets it run to where it waits for something to do.
+func (x *tracee) start() {
+	set(x.mem, wordOp, opFork)
+	if err := unix.PtraceCont(x.root, 0); err != nil {
+		x.t.Fatal(err)
+	}
+	x.wait(x.root) // its fork
+	child, err := unix.PtraceGetEventMsg(x.root)
+	if err != nil || child == 0 {
+		x.t.Fatalf("fork of the tracee: %d, %v", child, err)
+	}
+	x.run(x.root)
+	x.pid = int(child)
+	x.wait(x.pid)
 	if x.procMem, err = unix.Open(fmt.Sprintf("/proc/%d/mem", x.pid), unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		x.t.Fatal(err)
 	}
-	if err := unix.PtraceSetOptions(x.pid, unix.PTRACE_O_EXITKILL); err != nil {
-		x.t.Fatal(err)
-	}
-	x.cont()
+	x.run(x.pid)
 }
 
-// wait waits until the tracee has stopped, and returns the signal.
-func (x *tracee) wait() syscall.Signal {
+// wait waits until a traced process has stopped, and returns the signal.
+func (x *tracee) wait(pid int) syscall.Signal {
 	var ws unix.WaitStatus
 	for {
-		_, err := unix.Wait4(x.pid, &ws, unix.WALL, nil)
+		_, err := unix.Wait4(pid, &ws, unix.WALL, nil)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || !ws.Stopped() {
-			x.pid = 0
 			x.t.Fatalf("the tracee ended or hung: %v, status %#x", err, ws)
 		}
 		return ws.StopSignal()
 	}
 }
 
-// cont lets the tracee run to its next breakpoint.
-func (x *tracee) cont() {
-	pid := x.pid
+// run lets a traced process run to its next breakpoint.
+func (x *tracee) run(pid int) {
 	hung := time.AfterFunc(20*time.Second, func() { unix.Kill(pid, unix.SIGKILL) })
 	defer hung.Stop()
 	for sig := 0; ; {
-		if err := unix.PtraceCont(x.pid, sig); err != nil {
+		if err := unix.PtraceCont(pid, sig); err != nil {
 			x.t.Fatal(err)
 		}
-		s := x.wait()
+		s := x.wait(pid)
 		if s == unix.SIGTRAP {
-			if err := skipBreakpoint(x.pid); err != nil {
+			if err := skipBreakpoint(pid); err != nil {
 				x.t.Fatal(err)
 			}
 			return
 		}
-		sig = int(s)
+		if sig = int(s); s == unix.SIGSTOP {
+			sig = 0
+		}
 	}
 }
+
+func (x *tracee) cont() { x.run(x.pid) }
 
 // begin gives the tracee something to do and lets it run to where stepping begins.
 func (x *tracee) begin(op uint64, owner uint16, value uint64) {
@@ -171,7 +191,7 @@ func (x *tracee) one() {
 	if err := unix.PtraceSingleStep(x.pid); err != nil {
 		x.t.Fatal(err)
 	}
-	x.wait() // a signal for the process is dropped: nobody sends it one that matters
+	x.wait(x.pid) // a signal for the process is dropped: nobody sends it one that matters
 }
 
 // step executes one instruction, and reports false if the operation is over.
@@ -224,16 +244,21 @@ func (x *tracee) kill() {
 		return
 	}
 	unix.Kill(x.pid, unix.SIGKILL)
+	reap(x.pid)
+	x.pid = 0
+	unix.Close(x.procMem)
+}
+
+// reap waits until a traced process has ended.
+func reap(pid int) {
 	var ws unix.WaitStatus
 	for {
-		_, err := unix.Wait4(x.pid, &ws, unix.WALL, nil)
+		_, err := unix.Wait4(pid, &ws, unix.WALL, nil)
 		if err == unix.EINTR || err == nil && ws.Stopped() {
 			continue
 		}
-		break
+		return
 	}
-	x.pid = 0
-	unix.Close(x.procMem)
 }
 
 // tally counts the points of a test, and reports its failures, the first few in full.
