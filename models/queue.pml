@@ -1,16 +1,22 @@
 /* The queue of docs/queue.md as a Promela model. The letters in brackets are those of docs/queue.md and of
  * pkg/protocol/queue.go. models/README.md says what is modelled and what is not; models/run.sh runs it.
  *
- * Parameters (-D): P producers, M messages each, C consumers, CRASHES (deaths of producers, consumers and of the
- * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good), MAXD (max_deliveries, 0: none;
+ * Parameters (-D): P producers, M messages each, C consumers (0: see the monitor), CRASHES (deaths of producers, consumers and of the
+ * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good; STOPS: that stops
+ * between a nack [N] and lower instead), MAXD (max_deliveries, 0: none;
  * the dead-letter channel has no room, so DEAD stays), START (first position; laps count modulo 16), FIFO.
  * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
- * NO_LAP_CHECK, NO_RING_AT_LEASE (models/README.md says what each leaves out). */
+ * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL (models/README.md says what each leaves out). */
 #ifndef P
 #define P 2
 #endif
 #ifndef M
 #define M 1
+#endif
+#ifdef EARLY_UNBLOCK /* producer 1 sends one: fewer states */
+#define MOF(p) ((p) == 1 -> 1 : M)
+#else
+#define MOF(p) M
 #endif
 #ifndef C
 #define C 1
@@ -219,21 +225,37 @@ inline tryLoan() {
 			:: else ->
 				pc++;
 				if
-				:: phase(w) == READY || pc > N -> break
-				:: else -> CASTAIL(t) /* burn */
+				:: phase(w) == READY ->
+#ifndef NO_HELP_AT_FULL
+					i = idx(t);
+					do /* K: lower(i), and did it have to? */
+					:: X(t = tail);
+						X(h = head);
+						if
+						:: h <= window(t, i) -> break
+						:: else ->
+							X(if :: head == h -> head = window(t, i); again = 1 :: else fi);
+							if :: again -> break :: else fi
+						fi
+					od;
+					if :: again -> again = 0; ringReceivers() :: else fi;
+					i = 0;
+#endif
+					break
+				:: pc > N -> break
+				:: phase(w) != READY && pc <= N -> CASTAIL(t) /* burn */
 				fi
 			fi
 		fi
 	od;
-	atomic { w = 0; t = 0; pc = 0 }
+	atomic { w = 0; t = 0; h = 0; pc = 0 }
 }
 
 /* TryReceive. ok = 1: i and w are set. */
 inline tryReceive() {
-	do
-	::
 walk:
-		X(h = head);
+	do
+	::	X(h = head);
 		X(t = tail);
 		if
 		:: t > h + N -> X(if :: head == h -> head = t - N :: else fi)
@@ -298,7 +320,7 @@ proctype producer(byte me) {
 	byte ah;
 next:
 	atomic { ok = 0; again = 0; quiet = 0; reg = 0; t = 0; h = 0; i = 0; pc = 0; w = 0; v = 0; ep = 0; suspect = 0; ah = 0;
-		if :: m == M -> finished = finished | bit_(me); goto end :: else -> m++ fi }
+		if :: m == MOF(me) -> finished = finished | bit_(me); goto end :: else -> m++ fi }
 	do
 	::
 		atomic { OPSTART };
@@ -341,7 +363,9 @@ sleep:
 	fi;
 	/* the payload */
 	X(pa[i] = (me - 1) * M + m);
+#ifndef STOPS
 	atomic { if :: holds > 0 -> holds--; holding++; release; holding-- :: true fi };
+#endif
 	X(pb[i] = (me - 1) * M + m);
 	if
 	:: aborts > 0 ->
@@ -426,7 +450,9 @@ sleep:
 	X(x = pa[i]);
 	assert(x == msg[i]);
 	X(assert(x == pb[i])); /* torn */
+#ifndef STOPS
 	atomic { if :: holds > 0 -> holds--; holding++; release; holding-- :: true fi };
+#endif
 	atomic { OPSTART };
 	if
 	:: nacks > 0 ->
@@ -438,6 +464,9 @@ sleep:
 			fi
 		:: cr > 0 -> cr--; goto died
 		fi };
+#ifdef STOPS
+		atomic { if :: again && holds > 0 -> holds--; holding++; release; holding-- :: true fi };
+#endif
 		if :: again -> again = 0; lower(i); ringReceivers() :: else fi
 	:: true ->
 #ifdef NAIVE
@@ -468,7 +497,7 @@ idle:
 		if
 		:: dead -> d = dead; repairing = 1
 #ifdef EARLY_UNBLOCK
-		:: !once -> once = 1; d = 1; repairing = 1 /* producer 1 is alive, but slow */
+		:: !once && phase(st[0]) == WRITING && owner(st[0]) == 1 && pa[0] == 1 -> once = 1; d = 1; repairing = 1 /* producer 1 is alive, but slow */
 #endif
 		fi }
 #ifndef NAIVE
@@ -542,7 +571,11 @@ proctype monitor() {
 			assert(!(asleepS != 0 && r));
 			k = 0;
 			do
+#ifdef STOPS
+			:: k < N -> assert(!(asleepR != 0 && asleepS != 0 && phase(st[k]) == READY)); k++
+#else
 			:: k < N -> assert(!(asleepR != 0 && phase(st[k]) == READY)); k++
+#endif
 			:: k >= N -> break
 			od;
 			k = 0; r = 0
@@ -552,6 +585,13 @@ proctype monitor() {
 	od;
 	atomic {
 		assert(dead == 0 && !repairing);
+#if C == 0
+		k = 0;                                    /* nobody consumes: what lies there must be whole */
+		do
+		:: k < N -> assert(phase(st[k]) != READY || (pa[k] == msg[k] && pb[k] == msg[k])); k++
+		:: k >= N -> break
+		od
+#else
 #if MAXD > 0
 		room(r);
 		assert(!(asleepS != 0 && r));
@@ -567,6 +607,7 @@ proctype monitor() {
 		:: k >= N -> break
 		od;
 		assert(head <= tail && tail - START <= 100)
+#endif
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/shmd/shmd/internal/sys"
 )
@@ -171,11 +172,18 @@ func maps(pid int, region string, inodes map[string]uint64) (bool, error) {
 	return false, s.Err()
 }
 
-// environ returns one variable of the environment that a process was started with.
+// environ returns one variable of the environment that a process was started with. In the middle of an exec a process shows
+// none: that is waited for.
 func environ(pid int, name string) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return ""
+	var b []byte
+	for deadline := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		var err error
+		if b, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil {
+			return ""
+		}
+		if len(b) > 0 || time.Now().After(deadline) {
+			break
+		}
 	}
 	for _, kv := range bytes.Split(b, []byte{0}) {
 		if v, ok := bytes.CutPrefix(kv, []byte(name+"=")); ok {

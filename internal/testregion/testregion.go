@@ -114,6 +114,17 @@ func LaunchAs(t testing.TB, uid uint32, toml string, env ...string) *Region {
 	return r
 }
 
+// Elsewhere is Launch with the name and configuration of r, and a runtime directory of its own.
+func (r *Region) Elsewhere(env ...string) *Region {
+	r.t.Helper()
+	o := &Region{Dir: Dir(r.t), Name: r.Name, t: r.t, conf: r.conf}
+	o.Socket = filepath.Join(o.Dir, o.Name+".sock")
+	o.more = sync.NewCond(&o.mu)
+	r.t.Cleanup(o.sweep)
+	o.Again(env...)
+	return o
+}
+
 // Dir makes a directory for a test that other users can reach, and whose path is short enough for sockets.
 func Dir(t testing.TB) string {
 	t.Helper()

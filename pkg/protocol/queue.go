@@ -234,7 +234,14 @@ func (q *Queue) TryLoan(owner uint16) (Loan, error) {
 		if q.info.Tail.Load() != t {
 			continue
 		}
-		if passes++; w.Phase() == PhaseReady || passes > q.mask+1 {
+		if w.Phase() == PhaseReady {
+			// K: whoever made it READY may have stopped before it lowered head: without this the queue were full and empty at once.
+			if q.lower(t) {
+				q.Receivers.Ring(1)
+			}
+			return Loan{}, ErrFull
+		}
+		if passes++; passes > q.mask+1 {
 			return Loan{}, ErrFull
 		}
 		q.info.Tail.CompareAndSwap(t, t+1) // held by a peer since an earlier lap: burn the position
@@ -406,13 +413,17 @@ func (q *Queue) giveBack(i uint64, w Word) bool {
 }
 
 // lower makes sure that head is not beyond the window position of slot i: the largest position below tail that lies in it.
-func (q *Queue) lower(i uint64) {
+// It reports whether head was beyond it.
+func (q *Queue) lower(i uint64) bool {
 	for {
 		t := q.info.Tail.Load()
 		p := t - 1 - ((t - 1 - i) & q.mask)
 		h := q.info.Head.Load()
-		if int64(h-p) <= 0 || q.info.Head.CompareAndSwap(h, p) {
-			return
+		if int64(h-p) <= 0 {
+			return false
+		}
+		if q.info.Head.CompareAndSwap(h, p) {
+			return true
 		}
 	}
 }

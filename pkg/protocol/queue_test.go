@@ -489,3 +489,76 @@ func TestQueueStress(t *testing.T) {
 		}
 	}
 }
+
+// producerAsleep makes a producer sleep, as far as q can tell. It returns a function that reports whether it was rung since.
+func producerAsleep(t *testing.T, q *Queue) func() bool {
+	t.Helper()
+	q.Senders.Register()
+	if _, err := q.TryLoan(20); !errors.Is(err, ErrFull) {
+		t.Fatalf("the queue is not full: %v", err)
+	}
+	v := q.Senders.Value()
+	return func() bool { return q.Senders.Value() != v }
+}
+
+// A producer sleeps because of a READY slot, behind which one is free: whoever leases the READY slot wakes it, at once.
+func TestQueueLeaseWakesProducer(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 2, SlotSize: 8})
+	first, err := q.TryLoan(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := send(t, q, 3, 1); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := receive(t, q, 4); v != 1 || err != nil {
+		t.Fatal(v, err)
+	}
+	if err := q.Commit(first, 8); err != nil {
+		t.Fatal(err)
+	}
+	rung := producerAsleep(t, q)
+	if _, err := q.TryReceive(4); err != nil {
+		t.Fatal(err)
+	}
+	if !rung() {
+		t.Error("a slot is free, the consumer holds the other one, and the producer sleeps on")
+	}
+	if err := send(t, q, 3, 2); err != nil {
+		t.Errorf("the producer, had it been woken: %v", err)
+	}
+}
+
+// Two slots become free by one wake-up: the producer that takes the first wakes one for the second.
+func TestQueueClaimWakesProducer(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 4, SlotSize: 8})
+	first, err := q.TryLoan(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v := range uint64(3) {
+		if err := send(t, q, 3, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if _, err := receive(t, q, 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.Commit(first, 8); err != nil {
+		t.Fatal(err)
+	}
+	q.Senders.Register()
+	producerAsleep(t, q)
+	if _, err := q.TryReceive(4); err != nil { // wakes one, for three free slots
+		t.Fatal(err)
+	}
+	v := q.Senders.Value()
+	if _, err := q.TryLoan(5); err != nil {
+		t.Fatal(err)
+	}
+	if q.Senders.Value() == v {
+		t.Error("the producer that was woken took one of three free slots, and the next one sleeps on")
+	}
+}

@@ -1,3 +1,195 @@
 package crashpoint
 
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mutantEnv is set in tests that look at a mutant: they may stop at the first difference.
 const mutantEnv = "SHMD_CRASHPOINT_MUTANT"
+
+// mutant is a wrong pkg/protocol: in file, old is replaced by new. old must be there exactly once. by is the hunter that is sent
+// first; core: is hunted in every run, not only with SHMD_TORTURE=1.
+type mutant struct {
+	name, by       string
+	core           bool
+	file, old, new string
+}
+
+var mutants = []mutant{
+	{"claim without owner", "kill", true, "queue.go", "mine := MakeWord(PhaseWriting, owner, 0, lap)", "mine := MakeWord(PhaseWriting, 0, 0, lap)"},
+	{"tail moves before the claim", "parked", false, "queue.go",
+		"			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // A",
+		"			if !q.info.Tail.CompareAndSwap(t, t+1) {\n				continue\n			}\n			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // A"},
+	{"nobody helps tail", "parked", false, "queue.go",
+		"		if w.Lap() == lap { // claimed at this very position: tail lags behind\n			q.info.Tail.CompareAndSwap(t, t+1)\n			continue\n		}",
+		"		if w.Lap() == lap {\n			return Loan{}, ErrFull\n		}"},
+	{"a held slot stops producers", "parked", false, "queue.go", "if w.Phase() == PhaseReady {\n			// K", "if q.lower(t); true {\n			// K"},
+	{"no help at full [K]", "parked", true, "queue.go", "if q.lower(t) {\n				q.Receivers.Ring(1)\n			}", ""},
+	{"commit without lower [D]", "parked", true, "queue.go", "if l.suspect || w.Passed() {", "if false {"},
+	{"commit lowers before it publishes", "parked", false, "queue.go",
+		"	s.Length.Store(uint32(n))\n	for {", "	q.lower(l.slot)\n	l.suspect, w = false, w&^passedBit\n	s.Length.Store(uint32(n))\n	for {"},
+	{"commit publishes before the length", "kill", false, "queue.go",
+		"	if l.suspect || w.Passed() {", "	s.Length.Store(uint32(n))\n	if l.suspect || w.Passed() {"},
+	{"commit in two steps, owner first", "kill", true, "queue.go", "	s.Length.Store(uint32(n))\n	for {",
+		"	s.Length.Store(uint32(n))\n	if c := MakeWord(PhaseWriting, 0, 0, w.Lap()) | w&passedBit; s.State.CompareAndSwap(uint64(w), uint64(c)) {\n		w, l.word = c, c&^passedBit\n	}\n	for {"},
+	{"commit without wake [E]", "wake", false, "queue.go", "q.Receivers.Ring(1) // E", ""},
+	{"skip does not mark the slot [P]", "parked", false, "queue.go", "if !w.Passed() && !s.State", "if false && !s.State"},
+	{"skip without looking back [J]", "parked", true, "queue.go", "if Word(s.State.Load()).Phase() == PhaseReady { // J", "if false { // J"},
+	{"head moves before the lease", "parked", false, "queue.go",
+		"			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // F",
+		"			q.info.Head.CompareAndSwap(h, h+1)\n			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // F"},
+	{"lease without owner", "kill", false, "queue.go", "mine := MakeWord(PhaseReading, owner, w.Deliveries(), w.Lap())", "mine := MakeWord(PhaseReading, 0, w.Deliveries(), w.Lap())"},
+	{"no lap check", "parked", true, "queue.go", "if int32(w.Lap()-q.lap(h)) > 0 && q.info.Tail.Load() != t {", "if false {"},
+	{"no ringSenders at lease", "unit", true, "queue.go", "q.ringSenders(h) // producers that met", "// producers that met"},
+	{"no ringSenders at claim", "unit", true, "queue.go", "q.ringSenders(t)                            // one slot", "// one slot"},
+	{"ack keeps the lap", "kill", true, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()))) { // G"},
+	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(1)\n	q.Senders.Ring(1)", "	q.counters(l.word.Owner()).Acked.Add(1)"},
+	{"nack loses the message", "kill", true, "queue.go", "	next := MakeWord(PhaseReady, 0, n, w.Lap())", "	next := MakeWord(PhaseFree, 0, 0, w.Lap()+1)"},
+	{"nack without lower", "kill", false, "queue.go", "	q.lower(i) // after N, as D after C\n", ""},
+	{"deliveries are not raised", "kill", false, "queue.go", "n := min(w.Deliveries()+1, maxDeliveries)", "n := w.Deliveries()"},
+	{"repair forgets READING", "kill", true, "queue.go", "				if !q.giveBack(i, w) {\n					continue\n				}\n", ""},
+	{"repair does not raise deliveries", "kill", true, "queue.go", "				if !q.giveBack(i, w) {\n					continue\n				}\n",
+		"				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseReady, 0, w.Deliveries(), w.Lap()))) {\n					continue\n				}\n				q.lower(i)\n"},
+	{"repair publishes what was being written", "kill", false, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1))) { // R", "uint64(MakeWord(PhaseReady, 0, 0, w.Lap()))) { // R"},
+	{"repair forgets MOVING", "kill", false, "queue.go", "				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap()))) {\n					continue\n				}\n", ""},
+	{"repair does not lower head", "kill", true, "queue.go", "p := t - min(t, q.mask+1)", "p := h + t - t"},
+	{"repair without wake-all", "wake", true, "queue.go", "	q.Receivers.RingAll()\n	q.Senders.RingAll()\n", ""},
+	{"repair does not look beyond tail", "kill", false, "queue.go", "if t := q.info.Tail.Load() + 1; t <= q.mask {", "if t := q.info.Tail.Load(); t <= q.mask {"},
+	{"repair takes the slots of the living", "kill", false, "queue.go", "if w.Owner() == 0 || !dead(w.Owner()) {", "if w.Owner() == 0 {"},
+	{"Present is not cleared", "kill", true, "queue.go", "q.deadLetter(i).Present.Store(0)", "_ = i"},
+	{"hasDead is ignored", "kill", true, "deadletter.go", "if !to.hasDead(q.Position(lease)) {", "if true {"},
+	{"a dead letter counts before it is committed", "kill", false, "deadletter.go", "		case PhaseReady, PhaseReading:\n			return true", "		case PhaseReady, PhaseReading, PhaseWriting:\n			return true"},
+	{"slot freed before the dead letter is committed", "kill", false, "deadletter.go", "			loan, err := to.TryLoan(owner)\n",
+		"			s.State.CompareAndSwap(uint64(moving), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)))\n			loan, err := to.TryLoan(owner)\n"},
+	{"RingAll keeps the count", "unit", false, "waiters.go", "(w>>32+1)<<32", "(w>>32+1)<<32|w&(1<<32-1)"},
+	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, w+1) {", "if d.waiters.CompareAndSwap(w, w) {"},
+}
+
+type hunter struct{ name, pkg, run string }
+
+// hunters are what a mutant has to get past.
+var hunters = []hunter{
+	{"unit", "./pkg/protocol", "^TestQueue"},
+	{"kill", "./test/crashpoint", "^TestKill$"},
+	{"parked", "./test/crashpoint", "^TestParked$"},
+	{"wake", "./test/crashpoint", "^TestWake$"},
+	{"repair", "./test/crashpoint", "^TestRepairKilled$"},
+	{"pairs", "./test/crashpoint", "^TestPairs$"},
+}
+
+// TestMutants breaks pkg/protocol on purpose, in many ways, one at a time, and looks who notices: tests that find nothing in right
+// code are worth what they find in wrong code. A hunter that fails, or is not done in a minute (they take seconds), has found the mutant.
+// One after the other is sent until one has found it. SHMD_TORTURE=1: all mutants; SHMD_TORTURE=all: and each hunter to each of them.
+func TestMutants(t *testing.T) {
+	if quick() {
+		return
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	caught := map[string]int{}
+	var table strings.Builder
+	found, shown := 0, 0
+	for i, m := range mutants {
+		overlay, err := m.overlay(root, dir, i)
+		if err != nil {
+			t.Errorf("%s: %v", m.name, err)
+			continue
+		}
+		if !m.core && !torture() {
+			continue
+		}
+		shown++
+		fmt.Fprintf(&table, "\n%-50s", m.name)
+		binaries := map[string]string{}
+		yes := false
+		for _, h := range m.order() {
+			if yes && os.Getenv(tortured) != "all" {
+				break
+			}
+			bin, ok := binaries[h.pkg]
+			if !ok {
+				bin = filepath.Join(dir, strings.NewReplacer("/", "_", ".", "").Replace(h.pkg))
+				out, err := command(root, 5*time.Minute, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", bin, h.pkg)
+				if err != nil {
+					t.Fatalf("%s: build: %v\n%s", m.name, err, out)
+				}
+				binaries[h.pkg] = bin
+			}
+			out, err := command(filepath.Join(root, h.pkg), 70*time.Second, bin, "-test.run", h.run, "-test.failfast", "-test.timeout", "60s")
+			switch {
+			case err == nil:
+				fmt.Fprintf(&table, " %s: no;", h.name)
+				continue
+			case strings.Contains(string(out), "test timed out"):
+				fmt.Fprintf(&table, " %s: FOUND, hangs;", h.name)
+			default:
+				fmt.Fprintf(&table, " %s: FOUND;", h.name)
+			}
+			if why := regexp.MustCompile(`(?m)^.*_test.go:\d+: (.*)$`).FindSubmatch(out); why != nil && !yes {
+				fmt.Fprintf(&table, " (%.110s)", why[1])
+			}
+			caught[h.name]++
+			yes = true
+		}
+		if yes {
+			found++
+		} else {
+			t.Errorf("nobody found the mutant %q", m.name)
+		}
+	}
+	t.Logf("mutants: %d of %d found (%d are known); %v%s", found, shown, len(mutants), caught, table.String())
+}
+
+// order is hunters, beginning with the one who should find it.
+func (m mutant) order() (o []hunter) {
+	for _, h := range hunters {
+		if h.name == m.by {
+			o = append([]hunter{h}, o...)
+		} else {
+			o = append(o, h)
+		}
+	}
+	return o
+}
+
+func (m mutant) overlay(root, dir string, i int) (string, error) {
+	path := filepath.Join(root, "pkg/protocol", m.file)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	if n := strings.Count(string(b), m.old); n != 1 {
+		return "", fmt.Errorf("what it replaces is %d times in %s: write the mutant anew", n, m.file)
+	}
+	changed := filepath.Join(dir, fmt.Sprintf("%d-%s", i, m.file))
+	if err := os.WriteFile(changed, []byte(strings.Replace(string(b), m.old, m.new, 1)), 0o600); err != nil {
+		return "", err
+	}
+	j, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	if err != nil {
+		return "", err
+	}
+	overlay := filepath.Join(dir, fmt.Sprintf("%d.json", i))
+	return overlay, os.WriteFile(overlay, j, 0o600)
+}
+
+func command(dir string, limit time.Duration, name string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	c := exec.CommandContext(ctx, name, args...)
+	c.Dir = dir
+	c.Env = append(os.Environ(), mutantEnv+"=1")
+	return c.CombinedOutput()
+}

@@ -18,12 +18,13 @@ var meanwhile = []struct {
 		if err := drain(q, v); err != nil && !isInvariant(err) {
 			return err
 		}
-		for lap := range 3 {
+		for lap := range 4 {
 			n, err := sendAll(q, uint64(20000+100*lap))
 			if err != nil {
 				return err
 			}
-			if free := s.slots - s.held() - 1; n < free {
+			// On the first lap a READY slot whose publisher is parked may be in the way: it stops producers once, and is then found.
+			if free := s.slots - s.held() - 1; n < free && lap > 0 {
 				return fmt.Errorf("stuck: lap %d: %d messages fit beside the parked process, want at least %d", lap, n, free)
 			}
 			w := newVerdict()
@@ -137,7 +138,7 @@ func TestParked(t *testing.T) {
 	count := newTally(t)
 	defer count.report("parked")
 	for g, all := range geometries() {
-		if g != 0 && !torture() && g != 6 {
+		if g != 0 && !torture() && (g != 6 || quick()) {
 			continue
 		}
 		for _, s := range all {
@@ -200,14 +201,22 @@ func TestPairs(t *testing.T) {
 					copy(mem[queueAt:], s.image)
 					a.begin(opA, second, sent)
 					var z frozen
+					type killed struct {
+						images [][]byte
+						points int
+					}
+					known := map[uint64]killed{} // what B does depends on the memory alone
 					a.everyPoint(func(i int) {
-						if !torture() && i%4 != 0 {
-							return
-						}
 						a.freeze(&z)
-						images, points := b.images(opB)
-						covered += points
-						copy(mem[:controlSize], z.mem)
+						h := maphash.Bytes(seed, mem[queueAt:])
+						k, ok := known[h]
+						if !ok {
+							k.images, k.points = b.images(opB)
+							known[h] = k
+							copy(mem[:controlSize], z.mem)
+						}
+						covered += k.points
+						images := k.images
 						for j, image := range images {
 							if j > 0 {
 								a.thaw(&z)

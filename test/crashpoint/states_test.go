@@ -11,19 +11,18 @@ import (
 
 // state is a queue with its dead-letter channel, as it is before an operation, and what is known about it.
 type state struct {
-	name    string
-	slots   int
-	max     int
-	image   []byte // from queueAt on
-	want    map[uint64]int
-	order   []uint64 // of want, if it must be kept: nobody holds or has given back anything
-	dead    map[uint64]bool
-	full    bool // the dead-letter channel
-	loan    *protocol.Loan
-	lease   *protocol.Lease
-	value   uint64 // in the loan or the lease
-	start   uint64
-	deadMax int
+	name  string
+	slots int
+	max   int
+	image []byte // from queueAt on
+	want  map[uint64]int
+	order []uint64 // of want, if it must be kept: nobody holds or has given back anything
+	dead  map[uint64]bool
+	full  bool // the dead-letter channel
+	loan  *protocol.Loan
+	lease *protocol.Lease
+	value uint64 // in the loan or the lease
+	start uint64
 }
 
 func (s *state) String() string {
@@ -159,22 +158,29 @@ func states(slots int, start uint64, n int) []*state {
 	}
 	var all []*state
 	for _, k := range kinds[:min(n, len(kinds))] {
-		b := &builder{state: &state{name: k.name, slots: slots, max: k.max, start: start, want: map[uint64]int{}, dead: map[uint64]bool{}}, next: 100}
-		mem := anonymous()
-		h := protocol.Header{Name: "queue", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
-		b.q = must(protocol.FormatQueue(mem[queueAt:queueAt+queueRoom], h, protocol.QueueOptions{Slots: slots, SlotSize: 64, MaxDeliveries: k.max, Start: start}))
-		h.Name = "dead"
-		b.d = must(protocol.FormatQueue(mem[deadAt:deadAt+deadRoom], h, protocol.QueueOptions{Slots: 4, SlotSize: 64 + protocol.SizeofDeadLetter, DeadLetter: true}))
-		k.do(b)
-		if b.full {
-			for range 4 {
-				check(b.d.Commit(must(b.d.TryLoan(daemon)), 64))
-			}
-		}
-		b.image = mem[queueAt:]
-		all = append(all, b.state)
+		all = append(all, newState(k.name, slots, k.max, start, k.do))
 	}
 	return all
+}
+
+// newState makes a state.
+func newState(name string, slots, max int, start uint64, do func(b *builder)) *state {
+	b := &builder{state: &state{name: name, slots: slots, max: max, start: start, want: map[uint64]int{}, dead: map[uint64]bool{}}, next: 100}
+	mem := anonymous()
+	h := protocol.Header{Name: "queue", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
+	b.q = must(protocol.FormatQueue(mem[queueAt:queueAt+queueRoom], h, protocol.QueueOptions{Slots: slots, SlotSize: 64, MaxDeliveries: max, Start: start}))
+	h.Name = "dead"
+	b.d = must(protocol.FormatQueue(mem[deadAt:deadAt+deadRoom], h, protocol.QueueOptions{Slots: 4, SlotSize: 64 + protocol.SizeofDeadLetter, DeadLetter: true}))
+	do(b)
+	if b.full {
+		for range 4 {
+			l := must(b.d.TryLoan(daemon))
+			set(b.d.LoanBytes(l), 0, 1<<60) // of a message that is none of this queue's
+			check(b.d.Commit(l, protocol.SizeofDeadLetter))
+		}
+	}
+	b.image = mem[queueAt:]
+	return b.state
 }
 
 // verdict is what became of the messages.

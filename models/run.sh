@@ -1,0 +1,96 @@
+#!/bin/bash
+# run.sh [quick|full]: checks the model of the queue (queue.pml), and that its broken variants fail.
+#
+# quick, the default: a minute or two on an idle processor. full: some ten minutes and up to 6 GB of memory.
+# The last line says whether all came out as expected; so does the exit status. models/README.md explains the rows.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
+level=${1:-quick}
+case $level in quick | full) ;; *) echo "run.sh [quick|full]: not \"$level\"" >&2; exit 2 ;; esac
+for tool in spin gcc; do
+  command -v $tool >/dev/null || { echo "run.sh: $tool is not installed (apt-get install spin gcc)" >&2; exit 2; }
+done
+model=$PWD/queue.pml
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 2
+
+bad=0 rows=0 states_good=0
+printf '%-34s %-10s %-28s %12s %6s\n' run expected got states s
+
+# row LEVEL NAME pass|fail exh|bit FLAGS DEFS...: exh: every state; bit: with -DBITSTATE, which may miss some, in a fixed
+# amount of memory, for at most 240 s; then it says "pass so far". FLAGS: of the C compiler (the order of the search), or -.
+row() {
+  local lvl=$1 name=$2 expected=$3 mode=$4 flags=$5 got n limit=150 s0 secs
+  shift 5
+  [ "$lvl" = quick ] || [ "$level" = full ] || return 0
+  [ "$level" = quick ] || limit=1500
+  [ $mode = exh ] || limit=240
+  [ "$flags" != - ] || flags=
+  rm -f pan* ./*.trail out
+  local store=-DCOLLAPSE args='-m300000 -w24'
+  if [ "$mode" = bit ]; then store=-DBITSTATE args='-m300000 -w34 -k3'; fi
+  rows=$((rows + 1))
+  s0=$SECONDS
+  if ! spin "$@" -a "$model" >spin.out 2>&1 || [ ! -s pan.c ]; then
+    got='spin: error'; cat spin.out
+  # shellcheck disable=SC2086 # several flags
+  elif ! gcc -O1 -w -DSAFETY -DNOCLAIM -DMEMLIM=6000 $store $flags -o pan pan.c; then
+    got='gcc: error'
+  else
+    # shellcheck disable=SC2086
+    timeout -s INT $limit nice ./pan -E $args >out 2>&1
+    if [ $? = 124 ]; then
+      got="no answer in $limit s"
+      [ "$mode/$expected" = bit/pass ] && grep -q 'errors: 0' out && got='pass so far'
+    elif ! grep -q 'errors: ' out || grep -qE 'max search depth|out of memory|reached -DMEMLIM|resource' out; then got='search is cut short'
+    elif grep -q 'errors: 0' out; then got=pass
+    else got="fail: $(sed -n 's/^pan:1: //p' out | sed 's/ (at depth.*//; s/assertion violated *//' | cut -c1-60)"
+    fi
+  fi
+  secs=$((SECONDS - s0))
+  n=$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' out 2>/dev/null | head -1)
+  n=$(printf '%.0f' "${n:-0}")
+  local verdict=
+  case $expected/$got in
+    pass/pass) states_good=$((states_good + n)) ;;
+    'pass/pass so far') ;; # not counted
+    fail/fail:*) ;;
+    *) verdict=' <== WRONG'; bad=$((bad + 1)) ;;
+  esac
+  [ "$mode" = exh ] || name="$name (bitstate)"
+  printf '%-34s %-10s %-28s %12s %6s%s\n' "$name" "$expected" "${got%%:*}" "$n" "$secs" "$verdict"
+  [ "$got" = "${got%%:*}" ] || echo "    ${got#*: }"
+}
+
+echo '--- the queue as it is'
+row quick 'FIFO, 4 messages' pass exh - -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO
+row quick 'FIFO, 3 messages, 1 abort' pass exh - -DP=1 -DM=3 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
+row quick '1:1, 1 death' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=1
+row quick '1:1, 2 deaths' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=2
+row quick '1:1, 1 death, 1 nack, dead letter' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DNACKS=1 -DMAXD=2
+row quick '2:1' pass exh - -DP=2 -DM=1 -DC=1 -DCRASHES=0
+row full '2:0, control of EARLY_UNBLOCK' pass exh - -DP=2 -DM=2 -DC=0 -DCRASHES=0
+row full '2:1, 1 death' pass exh - -DP=2 -DM=1 -DC=1 -DCRASHES=1
+row full '1:1, 3 messages, 1 death' pass exh - -DP=1 -DM=3 -DC=1 -DCRASHES=1
+row full '1:2' pass exh - -DP=1 -DM=2 -DC=2 -DCRASHES=0
+row full '1:2, a slot is kept' pass exh - -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
+row full '1:2, 3 messages, stop in nack' pass bit - -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DNACKS=1 -DHOLDS=1 -DSTOPS
+row full '2:1, 2 messages, a slot is kept' pass bit - -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
+row full '2:2, 1 death' pass bit - -DP=2 -DM=1 -DC=2 -DCRASHES=1
+
+echo '--- what must fail'
+row quick NAIVE fail exh - -DNAIVE -DP=1 -DM=1 -DC=1 -DCRASHES=1
+row quick NO_LOWER_ON_COMMIT fail exh - -DNO_LOWER_ON_COMMIT -DP=2 -DM=1 -DC=1 -DCRASHES=0
+row quick NO_REREAD fail exh - -DNO_REREAD -DP=2 -DM=1 -DC=1 -DCRASHES=0
+row quick NO_REPAIR_LOWER fail exh - -DNO_REPAIR_LOWER -DP=2 -DM=1 -DC=1 -DCRASHES=1
+row quick EARLY_UNBLOCK fail exh - -DEARLY_UNBLOCK -DP=2 -DM=2 -DC=0 -DCRASHES=0
+row quick NO_RECHECK fail exh - -DNO_RECHECK -DP=1 -DM=1 -DC=1 -DCRASHES=0
+row quick NO_WAKEALL fail exh - -DNO_WAKEALL -DP=1 -DM=1 -DC=1 -DCRASHES=1
+row quick NO_LAP_CHECK fail exh - -DNO_LAP_CHECK -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
+row quick NO_RING_AT_LEASE fail exh -DT_REVERSE -DNO_RING_AT_LEASE -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
+row quick NO_HELP_AT_FULL fail exh - -DNO_HELP_AT_FULL -DSTOPS -DNACKS=1 -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DHOLDS=1
+
+echo
+echo "$rows runs, $bad not as expected; $states_good states of the queue as it is; $SECONDS s"
+[ $bad = 0 ]
