@@ -48,7 +48,7 @@ fuzz: ## every fuzz target for FUZZTIME=30s
 	scripts/fuzz.sh $(FUZZTIME)
 
 model: ## the Promela models of the queue, and the mutants that must fail
-	models/run.sh
+	models/run.sh full
 
 torture: ## the tests under test/ that kill things, TORTURE=20 times as long as in `make test`
 	SHMD_TEST_TORTURE=$(TORTURE) go test -count=1 -timeout 0 -v ./test/...

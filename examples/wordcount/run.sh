@@ -49,7 +49,7 @@ while_shmd() {
 
 bin=${SHMD_BIN:-$repo/bin} wordcount=${SHMD_BIN:-$tmp}/wordcount
 if [ ! -x "$bin/shmd" ] || [ ! -x "$bin/shmctl" ]; then make -C "$repo" build >&2; fi
-if [ ! -x "$wordcount" ]; then (cd "$repo" && go build -o "$wordcount" ./examples/wordcount); fi
+if [ ! -x "$wordcount" ]; then (cd "$repo" && go build -buildvcs=false -o "$wordcount" ./examples/wordcount); fi
 "$wordcount" --check "$@"
 
 # The socket is in a directory of its own, and nothing from around this script reaches in.

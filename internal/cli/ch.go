@@ -210,6 +210,9 @@ func (a *app) chInfo(ctx context.Context, name string) error {
 		if c.Name != name {
 			continue
 		}
+		if c.Error != "" && !s.answers() {
+			return fmt.Errorf("channel %q: %s: what waited there is gone", name, c.Error)
+		}
 		a.warnNumbers([]channelJSON{c})
 		if a.json() {
 			return a.printJSON(struct {
@@ -230,7 +233,9 @@ func (a *app) printChannel(c channelJSON) error {
 	t := a.newTable()
 	t.add("name", c.Name)
 	t.add("kind", c.Kind)
-	t.add("slots", fmt.Sprintf("%d of %s", c.Slots, size(int64(c.SlotSize))))
+	if c.Slots > 0 {
+		t.add("slots", fmt.Sprintf("%d of %s", c.Slots, size(int64(c.SlotSize))))
+	}
 	n := c.channelNumbers
 	if n == nil {
 		return t.print()

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -138,6 +139,10 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 				a.region = name // as the socket is called, the region is
 			}
 			switch {
+			case !regionName.MatchString(a.region):
+				return usagef("region %q is no name of a region: 1 to 31 of a-z, 0-9, - and _, the first a letter or digit", cut(a.region))
+			case a.timeout < 0:
+				return usagef("timeout %v is below zero; 0 means no limit", a.timeout)
 			case a.output == "table", a.output == "json", a.output == "short" && cmd.Name() == "logs":
 				return nil
 			case a.output == "short":
@@ -262,4 +267,15 @@ func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(a.stdout)
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
+}
+
+// regionName is what the configuration allows as a name.
+var regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,30}$`)
+
+// cut shortens what is repeated in an error.
+func cut(s string) string {
+	if len(s) > 40 {
+		return s[:40] + "..."
+	}
+	return s
 }

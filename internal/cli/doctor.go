@@ -340,7 +340,7 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 		f = f.warn("start one: systemctl start shmd, or shmd -c FILE")
 	case errors.Is(err, attach.ErrDeadSocket):
 		f.Text = "dead: its socket is still there, and nobody listens"
-		f = f.fail("start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over; or tidy up with shmctl -r %s stop", a.region)
+		f = f.fail("start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over; what lives on of the old one ends by shmctl -r %s stop", a.region)
 	case errors.Is(err, attach.ErrSilent):
 		f.Text = fmt.Sprintf("does not answer within %v", attach.SilentAfter)
 		f = f.fail("if it is stopped (state T in ps): kill -CONT its pid; else stop it through the memory: shmctl -r %s stop", a.region)

@@ -333,7 +333,7 @@ func (s *scene) pid(ts *testscript.TestScript, worker string) int {
 	if len(doc.Workers) != 1 || doc.Workers[0].Pid == 0 {
 		ts.Fatalf("worker %s has no process", worker)
 	}
-	return doc.Workers[0].Pid
+	return int(doc.Workers[0].Pid)
 }
 
 func cmdExits(ts *testscript.TestScript, neg bool, args []string) {

@@ -33,8 +33,8 @@ type statusJSON struct {
 	Workers    countsJSON  `json:"workers"`
 	Groups     []groupJSON `json:"groups"`
 	Channels   struct {
-		Count int `json:"count"`
-		Depth int `json:"depth"` // messages committed and not done, of those that could be read
+		Count int  `json:"count"`
+		Depth *int `json:"depth"` // messages committed and not done; null if a channel could not be read
 	} `json:"channels"`
 	Outsiders int `json:"outsiders"`
 	Memory    struct {
@@ -88,6 +88,8 @@ func (a *app) status(ctx context.Context) error {
 		Version: info.Version, Config: info.Config, Started: timestamp(info.Started)}
 	if d.Alive {
 		doc.Daemon.UptimeNs = int64(time.Since(info.Started))
+	} else {
+		doc.Daemon.State = "dead"
 	}
 	groups, err := s.Roster.Groups()
 	if err != nil {
@@ -109,6 +111,7 @@ func (a *app) status(ctx context.Context) error {
 			doc.Groups[w.Group].Ready++
 		}
 	}
+	depth, unread := 0, []string{}
 	segments, err := s.Roster.Segments()
 	if err != nil {
 		a.warn("%v", err)
@@ -122,11 +125,17 @@ func (a *app) status(ctx context.Context) error {
 		doc.Channels.Count++
 		if seg := s.segments[g.Name]; seg != nil {
 			if q, err := protocol.OpenQueue(seg.Bytes()); err == nil {
-				doc.Channels.Depth += q.Stat().Depth()
-			} else {
-				a.warn("%v", err)
+				depth += q.Stat().Depth()
+				continue
 			}
+			a.warn("%v", err)
 		}
+		unread = append(unread, g.Name)
+	}
+	if len(unread) == 0 {
+		doc.Channels.Depth = &depth
+	} else if !s.answers() {
+		a.warn("no living process holds %s: what waited there is gone", strings.Join(unread, ", "))
 	}
 	doc.Outsiders = len(s.outsiders())
 	if a.json() {
@@ -155,7 +164,11 @@ func (a *app) printStatus(doc statusJSON, alive bool) error {
 	t.add("version", doc.Daemon.Version)
 	t.add("config", config)
 	t.add("workers", doc.Workers.cell())
-	t.add("channels", fmt.Sprintf("%d, %s waiting", doc.Channels.Count, count(doc.Channels.Depth, "message")))
+	waiting := "depth unknown"
+	if doc.Channels.Depth != nil {
+		waiting = count(*doc.Channels.Depth, "message") + " waiting"
+	}
+	t.add("channels", fmt.Sprintf("%d, %s", doc.Channels.Count, waiting))
 	t.add("outsiders", doc.Outsiders)
 	t.add("memory", fmt.Sprintf("%s in %s", size(doc.Memory.Bytes), count(doc.Memory.Segments, "segment")))
 	return t.print()

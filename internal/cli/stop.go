@@ -21,7 +21,8 @@ them, and waits for their end. A worker that does not obey gets SIGTERM after
 its group's stop_timeout, and SIGKILL after the same time again; one that
 never attached, and so cannot see the flag, gets SIGTERM at once. The daemon
 sends the signals, or shmctl itself if no daemon answers. What was stopped
-stays stopped, whatever its restart policy, until shmctl start.
+stays stopped, whatever its restart policy, until shmctl start, or until a new
+daemon starts the region afresh.
 
 Without a name it stops the region: all workers, then the daemon. A daemon
 that is hung or stopped by a signal gets signals too, SIGKILL in the end, once

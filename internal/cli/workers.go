@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/shmd/shmd/internal/control"
@@ -76,12 +77,23 @@ func (s *session) groupName(w protocol.Worker) string {
 	return ""
 }
 
+// pid is a process in JSON documents: null for none, since a signal to process 0 would be one to the reader's own group.
+type pid int
+
+// MarshalJSON implements json.Marshaler.
+func (p pid) MarshalJSON() ([]byte, error) {
+	if p <= 0 {
+		return []byte("null"), nil
+	}
+	return strconv.AppendInt(nil, int64(p), 10), nil
+}
+
 // workerJSON is a worker in JSON documents.
 type workerJSON struct {
 	Name       string `json:"name"`
 	Group      string `json:"group"`
 	Instance   int    `json:"instance"`
-	Pid        int    `json:"pid"` // 0: no process
+	Pid        pid    `json:"pid"` // null: no process
 	State      string `json:"state"`
 	Desired    string `json:"desired"`
 	Since      string `json:"since"`
@@ -94,7 +106,7 @@ type workerJSON struct {
 
 func (s *session) workerJSON(w worker) workerJSON {
 	return workerJSON{
-		Name: w.Name, Group: s.groupName(w.Worker), Instance: w.Instance, Pid: w.Pid, State: stateCell(w.State).text, Desired: w.Desired.String(),
+		Name: w.Name, Group: s.groupName(w.Worker), Instance: w.Instance, Pid: pid(w.Pid), State: stateCell(w.State).text, Desired: w.Desired.String(),
 		Since: timestamp(w.Since), Restarts: w.Restarts, Attachment: w.Attachment, ExitCode: w.ExitCode, ExitSignal: w.ExitSignal, Reason: w.Reason,
 	}
 }

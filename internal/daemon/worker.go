@@ -170,6 +170,10 @@ func (d *Daemon) inheritance(w *worker, as *spec.User) (in inheritance, err erro
 		names = append(names, name)
 		in.files = append(in.files, d.mem.segments[name].File())
 	}
+	if as == nil { // so that the log outlives the daemon; what runs as the daemon's user could read it anyway
+		names = append(names, "log")
+		in.files = append(in.files, d.mem.segments["log"].readOnly)
+	}
 	vars := map[string]string{}
 	for _, kv := range os.Environ() {
 		k, v, _ := strings.Cut(kv, "=")

@@ -24,6 +24,24 @@ type mutant struct {
 	file, old, new string
 }
 
+// What Commit does, and the part of it that publishes.
+const (
+	publish = `	for {
+		ready := MakeWord(PhaseReady, 0, 0, w.Lap())
+		if s.State.CompareAndSwap(uint64(w), uint64(ready)) { // C: publishes payload and length; pairs with F
+			break
+		}
+		if w = Word(s.State.Load()); w&^passedBit != l.word {
+			return ErrLost
+		}
+	}
+`
+	commitBlock = "	s.Length.Store(uint32(n))\n" + publish + `	if l.suspect || w.Passed() {
+		q.lower(l.slot) // D: after C; pairs with H, J
+	}
+`
+)
+
 var mutants = []mutant{
 	{"claim without owner", "kill", true, "queue.go", "mine := MakeWord(PhaseWriting, owner, 0, lap)", "mine := MakeWord(PhaseWriting, 0, 0, lap)"},
 	{"tail moves before the claim", "parked", false, "queue.go",
@@ -35,10 +53,10 @@ var mutants = []mutant{
 	{"a held slot stops producers", "parked", false, "queue.go", "if w.Phase() == PhaseReady {\n			// K", "if q.lower(t); true {\n			// K"},
 	{"no help at full [K]", "parked", true, "queue.go", "if q.lower(t) {\n				q.Receivers.Ring(1)\n			}", ""},
 	{"commit without lower [D]", "parked", true, "queue.go", "if l.suspect || w.Passed() {", "if false {"},
-	{"commit lowers before it publishes", "parked", false, "queue.go",
-		"	s.Length.Store(uint32(n))\n	for {", "	q.lower(l.slot)\n	l.suspect, w = false, w&^passedBit\n	s.Length.Store(uint32(n))\n	for {"},
-	{"commit publishes before the length", "kill", false, "queue.go",
-		"	if l.suspect || w.Passed() {", "	s.Length.Store(uint32(n))\n	if l.suspect || w.Passed() {"},
+	{"commit lowers before it publishes", "parked", false, "queue.go", commitBlock,
+		"	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n	s.Length.Store(uint32(n))\n" + publish},
+	{"commit publishes before the length", "parked", false, "queue.go", commitBlock,
+		publish + "	s.Length.Store(uint32(n))\n	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n"},
 	{"commit in two steps, owner first", "kill", true, "queue.go", "	s.Length.Store(uint32(n))\n	for {",
 		"	s.Length.Store(uint32(n))\n	if c := MakeWord(PhaseWriting, 0, 0, w.Lap()) | w&passedBit; s.State.CompareAndSwap(uint64(w), uint64(c)) {\n		w, l.word = c, c&^passedBit\n	}\n	for {"},
 	{"commit without wake [E]", "wake", false, "queue.go", "q.Receivers.Ring(1) // E", ""},
