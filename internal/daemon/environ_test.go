@@ -38,7 +38,7 @@ func TestWhatWorkersInherit(t *testing.T) {
 		}
 	}
 	for k, want := range map[string]string{
-		"SHMD_FDS": "roster,command,group,jobs,results", "SHMD_WORKER": "w.1", "SHMD_REGION": d.Name, "ADDED": "1", "LANG": "changed", "KEPT": "yes",
+		"SHMD_FDS": "roster,command,group,jobs,results,log", "SHMD_WORKER": "w.1", "SHMD_REGION": d.Name, "ADDED": "1", "LANG": "changed", "KEPT": "yes",
 		"NOTIFY_SOCKET": "", "WATCHDOG_USEC": "", "WATCHDOG_PID": "", "SHMD_LAUNCH": "",
 	} {
 		if got := env[k]; got != want {
@@ -46,7 +46,7 @@ func TestWhatWorkersInherit(t *testing.T) {
 		}
 	}
 	var want []string
-	for i, what := range []string{"/dev/null", "pipe:", "pipe:", "roster", "command", "group/w", "jobs", "results"} {
+	for i, what := range []string{"/dev/null", "pipe:", "pipe:", "roster", "command", "group/w", "jobs", "results", "log"} {
 		if i > 2 {
 			what = fmt.Sprintf("/memfd:shmd:%s:%s (deleted)", d.Name, what)
 		}
