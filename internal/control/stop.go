@@ -473,9 +473,29 @@ func (s *stopper) signal(p *process, sig syscall.Signal) (ended bool, err error)
 // stopStrays ends worker processes that the roster does not list: a daemon that is killed between the start of a worker
 // and the line in the roster leaves one, and children of a worker that closed nothing live on with its memory.
 func (s *stopper) stopStrays(timeouts map[string]time.Duration) error {
+	for deadline := time.Now().Add(newbornPatience); ; time.Sleep(time.Millisecond) {
+		newborn, err := s.findStrays(timeouts)
+		if err != nil {
+			return err
+		}
+		if err := s.wait(); err != nil {
+			return err
+		}
+		if !newborn || time.Now().After(deadline) {
+			return nil
+		}
+	}
+}
+
+// newbornPatience is how long the child of a daemon that died during a launch may take to become a worker.
+const newbornPatience = 2 * time.Second
+
+// findStrays makes targets of the strays that were not found before. newborn: the daemon died during a launch, and there is a
+// process that holds the memory and may be its child that has yet to exec: it looks like the daemon.
+func (s *stopper) findStrays(timeouts map[string]time.Duration) (newborn bool, err error) {
 	descriptors, err := scan(s.region())
 	if err != nil {
-		return err
+		return false, err
 	}
 	var pids []int
 	for _, h := range descriptors {
@@ -484,14 +504,20 @@ func (s *stopper) stopStrays(timeouts map[string]time.Duration) error {
 		}
 	}
 	rows := map[string]protocol.Worker{}
+	launching := false
 	for i := range min(s.Roster.WorkerCount(), s.Command.Workers()) {
 		if w, err := s.Roster.Worker(i); err == nil {
 			rows[w.Name] = w
+			launching = launching || s.daemon == nil && w.State == protocol.StateStarting && w.Pid == 0
 		}
 	}
 	for _, pid := range unique(pids) {
+		if s.daemon != nil && pid == s.daemon.pid || s.isOutsider(pid) || s.isTarget(pid) {
+			continue
+		}
 		name := environ(pid, "SHMD_WORKER")
-		if name == "" || environ(pid, "SHMD_REGION") != s.region() || s.daemon != nil && pid == s.daemon.pid || s.isOutsider(pid) {
+		if name == "" || environ(pid, "SHMD_REGION") != s.region() {
+			newborn = newborn || launching
 			continue
 		}
 		p, err := openProcess(pid, 0)
@@ -499,11 +525,11 @@ func (s *stopper) stopStrays(timeouts map[string]time.Duration) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		t := &target{process: p, name: name, index: -1}
 		if err := s.add(t); err != nil {
-			return err
+			return false, err
 		}
 		if w, ok := rows[name]; ok {
 			if page := s.page(w); page != nil && int(page.AttachedPid.Load()) == pid {
@@ -515,7 +541,17 @@ func (s *stopper) stopStrays(timeouts map[string]time.Duration) error {
 			t.deadline = s.started // nobody can say that it sees the flag
 		}
 	}
-	return s.wait()
+	return newborn, nil
+}
+
+// isTarget reports whether a process is one that is to end and has not.
+func (s *stopper) isTarget(pid int) bool {
+	for _, t := range s.targets {
+		if t.pid == pid && t.exit == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // isOutsider reports whether a process attached through the socket: a worker may well run shmctl.

@@ -39,6 +39,7 @@ type Daemon struct {
 	version string
 	log     hclog.InterceptLogger
 	ring    *ring
+	spool   *spool
 
 	dir      string // of the socket and the lock
 	sockPath string
@@ -79,8 +80,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	dropInherited()
 	// Who reads the log may go away: that is no reason to die. Ignoring the signal would be handed down to the workers.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	d.log, d.ring = newLogger(o.Log, o.Config.Region.Name, o.Level)
-	d.lines.log, d.systemd.log = d.log, d.log
+	d.log, d.ring, d.spool = newLogger(o.Log, o.Config.Region.Name, o.Level)
+	defer d.spool.end()
+	d.lines.log, d.lines.spool, d.systemd.log = d.log, d.spool, d.log
 	if err := d.prepare(); err != nil {
 		d.log.Error("cannot start", "error", err)
 		d.release()
@@ -301,15 +303,22 @@ func (d *Daemon) reap() error {
 	}
 }
 
-// died is called when the process of an attachment has ended.
+// died is called when the process of an attachment has ended. Between that and now the attachment may have ended otherwise, and
+// its id be another's, so it looks again.
 func (d *Daemon) died(id uint16) {
+	ended := func(pidfd *os.File) bool {
+		ok, err := sys.PidfdReadable(pidfd)
+		return ok && err == nil
+	}
 	for _, w := range d.workers {
 		if w.proc != nil && w.row.Attachment == id {
-			d.workerDied(w)
+			if ended(w.proc.pidfd) {
+				d.workerDied(w)
+			}
 			return
 		}
 	}
-	if o := d.outsiders[id]; o != nil {
+	if o := d.outsiders[id]; o != nil && ended(o.pidfd) {
 		d.outsiderGone(o, "ended")
 	}
 }

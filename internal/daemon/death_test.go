@@ -142,20 +142,8 @@ func TestDaemonsKilledWhileTheyStart(t *testing.T) {
 			d.WaitLog("worker started", fmt.Sprintf(`"worker":"%s.%d"`, name, k%4))
 		}
 		d.Kill()
-		old := d.Log()
 		d.Again()
 		if g := generations(t, d); len(g) != 1 {
-			t.Log(old)
-			t.Log(d.Log())
-			all, _ := control.FindAll(d.Name, d.Dir, uint32(os.Getuid()))
-			for _, l := range all {
-				for _, p := range l.Pids() {
-					out, _ := exec.Command("sh", "-c", fmt.Sprintf("ps -o pid,ppid,pgid,lstart,args -p %d; ls -l --time-style=full-iso /proc/%[1]d/fd; tr '\\0' ' ' </proc/%[1]d/environ", p)).Output()
-					t.Log(l.Generation, string(out))
-				}
-				ws, err := l.Roster.Workers()
-				t.Log(ws, err)
-			}
 			t.Fatalf("generations %v live", g)
 		}
 	}

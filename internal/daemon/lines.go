@@ -16,6 +16,7 @@ import (
 // lines captures what workers write to their standard output and standard error, line by line, into the log.
 type lines struct {
 	log     hclog.Logger
+	spool   *spool
 	readers sync.WaitGroup
 	mu      sync.Mutex
 	open    map[*os.File]source
@@ -71,9 +72,14 @@ func (l *lines) end() {
 		r.SetReadDeadline(time.Now().Add(lastWords))
 	}
 	l.mu.Unlock()
+	defer time.AfterFunc(lastWords, l.spool.hurry).Stop()
 	l.readers.Wait()
 }
 
 func (l *lines) line(s source, text string) {
+	l.spool.room()
+	if n := l.spool.lost(); n > 0 {
+		l.log.Warn("log records were dropped: whoever reads the log did not keep up; shmctl logs has them", "records", n)
+	}
 	l.log.Info(text, "worker", s.name, "group", s.group, "pid", s.pid, "stream", s.stream.String())
 }

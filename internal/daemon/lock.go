@@ -39,8 +39,9 @@ func takeLock(dir, region string) (*lock, error) {
 		if !ok {
 			pid, _ := io.ReadAll(io.LimitReader(f, 32))
 			f.Close()
-			if n, err := strconv.Atoi(string(pid)); err == nil && time.Now().Before(deadline) && errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
-				time.Sleep(5 * time.Millisecond) // it died between fork and exec of a worker, which still has its descriptors
+			n, err := strconv.Atoi(string(pid))
+			if (err != nil || errors.Is(syscall.Kill(n, 0), syscall.ESRCH)) && time.Now().Before(deadline) {
+				time.Sleep(5 * time.Millisecond) // it is about to write its pid, or died between fork and exec of a worker, which still has its descriptors
 				continue
 			}
 			return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s); stop it with `shmctl -r %s stop`, or give this one another [region] name", ErrRunning, region, pid, path, region)

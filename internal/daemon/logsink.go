@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -16,24 +17,37 @@ import (
 
 // newLogger returns the daemon's logger. It writes to out: to the journal in its native format if out is connected to it, as text
 // if out is a terminal, else as JSON, one object a line. Records also go to the region's log segment once there is one (ring).
-func newLogger(out *os.File, region string, level hclog.Level) (hclog.InterceptLogger, *ring) {
-	o := &hclog.LoggerOptions{Name: "shmd", Level: level, Output: out, JSONFormat: !isTerminal(out), TimeFormat: "2006-01-02T15:04:05.000Z07:00"}
-	if isTerminal(out) {
-		o.Color = hclog.AutoColor
+// It never waits for whoever reads the log: see spool.
+func newLogger(out *os.File, region string, level hclog.Level) (hclog.InterceptLogger, *ring, *spool) {
+	s := newSpool()
+	o := &hclog.LoggerOptions{Name: "shmd", Level: level, Output: spooledFile{out, s}, JSONFormat: !isTerminal(out), TimeFormat: "2006-01-02T15:04:05.000Z07:00"}
+	if isTerminal(out) && os.Getenv("NO_COLOR") == "" {
+		o.Color = hclog.ForceColor
 	}
 	toJournal, _ := journal.StderrIsJournalStream()
-	if out != os.Stderr || !toJournal {
-		log := hclog.NewInterceptLogger(o)
-		r := &ring{level: level}
-		log.RegisterSink(r)
-		return log, r
+	toJournal = toJournal && out == os.Stderr
+	if toJournal {
+		o.Output = io.Discard
 	}
-	o.Output = io.Discard
 	log := hclog.NewInterceptLogger(o)
 	r := &ring{level: level}
 	log.RegisterSink(r)
-	log.RegisterSink(toJournald{region, level})
-	return log, r
+	if toJournal {
+		log.RegisterSink(toJournald{region, level, s})
+	}
+	return log, r, s
+}
+
+// spooledFile is a file that is written through a spool. Each Write is one record.
+type spooledFile struct {
+	f *os.File
+	s *spool
+}
+
+func (w spooledFile) Write(p []byte) (int, error) {
+	p = bytes.Clone(p)
+	w.s.put(len(p), func() { w.f.Write(p) })
+	return len(p), nil
 }
 
 func isTerminal(f *os.File) bool {
@@ -132,6 +146,7 @@ func withFields(msg string, args []any) string {
 type toJournald struct {
 	region string
 	level  hclog.Level
+	s      *spool
 }
 
 // Accept implements hclog.SinkAdapter.
@@ -151,7 +166,7 @@ func (j toJournald) Accept(_ string, level hclog.Level, msg string, args ...any)
 	if !isLine {
 		msg = withFields(msg, args)
 	}
-	journal.Send(msg, priority(level), vars)
+	j.s.put(len(msg), func() { journal.Send(msg, priority(level), vars) })
 }
 
 // journalName makes a journal field of a key: capitals, digits and underscores.

@@ -1,10 +1,8 @@
 package daemon_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,47 +162,45 @@ func TestAFullPipeBlocksTheWriter(t *testing.T) {
 	p.ended(t)
 }
 
-// Whoever reads the daemon's log may go away.
-func TestTheLogsReaderGoesAway(t *testing.T) {
+// Whoever reads the daemon's log may go away, or not read.
+func TestTheLogsReader(t *testing.T) {
 	t.Parallel()
-	dir := testregion.Dir(t)
-	conf := filepath.Join(dir, "shmd.toml")
-	region := fmt.Sprintf("deaf-log-%d", os.Getpid())
-	if err := os.WriteFile(conf, []byte("[region]\nname = \""+region+"\"\n"+idle("w")), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	bin := testregion.Binaries(t)
-	run := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, name), args...)
-		cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+dir, "SHMCTL_REGION="+region)
-		return cmd
-	}
-	daemon := run("shmd", "-c", conf)
-	log, err := daemon.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for in := bufio.NewReader(log); ; {
-		line, err := in.ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(line, "worker ready") {
-			break
-		}
-	}
-	log.Close()
-	for _, args := range [][]string{{"restart", "w"}, {"restart", "w"}, {"stop"}} {
-		cmd := run("shmctl", args...)
-		cmd.Stderr = io.Discard
-		if out, err := cmd.Output(); err != nil {
-			t.Fatalf("shmctl %v: %v\n%s", args, err, out)
-		}
-	}
-	if err := daemon.Wait(); err != nil {
-		t.Errorf("the daemon ended with %v", err)
+	for _, goes := range []bool{true, false} {
+		t.Run(map[bool]string{true: "goes away", false: "does not read"}[goes], func(t *testing.T) {
+			t.Parallel()
+			dir := testregion.Dir(t)
+			conf := filepath.Join(dir, "shmd.toml")
+			if err := os.WriteFile(conf, []byte("[region]\nname = \"unread\"\n"+idle("w")+shell("much", "yes 'much ado about nothing' | head -c 20000000; exec sleep 1000")), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			bin := testregion.Binaries(t)
+			run := func(name string, args ...string) *exec.Cmd {
+				cmd := exec.CommandContext(within(t), filepath.Join(bin, name), args...)
+				cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+dir, "SHMCTL_REGION=unread")
+				return cmd
+			}
+			daemon := run("shmd", "-c", conf)
+			log, err := daemon.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := daemon.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := run("shmctl", "wait").CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if goes {
+				log.Close()
+			}
+			for _, args := range [][]string{{"restart", "w"}, {"restart", "w"}, {"restart", "w"}, {"stop"}} {
+				if out, err := run("shmctl", args...).CombinedOutput(); err != nil || strings.Contains(string(out), "answer") {
+					t.Errorf("shmctl %v: %v\n%s", args, err, out)
+				}
+			}
+			if err := daemon.Wait(); err != nil {
+				t.Errorf("the daemon ended with %v", err)
+			}
+		})
 	}
 }

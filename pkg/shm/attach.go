@@ -214,6 +214,7 @@ func (r *Region) open(files map[string]*os.File) (err error) {
 			return fmt.Errorf("descriptor of segment %q: %w", name, err)
 		}
 		delete(files, name)
+		write = write || name == "group" // a worker writes its page
 		s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Check: protocol.Check(kind, 0)})
 		if err != nil {
 			return fmt.Errorf("segment %q: %w", name, err)

@@ -23,6 +23,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("BADINPUT_ROLE") == "attach" {
+		attachRole()
+		os.Exit(0)
+	}
 	code := m.Run()
 	testregion.Cleanup()
 	os.Exit(code)

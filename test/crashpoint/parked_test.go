@@ -53,6 +53,16 @@ var meanwhile = []struct {
 		}
 		return nil
 	}},
+	{"one goes by", func(s *state, q *protocol.Queue, v *verdict) error {
+		if l, err := q.TryLoan(other); err == nil {
+			fill(q.LoanBytes(l), 20000)
+			check(q.Commit(l, length(20000)))
+		}
+		if err := drain(q, v); err != nil && !isInvariant(err) {
+			return err
+		}
+		return nil
+	}},
 	{"end what they hold", nil}, // see parked
 }
 
@@ -91,6 +101,11 @@ func (s *state) resumed(mem []byte, op, result, m uint64, v verdict, ended bool)
 	}
 	for x, n := range rest.got {
 		v.got[x] += n
+	}
+	for at, x := range rest.at {
+		if err := v.place(at, x); err != nil {
+			return err
+		}
 	}
 	for x, n := range rest.dead {
 		v.dead[x] += n
@@ -147,7 +162,7 @@ func TestParked(t *testing.T) {
 			}
 			for _, op := range []uint64{opSend, opAbort, opReceive, opNack} {
 				for _, w := range meanwhile {
-					if w.do == nil && s.held() == 0 || !torture() && w.do != nil && w.name == "receives" && s.held() == 1 {
+					if w.do == nil && s.held() == 0 || !torture() && w.do != nil && (w.name == "receives" || w.name == "one goes by") && s.held() == 1 {
 						continue
 					}
 					copy(mem[queueAt:], s.image)

@@ -68,7 +68,9 @@ func (b *builder) send(n int) {
 		fill(b.q.LoanBytes(l), b.next)
 		check(b.q.Commit(l, length(b.next)))
 		b.want[b.next] = 0
-		b.order = append(b.order, b.next)
+		if b.order != nil {
+			b.order = append(b.order, b.next)
+		}
 		b.next++
 	}
 }
@@ -99,13 +101,13 @@ func (b *builder) nack(n int) {
 func (b *builder) abort() { check(b.q.Abort(must(b.q.TryLoan(other)))) }
 
 func (b *builder) peerLoan() {
-	b.loan = new(must(b.q.TryLoan(peer)))
+	b.loan, b.order = new(must(b.q.TryLoan(peer))), nil
 	b.value = 500
 	fill(b.q.LoanBytes(*b.loan), b.value)
 }
 
 func (b *builder) peerLease() {
-	b.lease = new(must(b.q.TryReceive(peer)))
+	b.lease, b.order = new(must(b.q.TryReceive(peer))), nil
 	b.value, _ = message(b.q.LeaseBytes(*b.lease))
 	delete(b.want, b.value)
 }
@@ -124,8 +126,8 @@ func states(slots int, start uint64, n int) []*state {
 		{"full, second lap", 0, func(b *builder) { b.send(slots); b.receive(1); b.send(1) }},
 		{"first position aborted", 0, func(b *builder) { b.abort() }},
 		{"a peer writes", 0, func(b *builder) { b.peerLoan() }},
-		{"a peer writes, one behind", 0, func(b *builder) { b.peerLoan(); b.send(1); b.order = nil }},
-		{"a peer writes, passed", 0, func(b *builder) { b.peerLoan(); b.send(1); b.receive(1); b.order = nil }},
+		{"a peer writes, one behind", 0, func(b *builder) { b.peerLoan(); b.send(1) }},
+		{"a peer writes, passed", 0, func(b *builder) { b.peerLoan(); b.send(1); b.receive(1) }},
 		{"a peer writes since a lap", 0, func(b *builder) {
 			b.peerLoan()
 			for range slots {
@@ -133,9 +135,8 @@ func states(slots int, start uint64, n int) []*state {
 				b.receive(1)
 			}
 			b.send(slots - 1)
-			b.order = nil
 		}},
-		{"a peer reads", 0, func(b *builder) { b.send(min(2, slots)); b.peerLease(); b.order = nil }},
+		{"a peer reads", 0, func(b *builder) { b.send(min(2, slots)); b.peerLease() }},
 		{"a peer reads since two laps, full", 0, func(b *builder) {
 			b.send(1)
 			b.peerLease()
@@ -144,16 +145,15 @@ func states(slots int, start uint64, n int) []*state {
 				b.receive(1)
 			}
 			b.send(slots - 1)
-			b.order = nil
 		}},
 		{"one redelivered", 3, func(b *builder) { b.send(min(2, slots)); b.nack(1) }},
 		{"one at its last delivery", 2, func(b *builder) { b.send(1); b.nack(1) }},
-		{"two dead", 1, func(b *builder) { b.send(2); b.nack(2); b.order = nil }},
+		{"two dead", 1, func(b *builder) { b.send(2); b.nack(2) }},
 		{"one dead, one ready, dead-letter channel full", 1, func(b *builder) {
 			b.send(1)
 			b.nack(1)
 			b.send(1)
-			b.full, b.order = true, nil
+			b.full = true
 		}},
 	}
 	var all []*state
@@ -165,7 +165,7 @@ func states(slots int, start uint64, n int) []*state {
 
 // newState makes a state.
 func newState(name string, slots, max int, start uint64, do func(b *builder)) *state {
-	b := &builder{state: &state{name: name, slots: slots, max: max, start: start, want: map[uint64]int{}, dead: map[uint64]bool{}}, next: 100}
+	b := &builder{state: &state{name: name, slots: slots, max: max, start: start, want: map[uint64]int{}, order: []uint64{}, dead: map[uint64]bool{}}, next: 100}
 	mem := anonymous()
 	h := protocol.Header{Name: "queue", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
 	b.q = must(protocol.FormatQueue(mem[queueAt:queueAt+queueRoom], h, protocol.QueueOptions{Slots: slots, SlotSize: 64, MaxDeliveries: max, Start: start}))
@@ -189,6 +189,7 @@ type verdict struct {
 	deliveries map[uint64]int // of each, when it was received
 	dead       map[uint64]int // how often each was in the dead-letter channel
 	order      []uint64
+	at         map[uint64]uint64 // the message that was sent at a position
 }
 
 func (v verdict) equal(w verdict) bool {
@@ -260,6 +261,9 @@ func drain(q *protocol.Queue, v *verdict) error {
 		if !whole {
 			return fmt.Errorf("torn message: %x", q.LeaseBytes(l))
 		}
+		if err := v.place(q.Position(l), m); err != nil {
+			return err
+		}
 		v.got[m]++
 		v.deliveries[m] = l.Deliveries()
 		v.order = append(v.order, m)
@@ -308,7 +312,16 @@ func laps(q *protocol.Queue, room int) error {
 }
 
 func newVerdict() verdict {
-	return verdict{map[uint64]int{}, map[uint64]int{}, map[uint64]int{}, nil}
+	return verdict{map[uint64]int{}, map[uint64]int{}, map[uint64]int{}, nil, map[uint64]uint64{}}
+}
+
+// place notes where message m was sent: a position is the identity of one message.
+func (v *verdict) place(position, m uint64) error {
+	if n, known := v.at[position]; known && n != m {
+		return fmt.Errorf("messages %d and %d have the same position %#x", n, m, position)
+	}
+	v.at[position] = m
+	return nil
 }
 
 // letters drains the dead-letter channel into v.
