@@ -16,7 +16,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 2
 
 bad=0 rows=0 states_good=0
-printf '%-34s %-10s %-28s %12s %6s\n' run expected got states s
+printf '%-42s %-10s %-28s %12s %6s\n' run expected got states s
 
 # row LEVEL NAME pass|fail exh|bit FLAG DEFS...: exh: every state; bit: with -DBITSTATE, which may miss some, in a fixed
 # amount of memory, for at most 240 s; then it says "pass so far". FLAG: -O0, or one for the order of the search, or -.
@@ -62,7 +62,7 @@ row() {
     *) verdict=' <== WRONG'; bad=$((bad + 1)) ;;
   esac
   [ "$mode" = exh ] || name="$name (bitstate)"
-  printf '%-34s %-10s %-28s %12s %6s%s\n' "$name" "$expected" "${got%%:*}" "$n" "$secs" "$verdict"
+  printf '%-42s %-10s %-28s %12s %6s%s\n' "$name" "$expected" "${got%%:*}" "$n" "$secs" "$verdict"
   [ "$got" = "${got%%:*}" ] || echo "    ${got#*: }"
 }
 

@@ -97,6 +97,7 @@ func TestAfterTheDaemonWasKilled(t *testing.T) {
 		group(t, "half", "deaf", "stop_timeout = \"50ms\"", "env.DAEMON_TEST_TERM = \"1\"")+group(t, "deaf", "deaf", "stop_timeout = \"50ms\"")+
 		idle("calm"))
 	shmctl(t, d, "stop", "calm")
+	awaitState(d, "calm.0", protocol.StateExited) // the process has ended, and now the daemon knows
 	var old []process
 	for _, w := range d.WaitWorkers("as wanted", func(ws []protocol.Worker) bool { return true }) {
 		if w.Pid != 0 {

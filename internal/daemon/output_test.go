@@ -41,6 +41,7 @@ func TestOutputIsCaptured(t *testing.T) {
 				t.Errorf("line %d: %+v, want %q", i, got, want)
 			}
 		}
+		d.WaitLog(`"@message":"to err`, `"worker":"`+name+`"`)
 		errs := records(t, d, func(r record) bool { return r.Worker == name && r.Stream == "stderr" })
 		if len(errs) != 1 || errs[0].Message != fmt.Sprintf("to err %d", pid) || errs[0].Pid != pid {
 			t.Errorf("%+v", errs)

@@ -89,11 +89,12 @@ func TestBackoffGrowsUntilTheWorkerIsGivenUp(t *testing.T) {
 		if w.Reason != "ended 6 times within 1m0s, last: exit code 1" {
 			t.Errorf("reason %q", w.Reason)
 		}
-		starts := records(t, d, func(r record) bool { return r.Message == "worker started" })[begin:]
-		ends := records(t, d, func(r record) bool { return r.Message == "worker died" })[begin:]
-		if len(starts) != 6 || len(ends) != 6 {
-			t.Fatalf("%d starts, %d ends", len(starts), len(ends))
-		}
+		var starts, ends []record
+		eventually(t, "six starts and ends are in the log", func() bool {
+			starts = records(t, d, func(r record) bool { return r.Message == "worker started" })[begin:]
+			ends = records(t, d, func(r record) bool { return r.Message == "worker died" })[begin:]
+			return len(starts) == 6 && len(ends) == 6
+		})
 		for i, least := range []time.Duration{20, 40, 70, 70, 70} {
 			least = least*time.Millisecond - time.Millisecond // the log has milliseconds
 			if pause := starts[i+1].At.Sub(ends[i].At); pause < least {
@@ -122,9 +123,10 @@ func TestBackoffCanBeCutShort(t *testing.T) {
 		t.Errorf("%+v", w)
 	}
 	shmctl(t, d, "start", "--no-wait", "w.0")
-	await(d, "w.0", func(w protocol.Worker) bool {
-		return w.State == protocol.StateBackoff && len(records(t, d, func(r record) bool { return r.Message == "worker started" })) == 2
+	eventually(t, "it is started at once", func() bool {
+		return len(records(t, d, func(r record) bool { return r.Message == "worker started" })) == 2
 	})
+	awaitState(d, "w.0", protocol.StateBackoff)
 	shmctl(t, d, "stop", "w.0")
 	if w := awaitState(d, "w.0", protocol.StateExited); w.Reason != "stopped" {
 		t.Errorf("%+v", w)

@@ -42,7 +42,11 @@ func TestEscalation(t *testing.T) {
 		if got.Name != want.name || got.How != want.how || time.Duration(got.ExitNs) < want.least || got.AckNs <= 0 || got.AckNs > got.ExitNs {
 			t.Errorf("%+v, want %+v", got, want)
 		}
-		at := records(t, d, func(r record) bool { return r.Worker == want.name && r.Message == "worker asked to quit" })[0].At
+		var at time.Time // of the step before. Who obeys the flag may have ended before the daemon asked
+		for _, signal := range want.signals {
+			d.WaitLog(signal, `"worker":"`+want.name+`"`)
+			at = records(t, d, func(r record) bool { return r.Worker == want.name && r.Message == "worker asked to quit" })[0].At
+		}
 		signals := records(t, d, func(r record) bool { return r.Worker == want.name && strings.HasPrefix(r.Message, "worker gets") })
 		if len(signals) != len(want.signals) {
 			t.Errorf("%s: signals %+v", want.name, signals)
@@ -102,6 +106,8 @@ func TestStopAndStart(t *testing.T) {
 		}
 	}
 	shmctl(t, d, "start", "w")
+	shmctl(t, d, "stop")
+	d.WaitLog("region stopped")
 	if n := len(records(t, d, func(r record) bool { return r.Worker == "w.0" && r.Message == "worker started" })); n != 1+rounds+1 {
 		t.Errorf("%d starts, want %d: some died of an old flag", n, 1+rounds+1)
 	}

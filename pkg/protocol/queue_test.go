@@ -562,3 +562,25 @@ func TestQueueClaimWakesProducer(t *testing.T) {
 		t.Error("the producer that was woken took one of three free slots, and the next one sleeps on")
 	}
 }
+
+// A repair forgets the sleepers that were counted, so that a dead one does not cost a system call a message for ever; one that lives on
+// does not count itself out twice.
+func TestQueueRepairForgetsSleepers(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 2, SlotSize: 8})
+	old := q.Receivers.Register()
+	q.Senders.Register()
+	v := q.Receivers.Value()
+	q.Repair(func(uint16) bool { return false })
+	if q.Receivers.Sleepers() != 0 || q.Senders.Sleepers() != 0 || q.Receivers.Value() == v {
+		t.Errorf("after a repair: %d and %d sleepers, bell %d, was %d", q.Receivers.Sleepers(), q.Senders.Sleepers(), q.Receivers.Value(), v)
+	}
+	now := q.Receivers.Register()
+	q.Receivers.Unregister(old)
+	if n := q.Receivers.Sleepers(); n != 1 {
+		t.Errorf("a sleeper of before the repair left: %d sleepers are counted, want 1", n)
+	}
+	q.Receivers.Unregister(now)
+	if n := q.Receivers.Sleepers(); n != 0 {
+		t.Errorf("%d sleepers", n)
+	}
+}

@@ -123,49 +123,50 @@ func TestMutants(t *testing.T) {
 		overlay, err := m.overlay(root, dir, i)
 		if err != nil {
 			t.Errorf("%s: %v", m.name, err)
+		}
+		if err != nil || !m.core && !torture() {
 			continue
 		}
-		if !m.core && !torture() {
-			continue
-		}
-		shown++
-		fmt.Fprintf(&table, "\n%-50s", m.name)
-		binaries := map[string]string{}
-		yes := false
-		for _, h := range m.order() {
-			if yes && os.Getenv(tortured) != "all" {
-				break
-			}
-			bin, ok := binaries[h.pkg]
-			if !ok {
-				bin = filepath.Join(dir, strings.NewReplacer("/", "_", ".", "").Replace(h.pkg))
-				out, err := command(root, 5*time.Minute, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", bin, h.pkg)
-				if err != nil {
-					t.Fatalf("%s: build: %v\n%s", m.name, err, out)
+		t.Run(m.name, func(t *testing.T) {
+			shown++
+			fmt.Fprintf(&table, "\n%-50s", m.name)
+			binaries := map[string]string{}
+			yes := false
+			for _, h := range m.order() {
+				if yes && os.Getenv(tortured) != "all" {
+					break
 				}
-				binaries[h.pkg] = bin
+				bin, ok := binaries[h.pkg]
+				if !ok {
+					bin = filepath.Join(dir, strings.NewReplacer("/", "_", ".", "").Replace(h.pkg))
+					out, err := command(root, 5*time.Minute, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", bin, h.pkg)
+					if err != nil {
+						t.Fatalf("build: %v\n%s", err, out)
+					}
+					binaries[h.pkg] = bin
+				}
+				out, err := command(filepath.Join(root, h.pkg), 70*time.Second, bin, "-test.run", h.run, "-test.failfast", "-test.timeout", "60s")
+				switch {
+				case err == nil:
+					fmt.Fprintf(&table, " %s: no;", h.name)
+					continue
+				case strings.Contains(string(out), "test timed out"):
+					fmt.Fprintf(&table, " %s: FOUND, hangs;", h.name)
+				default:
+					fmt.Fprintf(&table, " %s: FOUND;", h.name)
+				}
+				if why := regexp.MustCompile(`(?m)^.*_test.go:\d+: (.*)$`).FindSubmatch(out); why != nil && !yes {
+					fmt.Fprintf(&table, " (%.110s)", why[1])
+				}
+				caught[h.name]++
+				yes = true
 			}
-			out, err := command(filepath.Join(root, h.pkg), 70*time.Second, bin, "-test.run", h.run, "-test.failfast", "-test.timeout", "60s")
-			switch {
-			case err == nil:
-				fmt.Fprintf(&table, " %s: no;", h.name)
-				continue
-			case strings.Contains(string(out), "test timed out"):
-				fmt.Fprintf(&table, " %s: FOUND, hangs;", h.name)
-			default:
-				fmt.Fprintf(&table, " %s: FOUND;", h.name)
+			if !yes {
+				t.Error("nobody found it")
+				return
 			}
-			if why := regexp.MustCompile(`(?m)^.*_test.go:\d+: (.*)$`).FindSubmatch(out); why != nil && !yes {
-				fmt.Fprintf(&table, " (%.110s)", why[1])
-			}
-			caught[h.name]++
-			yes = true
-		}
-		if yes {
 			found++
-		} else {
-			t.Errorf("nobody found the mutant %q", m.name)
-		}
+		})
 	}
 	t.Logf("mutants: %d of %d found (%d are known); %v%s", found, shown, len(mutants), caught, table.String())
 }
