@@ -95,8 +95,18 @@ func TestStopAndStart(t *testing.T) {
 	if _, errs, code := d.Shmctl("stop", "w.0"); code != 3 {
 		t.Errorf("stop of what is stopped: exit code %d, %s", code, errs)
 	}
-	const rounds = 100
+	const rounds, byHand = 100, 10
+	c := operator(t, d)
 	for i := range rounds {
+		if i >= byHand { // as shmctl does it
+			c.Start([]int{0}, []int{0})
+			w := awaitState(d, "w.0", protocol.StateReady)
+			c.Stop([]int{0}, [][]int{nil, {0}}[i%2], false)
+			if ended := awaitState(d, "w.0", protocol.StateExited); ended.Reason != "stopped" || ended.ExitCode != 0 || ended.ExitSignal != 0 {
+				t.Fatalf("round %d: %+v, then %+v", i, w, ended)
+			}
+			continue
+		}
 		name := []string{"w.0", "w"}[i%2] // the instance's flag, and the group's
 		shmctl(t, d, "start", "w.0")
 		var s stopped
