@@ -19,13 +19,13 @@ bad=0 rows=0 states_good=0
 printf '%-42s %-10s %-28s %12s %6s\n' run expected got states s
 
 # row LEVEL NAME pass|fail exh|bit FLAG DEFS...: exh: every state; bit: with -DBITSTATE, which may miss some, in a fixed
-# amount of memory, for at most 240 s; then it says "pass so far". FLAG: -O0, or one for the order of the search, or -.
+# amount of memory, for at most 90 s; then it says "pass so far". FLAG: -O0, or one for the order of the search, or -.
 row() {
   local lvl=$1 name=$2 expected=$3 mode=$4 flag=$5 got n limit=150 s0 secs flags args
   shift 5
   [ "$lvl" = quick ] || [ "$level" = full ] || return 0
   [ "$level" = quick ] || limit=1500
-  [ "$mode" = exh ] || limit=240
+  [ "$mode" = exh ] || limit=90
   # To optimise the checker costs more than to run it, unless it has to run long.
   case $flag/$expected in
     -O0/* | -/fail) flags=(-O0) ;;
