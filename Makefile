@@ -50,8 +50,8 @@ fuzz: ## every fuzz target for FUZZTIME=30s
 model: ## the Promela models of the queue, and the mutants that must fail
 	models/run.sh full
 
-torture: ## the tests under test/ that kill things, TORTURE=20 times as long as in `make test`
-	SHMD_TEST_TORTURE=$(TORTURE) go test -count=1 -timeout 0 -v ./test/...
+torture: ## the tests under test/ in full: every crash point and mutant, TORTURE=20 times the kills of `make test`
+	SHMD_TEST_TORTURE=$(TORTURE) SHMD_KILLS=$$((2000 * $(TORTURE))) go test -count=1 -timeout 0 -v ./test/...
 
 bench: ## benchmarks (BENCH=regexp, COUNT=n)
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) \
