@@ -180,8 +180,9 @@ func (c *Command) AskRestart(workers []int) {
 	c.Ring()
 }
 
-// Arm prepares the launch of worker i of group g, for the daemon alone: it clears the quit flags that belong to
-// an earlier stop and reports whether the worker is still wanted [M N]. A false answer means: do not launch.
+// Arm prepares the launch of worker i of group g (below Workers and Groups), for the daemon alone: it clears the
+// quit flags that belong to an earlier stop and reports whether the worker is still wanted [M N]. A false answer
+// means: do not launch.
 func (c *Command) Arm(i, g int) bool {
 	if c.RegionDesired() != DesiredRun || c.WorkerDesired(i) != DesiredRun { // M
 		return false

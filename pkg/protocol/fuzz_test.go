@@ -98,7 +98,9 @@ func FuzzCommand(f *testing.F) {
 		}
 		use := func(c *Command) {
 			for i := range c.Workers() {
-				c.Arm(i, 0)
+				if c.Groups() > 0 { // a damaged count may say 0
+					c.Arm(i, 0)
+				}
 				c.WorkerDesired(i)
 				Flagged(c.WorkerQuit(i))
 				c.RestartCount(i)
