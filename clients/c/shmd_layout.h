@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x455a1f0999511cbf) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xd46087f5ca78b7a1) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -40,6 +40,9 @@ enum shmd_kind {
     SHMD_KIND_GROUP = 3, /* one worker group's pages */
     SHMD_KIND_QUEUE = 4, /* a channel of kind queue */
     SHMD_KIND_LOG = 5, /* the structured log */
+    SHMD_KIND_TOPIC = 6, /* a channel of kind topic */
+    SHMD_KIND_LATEST = 7, /* a channel of kind latest */
+    SHMD_KIND_CALL = 8, /* a channel of kind call */
 };
 
 /* the state of the daemon */
@@ -144,7 +147,7 @@ struct shmd_segment_header {
     SHMD_ATOMIC(uint64_t) compat;              /* 16, creator: feature bits that a reader may ignore */
     SHMD_ATOMIC(uint64_t) incompat;            /* 24, creator: feature bits that a reader must know */
     SHMD_ATOMIC(uint32_t) header_size;         /* 32, creator: 256; where the body begins */
-    SHMD_ATOMIC(uint32_t) kind;                /* 36, creator: roster, command, group, queue or log */
+    SHMD_ATOMIC(uint32_t) kind;                /* 36, creator: see Kind */
     SHMD_ATOMIC(uint64_t) segment_size;        /* 40, creator: bytes; equals the size of the memfd */
     SHMD_ATOMIC(uint64_t) generation;          /* 48, creator: random, the same in all segments of one region; a new region has another */
     SHMD_ATOMIC(uint64_t) layout_hash;         /* 56, creator: hash of the layout description; a debugging aid, never a reason to refuse */

@@ -119,13 +119,14 @@ func (a *app) status(ctx context.Context) error {
 	for _, g := range segments {
 		doc.Memory.Segments++
 		doc.Memory.Bytes += g.Size
-		if g.Kind != protocol.KindQueue {
+		if !protocol.IsChannel(g.Kind) {
 			continue
 		}
 		doc.Channels.Count++
 		if seg := s.segments[g.Name]; seg != nil {
-			if q, err := protocol.OpenQueue(seg.Bytes()); err == nil {
-				depth += q.Stat().Depth()
+			c, err := protocol.OpenChannel(seg.Bytes())
+			if err == nil {
+				depth += c.Summary().Depth
 				continue
 			}
 			a.warn("%v", err)

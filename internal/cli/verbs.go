@@ -112,7 +112,7 @@ func completeRegions(*cobra.Command, []string, string) ([]string, cobra.ShellCom
 
 // channelNames are the names of channels.
 func channelNames(s *session) []string {
-	return segmentsOf(s, func(g protocol.Segment) bool { return g.Kind == protocol.KindQueue })
+	return segmentsOf(s, func(g protocol.Segment) bool { return protocol.IsChannel(g.Kind) })
 }
 
 // segmentsOf are the names of the segments in the roster's directory that pass.

@@ -34,10 +34,11 @@ type segment struct {
 	readOnly *os.File
 }
 
-// channel is a queue and where its dead letters go.
+// channel is a channel of whichever kind and, for a queue, where its dead letters go.
 type channel struct {
+	protocol.Channel
 	conf  config.Channel
-	queue *protocol.Queue
+	queue *protocol.Queue // nil for another kind
 	dead  *protocol.Queue // nil: no limit of deliveries, or this is a dead-letter channel itself
 }
 
@@ -130,7 +131,21 @@ func (m *memory) create(r config.Region, name string, size int64, sparse bool) (
 	return s.Bytes(), h, nil
 }
 
+// addChannel makes the segments of a channel.
 func (m *memory) addChannel(r config.Region, c config.Channel) error {
+	switch c.Kind {
+	case config.KindQueue:
+		return m.addQueue(r, c)
+	}
+	return fmt.Errorf("channel %q: no such kind of channel: %q", c.Name, c.Kind)
+}
+
+func (m *memory) add(c *channel) {
+	m.channels[c.conf.Name] = c
+	m.names = append(m.names, c.conf.Name)
+}
+
+func (m *memory) addQueue(r config.Region, c config.Channel) error {
 	make := func(name string, o protocol.QueueOptions) (*protocol.Queue, error) {
 		size, err := protocol.QueueSize(o)
 		if err != nil {
@@ -146,9 +161,8 @@ func (m *memory) addChannel(r config.Region, c config.Channel) error {
 	if err != nil {
 		return err
 	}
-	ch := &channel{conf: c, queue: q}
-	m.channels[c.Name] = ch
-	m.names = append(m.names, c.Name)
+	ch := &channel{Channel: q, conf: c, queue: q}
+	m.add(ch)
 	if c.MaxDeliveries == 0 {
 		return nil
 	}
@@ -158,8 +172,7 @@ func (m *memory) addChannel(r config.Region, c config.Channel) error {
 	if err != nil {
 		return err
 	}
-	m.channels[name] = &channel{conf: config.Channel{Name: name, Kind: c.Kind, AllowConsume: c.AllowConsume}, queue: ch.dead}
-	m.names = append(m.names, name)
+	m.add(&channel{Channel: ch.dead, conf: config.Channel{Name: name, Kind: c.Kind, AllowConsume: c.AllowConsume}, queue: ch.dead})
 	return nil
 }
 

@@ -281,7 +281,7 @@ func (s *server) channels(p peer) attach.Reply {
 	r := s.hello()
 	for _, name := range s.d.mem.names {
 		c := s.d.mem.channels[name]
-		r.Channels = append(r.Channels, attach.Channel{Name: name, Kind: "queue", Slots: uint32(c.queue.Slots()), SlotSize: uint32(c.queue.SlotSize()),
+		r.Channels = append(r.Channels, attach.Channel{Name: name, Kind: c.conf.Kind, Slots: uint32(c.Slots()), SlotSize: uint32(c.SlotSize()),
 			Produce: s.mayProduce(p, c), Consume: s.mayConsume(p, c)})
 	}
 	return r
@@ -344,7 +344,7 @@ func listed(list []string, p peer) bool {
 }
 
 func (s *server) mayProduce(p peer, c *channel) bool {
-	if c.queue.Flags()&protocol.QueueFlagDeadLetter != 0 { // only the daemon writes there
+	if c.queue != nil && c.queue.Flags()&protocol.QueueFlagDeadLetter != 0 { // only the daemon writes there
 		return false
 	}
 	return trusted(p) || listed(c.conf.AllowProduce, p)

@@ -274,7 +274,7 @@ func (d *Daemon) giveBack(id uint16, channels []string) {
 	a.State = protocol.AttachmentRepairing
 	d.setAttachment(id, a)
 	for _, name := range channels {
-		r := d.mem.channels[name].queue.Repair(func(owner uint16) bool { return owner == id })
+		r := d.mem.channels[name].Repair(func(owner uint16) bool { return owner == id })
 		if r != (protocol.Repaired{}) {
 			d.log.Info("channel repaired", "channel", name, "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
 		}

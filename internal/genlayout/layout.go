@@ -89,7 +89,7 @@ var Structs = []Struct{
 		w64("Compat", 16, creator, "feature bits that a reader may ignore"),
 		w64("Incompat", 24, creator, "feature bits that a reader must know"),
 		w32("HeaderSize", 32, creator, "256; where the body begins"),
-		w32("Kind", 36, creator, "roster, command, group, queue or log"),
+		w32("Kind", 36, creator, "see Kind"),
 		w64("SegmentSize", 40, creator, "bytes; equals the size of the memfd"),
 		w64("Generation", 48, creator, "random, the same in all segments of one region; a new region has another"),
 		w64("LayoutHash", 56, creator, "hash of the layout description; a debugging aid, never a reason to refuse"),
@@ -249,6 +249,9 @@ var Consts = []Const{
 	{"Kind", "Group", 3, "one worker group's pages"},
 	{"Kind", "Queue", 4, "a channel of kind queue"},
 	{"Kind", "Log", 5, "the structured log"},
+	{"Kind", "Topic", 6, "a channel of kind topic"},
+	{"Kind", "Latest", 7, "a channel of kind latest"},
+	{"Kind", "Call", 8, "a channel of kind call"},
 
 	{"DaemonState", "Starting", 1, ""},
 	{"DaemonState", "Running", 2, ""},

@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x455a1f0999511cbf
+const LayoutHash uint64 = 0xd46087f5ca78b7a1
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -43,6 +43,9 @@ const (
 	KindGroup   Kind = 3 // one worker group's pages
 	KindQueue   Kind = 4 // a channel of kind queue
 	KindLog     Kind = 5 // the structured log
+	KindTopic   Kind = 6 // a channel of kind topic
+	KindLatest  Kind = 7 // a channel of kind latest
+	KindCall    Kind = 8 // a channel of kind call
 )
 
 // String returns the name in lower case, its words separated by '-'; "kind(99)" for an unknown value.
@@ -58,6 +61,12 @@ func (v Kind) String() string {
 		return "queue"
 	case KindLog:
 		return "log"
+	case KindTopic:
+		return "topic"
+	case KindLatest:
+		return "latest"
+	case KindCall:
+		return "call"
 	}
 	return "kind(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
@@ -322,7 +331,7 @@ type SegmentHeader struct {
 	Incompat atomic.Uint64
 	// HeaderSize is at 32, written by creator: 256; where the body begins
 	HeaderSize atomic.Uint32
-	// Kind is at 36, written by creator: roster, command, group, queue or log
+	// Kind is at 36, written by creator: see Kind
 	Kind atomic.Uint32
 	// SegmentSize is at 40, written by creator: bytes; equals the size of the memfd
 	SegmentSize atomic.Uint64
@@ -937,7 +946,7 @@ var Layouts = []StructInfo{
 		{"compat", "u64", 16, 8, "creator", "feature bits that a reader may ignore"},
 		{"incompat", "u64", 24, 8, "creator", "feature bits that a reader must know"},
 		{"header_size", "u32", 32, 4, "creator", "256; where the body begins"},
-		{"kind", "u32", 36, 4, "creator", "roster, command, group, queue or log"},
+		{"kind", "u32", 36, 4, "creator", "see Kind"},
 		{"segment_size", "u64", 40, 8, "creator", "bytes; equals the size of the memfd"},
 		{"generation", "u64", 48, 8, "creator", "random, the same in all segments of one region; a new region has another"},
 		{"layout_hash", "u64", 56, 8, "creator", "hash of the layout description; a debugging aid, never a reason to refuse"},

@@ -438,9 +438,6 @@ func (q *Queue) ringSenders(p uint64) {
 	}
 }
 
-// Repaired counts what a repair gave back.
-type Repaired struct{ Loans, Leases, Moves int }
-
 // Repair gives back every slot whose owner is dead, makes head and the doorbells right, and wakes everybody who sleeps on the
 // queue. It must follow every death of a process that could use the queue, whether that held a slot or not, and precede
 // the next use of its attachment id. It may be killed at any point and run again, and several repairs may run at once.

@@ -51,6 +51,13 @@ func (q *Queue) Stat() QueueStat {
 	return s
 }
 
+// Summary takes a snapshot; see Channel.
+func (q *Queue) Summary() Summary {
+	s := q.Stat()
+	return Summary{Depth: s.Depth(), Sent: s.Sent, Received: s.Received, Acked: s.Acked, Redelivered: s.Redelivered,
+		Dead: s.DeadLettered, Aborted: s.Aborted, Receivers: s.Receivers, Senders: s.Senders}
+}
+
 // Slot is one slot as `shmctl inspect` shows it.
 type Slot struct {
 	Index  int

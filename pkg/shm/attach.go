@@ -46,7 +46,7 @@ type Region struct {
 	groupRow int
 
 	segments map[string]*region.Segment
-	queues   map[string]*protocol.Queue
+	channels map[string]protocol.Channel
 
 	quit     context.Context
 	endQuit  context.CancelCauseFunc
@@ -84,7 +84,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, segments: map[string]*region.Segment{}, queues: map[string]*protocol.Queue{}}
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}}
 	r.quit, r.endQuit = context.WithCancelCause(context.Background())
 	return r
 }
@@ -198,7 +198,7 @@ func programName() string {
 func (r *Region) open(files map[string]*os.File) (err error) {
 	defer closeAll(files) // what was not reached
 	for name, f := range files {
-		kind := protocol.KindQueue
+		var kind protocol.Kind // 0: a channel, whose header tells
 		switch {
 		case name == "roster":
 			kind = protocol.KindRoster
@@ -209,13 +209,17 @@ func (r *Region) open(files map[string]*os.File) (err error) {
 		case name == "group" || strings.HasPrefix(name, "group/"):
 			kind = protocol.KindGroup
 		}
+		check := protocol.CheckChannel(0)
+		if kind != 0 {
+			check = protocol.Check(kind, 0)
+		}
 		write, err := sys.AccessMode(f)
 		if err != nil {
 			return fmt.Errorf("descriptor of segment %q: %w", name, err)
 		}
 		delete(files, name)
 		write = write || name == "group" // a worker writes its page
-		s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Check: protocol.Check(kind, 0)})
+		s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Check: check})
 		if err != nil {
 			return fmt.Errorf("segment %q: %w", name, err)
 		}
@@ -230,9 +234,9 @@ func (r *Region) open(files map[string]*os.File) (err error) {
 			if name == "group" {
 				r.group, err = protocol.OpenGroup(s.Bytes())
 			}
-		case protocol.KindQueue:
+		case 0:
 			if write {
-				r.queues[name], err = protocol.OpenQueue(s.Bytes())
+				r.channels[name], err = protocol.OpenChannel(s.Bytes())
 			}
 		}
 		if err != nil {

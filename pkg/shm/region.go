@@ -76,21 +76,41 @@ func (r *Region) WaitChange(ctx context.Context) error {
 // Channels returns the names of the channels that this process holds, sorted.
 func (r *Region) Channels() []string {
 	var names []string
-	for name := range r.queues {
+	for name := range r.channels {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	return names
 }
 
-// Queue returns a channel of kind queue. Errors: ErrNoChannel, with the names of those that there are.
+// Kind returns the kind of a channel, or 0 if this process does not hold it.
+func (r *Region) Kind(name string) protocol.Kind {
+	if c := r.channels[name]; c != nil {
+		return c.Header().Kind
+	}
+	return 0
+}
+
+// Queue returns a channel of kind queue. Errors: ErrNoChannel, with the names of those that there are; *protocol.KindError.
 func (r *Region) Queue(name string) (*Queue, error) {
-	q := r.queues[name]
-	if q == nil {
-		return nil, fmt.Errorf("%w: %q; this process holds: %s (see consume and produce in the configuration)",
-			ErrNoChannel, name, strings.Join(r.Channels(), ", "))
+	q, err := channelOf[*protocol.Queue](r, name, protocol.KindQueue)
+	if err != nil {
+		return nil, err
 	}
 	return &Queue{r: r, q: q, s: r.segments[name], name: name}, nil
+}
+
+// channelOf returns the channel if it is of the kind.
+func channelOf[C protocol.Channel](r *Region, name string, kind protocol.Kind) (C, error) {
+	c, ok := r.channels[name].(C)
+	switch {
+	case ok:
+		return c, nil
+	case r.channels[name] != nil:
+		return c, &protocol.KindError{Segment: name, Have: r.Kind(name), Want: kind}
+	}
+	return c, fmt.Errorf("%w: %q; this process holds: %s (see consume and produce in the configuration)",
+		ErrNoChannel, name, strings.Join(r.Channels(), ", "))
 }
 
 // quitAsked reports whether any of the quit flags that concern this process is set.

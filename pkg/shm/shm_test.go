@@ -233,6 +233,7 @@ func TestAnOutsidersDeathGivesBack(t *testing.T) {
 		m.Ack()
 	}
 	cmd.Wait()
+	d.WaitLog("channel repaired") // messages are there as soon as their own slot is repaired, before the loans are
 	if s, _ := q.Stat(); s.Free != s.Slots || s.Redelivered != 3 || s.Aborted != 2 {
 		t.Errorf("%+v", s)
 	}

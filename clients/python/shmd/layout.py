@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x455a1f0999511cbf  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xd46087f5ca78b7a1  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -29,6 +29,9 @@ class Kind(enum.IntEnum):
     GROUP = 3  # one worker group's pages
     QUEUE = 4  # a channel of kind queue
     LOG = 5  # the structured log
+    TOPIC = 6  # a channel of kind topic
+    LATEST = 7  # a channel of kind latest
+    CALL = 8  # a channel of kind call
 
 
 class DaemonState(enum.IntEnum):
@@ -146,7 +149,7 @@ FIELDS = {
         "compat": (16, "Q"),  # creator: feature bits that a reader may ignore
         "incompat": (24, "Q"),  # creator: feature bits that a reader must know
         "header_size": (32, "I"),  # creator: 256; where the body begins
-        "kind": (36, "I"),  # creator: roster, command, group, queue or log
+        "kind": (36, "I"),  # creator: see Kind
         "segment_size": (40, "Q"),  # creator: bytes; equals the size of the memfd
         "generation": (48, "Q"),  # creator: random, the same in all segments of one region; a new region has another
         "layout_hash": (56, "Q"),  # creator: hash of the layout description; a debugging aid, never a reason to refuse
