@@ -230,8 +230,11 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 			l.Missing[d.Name] = err
 		}
 	}
-	if !command { // the directory is written last
+	if !command { // the directory is written after the segments
 		return nil, fmt.Errorf("roster: its directory names no command segment: %w", protocol.ErrNotReady)
+	}
+	if roster.Daemon().State == 0 { // and the daemon last, after the workers
+		return nil, fmt.Errorf("roster: no daemon yet: %w", protocol.ErrNotReady)
 	}
 
 	// Who of those that were seen is still there, and still holds it?

@@ -150,12 +150,12 @@ func (d *Daemon) prepare() (err error) {
 	}
 	d.ids = newIDs(d.mem.roster.AttachmentCap())
 	d.info = protocol.DaemonInfo{Pid: os.Getpid(), StartTicks: ticks, State: protocol.DaemonStateStarting, Started: now, Version: d.version, Config: d.conf.Path}
-	d.mem.roster.SetDaemon(d.info)
 	d.setAttachment(daemonID, protocol.Attachment{State: protocol.AttachmentLive, Pid: os.Getpid(), UID: uint32(os.Getuid()), StartTicks: ticks,
 		Worker: -1, Role: protocol.RoleDaemon, Name: "shmd"})
 	if err := d.addWorkers(); err != nil {
 		return err
 	}
+	d.mem.roster.SetDaemon(d.info) // last: without it the region counts as not there yet (control.Find)
 	signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before anybody can know that the region is there
 	signal.Notify(d.children, syscall.SIGCHLD)
 	if d.server, err = listen(d, d.sockPath); err != nil {
