@@ -155,7 +155,7 @@ func (d *Daemon) prepare() (err error) {
 	if err := d.addWorkers(); err != nil {
 		return err
 	}
-	d.mem.roster.SetDaemon(d.info) // last: without it the region counts as not there yet (control.Find)
+	d.mem.roster.SetDaemon(d.info)                                          // last: without it the region counts as not there yet (control.Find)
 	signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before anybody can know that the region is there
 	signal.Notify(d.children, syscall.SIGCHLD)
 	if d.server, err = listen(d, d.sockPath); err != nil {

@@ -144,8 +144,8 @@ func OpenQueue(b []byte) (*Queue, error) {
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset,
 		maxDeliveries: o.MaxDeliveries, flags: flags,
-		Receivers: Doorbell{&info.ReceiveBell, &info.ReceiveWaiters},
-		Senders:   Doorbell{&info.SendBell, &info.SendWaiters},
+		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters},
+		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters},
 	}, nil
 }
 

@@ -18,6 +18,11 @@ import (
 type Doorbell struct {
 	bell    *atomic.Uint32
 	waiters *atomic.Uint64 // epoch:32 | count:32
+
+	// fenced: wakers publish with a plain release store, after which their load of the count [W] may come first. Then the sleeper
+	// pays for both: a membarrier between [S] and [T] is a full barrier in every waker as well. All processes that use the
+	// channel have called sys.RegisterFence.
+	fenced bool
 }
 
 // Ticket is what Register returns: the epoch in which the sleeper was counted.
@@ -39,6 +44,9 @@ func (d Doorbell) Register() Ticket {
 			continue
 		}
 		if d.waiters.CompareAndSwap(w, w+1) {
+			if d.fenced {
+				sys.FenceAll()
+			}
 			return Ticket(w >> 32)
 		}
 	}

@@ -3,10 +3,8 @@ package shm
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync/atomic"
 
-	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
 )
@@ -188,45 +186,13 @@ func (m *Message) end(how func(protocol.Lease) error) error {
 	return how(m.l)
 }
 
-// A spinner decides how often a caller looks again before it sleeps. Looking again pays while the other end is busy on another
-// CPU: a sleep and its wake-up cost some 50 µs. Where it does not pay, on a machine with more work than CPUs, say, it takes the CPU
-// from the one that is waited for; so what failed is tried less, and in full once in a while.
-type spinner struct {
-	budget atomic.Int32 // looks; 0 before the first
-	tries  atomic.Uint32
-}
-
-const (
-	mostSpins  = 1000 // some 50 µs
-	fewSpins   = 8
-	probeEvery = 32 // tries
-)
-
-// turns returns how often to look now.
-func (s *spinner) turns() int32 {
-	if n := s.budget.Load(); n != 0 && s.tries.Add(1)%probeEvery != 0 {
-		return n
-	}
-	return mostSpins
-}
-
-// learn takes down whether looking n times was enough.
-func (s *spinner) learn(enough bool, n int32) {
-	switch {
-	case enough && n > fewSpins:
-		s.budget.Store(mostSpins)
-	case !enough:
-		s.budget.Store(max(n/4, fewSpins))
-	}
-}
-
 // loan claims a slot, waiting for one if wait is set. The caller holds the segment's lease.
 func (q *Queue) loan(ctx context.Context, wait bool) (l protocol.Loan, err error) {
 	l, err = q.q.TryLoan(q.r.id)
 	if !wait || !errors.Is(err, ErrFull) {
 		return l, err
 	}
-	err = q.await(ctx, q.q.Senders, &q.sending, func() error {
+	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
 		l, err = q.q.TryLoan(q.r.id)
 		return err
 	})
@@ -242,43 +208,9 @@ func (q *Queue) lease(ctx context.Context, wait bool) (l protocol.Lease, err err
 	if !wait || !errors.Is(err, ErrEmpty) {
 		return l, err
 	}
-	err = q.await(ctx, q.q.Receivers, &q.receiving, func() error {
+	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
 		l, err = q.q.TryReceive(q.r.id)
 		return err
 	})
 	return l, err
-}
-
-// await calls try until it returns something other than ErrFull and ErrEmpty, or until ctx or the quit flag ends it: first
-// it spins for a while, if nobody else in this process does, then it sleeps on the doorbell.
-func (q *Queue) await(ctx context.Context, bell protocol.Doorbell, spin *spinner, try func() error) error {
-	again := func(err error) bool { return errors.Is(err, ErrFull) || errors.Is(err, ErrEmpty) }
-	if runtime.GOMAXPROCS(0) > 1 && q.r.spinning.CompareAndSwap(false, true) {
-		turns := spin.turns()
-		err := try()
-		for n := int32(0); again(err) && n < turns && ctx.Err() == nil && q.r.asked() == nil; n++ {
-			sys.Pause()
-			err = try()
-		}
-		q.r.spinning.Store(false)
-		spin.learn(!again(err), turns)
-		if !again(err) {
-			return err
-		}
-	}
-	for {
-		v := bell.Value()
-		ticket := bell.Register()      // S
-		if err := try(); !again(err) { // T
-			bell.Unregister(ticket)
-			return err
-		}
-		err := q.r.sleep(ctx, bell.Word(), v)
-		bell.Unregister(ticket)
-		if err != nil {
-			// A wake may have been meant for this sleeper: pass it on, or another would sleep beside work.
-			bell.Ring(1)
-			return err
-		}
-	}
 }

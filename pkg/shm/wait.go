@@ -1,0 +1,80 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// A spinner decides how often a caller looks again before it sleeps. Looking again pays while the other end is busy on another
+// CPU: a sleep and its wake-up cost some 50 µs. Where it does not pay, on a machine with more work than CPUs, say, it takes the CPU
+// from the one that is waited for; so what failed is tried less, and in full once in a while.
+type spinner struct {
+	budget atomic.Int32 // looks; 0 before the first
+	tries  atomic.Uint32
+}
+
+const (
+	mostSpins  = 1000 // some 50 µs
+	fewSpins   = 8
+	probeEvery = 32 // tries
+)
+
+// turns returns how often to look now.
+func (s *spinner) turns() int32 {
+	if n := s.budget.Load(); n != 0 && s.tries.Add(1)%probeEvery != 0 {
+		return n
+	}
+	return mostSpins
+}
+
+// learn takes down whether looking n times was enough.
+func (s *spinner) learn(enough bool, n int32) {
+	switch {
+	case enough && n > fewSpins:
+		s.budget.Store(mostSpins)
+	case !enough:
+		s.budget.Store(max(n/4, fewSpins))
+	}
+}
+
+// again reports whether err says that an operation may succeed later.
+func again(err error) bool { return errors.Is(err, ErrFull) || errors.Is(err, ErrEmpty) }
+
+// await calls try until it returns something other than ErrFull and ErrEmpty, or until ctx, the quit flag or the end of the region
+// ends it: first it spins for a while, if nobody else in this process does, then it sleeps on the doorbell. The caller has tried
+// once, and holds the segment's lease.
+func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinner, try func() error) error {
+	if runtime.GOMAXPROCS(0) > 1 && r.spinning.CompareAndSwap(false, true) {
+		turns := spin.turns()
+		err := try()
+		for n := int32(0); again(err) && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
+			sys.Pause()
+			err = try()
+		}
+		r.spinning.Store(false)
+		spin.learn(!again(err), turns)
+		if !again(err) {
+			return err
+		}
+	}
+	for {
+		v := bell.Value()
+		ticket := bell.Register()      // S
+		if err := try(); !again(err) { // T
+			bell.Unregister(ticket)
+			return err
+		}
+		err := r.sleep(ctx, bell.Word(), v)
+		bell.Unregister(ticket)
+		if err != nil {
+			// A wake may have been meant for this sleeper: pass it on, or another would sleep beside work.
+			bell.Ring(1)
+			return err
+		}
+	}
+}
