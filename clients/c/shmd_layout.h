@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0xd46087f5ca78b7a1) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xc206ef36b5839e93) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -105,6 +105,7 @@ enum shmd_phase {
 enum shmd_queue_flag {
     SHMD_QUEUE_FLAG_SPARSE = 1, /* slots are not allocated in advance */
     SHMD_QUEUE_FLAG_DEAD_LETTER = 2, /* a dead-letter channel: payloads begin with DeadLetter */
+    SHMD_QUEUE_FLAG_LANE = 4, /* one producer and one consumer: see docs/lane.md */
 };
 
 /* why a message was moved to the dead-letter channel */
@@ -393,9 +394,12 @@ struct shmd_queue_info {
     SHMD_ATOMIC(uint32_t) flags;               /* 24, creator: see QueueFlag */
     uint8_t reserved_28[36];
     SHMD_ATOMIC(uint64_t) tail;                /* 64, peers: hint: next position to claim; never lowered, never ahead of the truth */
-    uint8_t reserved_72[56];
-    SHMD_ATOMIC(uint64_t) head;                /* 128, peers: hint: first position that may hold a message; lowered when a passed slot becomes ready */
-    uint8_t reserved_136[56];
+    SHMD_ATOMIC(uint32_t) send_owner;          /* 72, peers: lane: attachment id of the one producer, 0 for none; cleared by its repair */
+    uint8_t reserved_76[52];
+    SHMD_ATOMIC(uint64_t) head;                /* 128, peers: hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken */
+    SHMD_ATOMIC(uint64_t) acked;               /* 136, peers: lane: first position that may be leased still; slots behind it are free unless their word says otherwise */
+    SHMD_ATOMIC(uint32_t) receive_owner;       /* 144, peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair */
+    uint8_t reserved_148[44];
     SHMD_ATOMIC(uint64_t) receive_waiters;     /* 192, peers: epoch:32 | consumers asleep:32; a repair raises the epoch and zeroes the count */
     uint8_t reserved_200[56];
     SHMD_ATOMIC(uint32_t) receive_bell;        /* 256, peers: doorbell (futex) of the consumers: raised by what was made ready */
@@ -405,7 +409,8 @@ struct shmd_queue_info {
     SHMD_ATOMIC(uint32_t) send_bell;           /* 384, peers: doorbell (futex) of the producers: raised by what was freed */
     uint8_t reserved_388[60];
     SHMD_ATOMIC(uint32_t) attention;           /* 448, peers: doorbell (futex) of the daemon: raised when a message became dead */
-    uint8_t reserved_452[572];
+    SHMD_ATOMIC(uint32_t) returned;            /* 452, peers: lane: raised when a message came back behind the consumer's head */
+    uint8_t reserved_456[568];
 };
 SHMD_ASSERT(sizeof(struct shmd_queue_info) == 1024, "size of queue_info");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, slots) == 0, "offset of queue_info.slots");
@@ -415,12 +420,16 @@ SHMD_ASSERT(offsetof(struct shmd_queue_info, max_deliveries) == 12, "offset of q
 SHMD_ASSERT(offsetof(struct shmd_queue_info, slots_offset) == 16, "offset of queue_info.slots_offset");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, flags) == 24, "offset of queue_info.flags");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, tail) == 64, "offset of queue_info.tail");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, send_owner) == 72, "offset of queue_info.send_owner");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, head) == 128, "offset of queue_info.head");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, acked) == 136, "offset of queue_info.acked");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_owner) == 144, "offset of queue_info.receive_owner");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_waiters) == 192, "offset of queue_info.receive_waiters");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_bell) == 256, "offset of queue_info.receive_bell");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, send_waiters) == 320, "offset of queue_info.send_waiters");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, send_bell) == 384, "offset of queue_info.send_bell");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, attention) == 448, "offset of queue_info.attention");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, returned) == 452, "offset of queue_info.returned");
 
 /* One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one. */
 struct shmd_queue_counters {
@@ -444,11 +453,12 @@ SHMD_ASSERT(offsetof(struct shmd_queue_counters, aborted) == 40, "offset of queu
 struct shmd_slot_header {
     SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap */
     SHMD_ATOMIC(uint32_t) length;              /* 8, the slot's owner: bytes of payload; written while WRITING, checked against SlotSize by every reader */
-    uint8_t reserved_12[4];
+    SHMD_ATOMIC(uint32_t) frame;               /* 12, the slot's owner: 0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time */
 };
 SHMD_ASSERT(sizeof(struct shmd_slot_header) == 16, "size of slot_header");
 SHMD_ASSERT(offsetof(struct shmd_slot_header, state) == 0, "offset of slot_header.state");
 SHMD_ASSERT(offsetof(struct shmd_slot_header, length) == 8, "offset of slot_header.length");
+SHMD_ASSERT(offsetof(struct shmd_slot_header, frame) == 12, "offset of slot_header.frame");
 
 /* Head of the payload of a message in a dead-letter channel; the original payload follows. */
 struct shmd_dead_letter {
@@ -457,7 +467,8 @@ struct shmd_dead_letter {
     SHMD_ATOMIC(uint32_t) reason;              /* 12, daemon: see DeadReason */
     SHMD_ATOMIC(uint64_t) moved_unix_ns;       /* 16, daemon: wall clock */
     SHMD_ATOMIC(uint64_t) present;             /* 24, daemon: 1: distinguishes position 0 from a slot never used */
-    uint8_t reserved_32[32];
+    SHMD_ATOMIC(uint32_t) index;               /* 32, daemon: the message's number within its frame, 0 for a slot that was one message: with Position its identity */
+    uint8_t reserved_36[28];
 };
 SHMD_ASSERT(sizeof(struct shmd_dead_letter) == 64, "size of dead_letter");
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, position) == 0, "offset of dead_letter.position");
@@ -465,6 +476,7 @@ SHMD_ASSERT(offsetof(struct shmd_dead_letter, deliveries) == 8, "offset of dead_
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, reason) == 12, "offset of dead_letter.reason");
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, moved_unix_ns) == 16, "offset of dead_letter.moved_unix_ns");
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, present) == 24, "offset of dead_letter.present");
+SHMD_ASSERT(offsetof(struct shmd_dead_letter, index) == 32, "offset of dead_letter.index");
 
 /* Head of the log segment: a ring of records that the daemon alone writes. */
 struct shmd_log_info {

@@ -198,12 +198,16 @@ var Structs = []Struct{
 		w64("SlotsOffset", 16, creator, "of slot 0"),
 		w32("Flags", 24, creator, "see QueueFlag"),
 		w64("Tail", 64, anyPeer, "hint: next position to claim; never lowered, never ahead of the truth"),
-		w64("Head", 128, anyPeer, "hint: first position that may hold a message; lowered when a passed slot becomes ready"),
+		w32("SendOwner", 72, anyPeer, "lane: attachment id of the one producer, 0 for none; cleared by its repair"),
+		w64("Head", 128, anyPeer, "hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken"),
+		w64("Acked", 136, anyPeer, "lane: first position that may be leased still; slots behind it are free unless their word says otherwise"),
+		w32("ReceiveOwner", 144, anyPeer, "lane: attachment id of the one consumer, 0 for none; cleared by its repair"),
 		w64("ReceiveWaiters", 192, anyPeer, "epoch:32 | consumers asleep:32; a repair raises the epoch and zeroes the count"),
 		w32("ReceiveBell", 256, anyPeer, "doorbell (futex) of the consumers: raised by what was made ready"),
 		w64("SendWaiters", 320, anyPeer, "epoch:32 | producers asleep:32"),
 		w32("SendBell", 384, anyPeer, "doorbell (futex) of the producers: raised by what was freed"),
 		w32("Attention", 448, anyPeer, "doorbell (futex) of the daemon: raised when a message became dead"),
+		w32("Returned", 452, anyPeer, "lane: raised when a message came back behind the consumer's head"),
 	}},
 	{Name: "QueueCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []Field{
 		w64("Sent", 0, anyPeer, "messages committed"),
@@ -216,6 +220,7 @@ var Structs = []Struct{
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []Field{
 		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"),
 		w32("Length", 8, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"),
+		w32("Frame", 12, "the slot's owner", "0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time"),
 	}},
 	{Name: "DeadLetter", Size: 64, Doc: "Head of the payload of a message in a dead-letter channel; the original payload follows.", Fields: []Field{
 		w64("Position", 0, daemon, "the message's position in its queue: its identity, by which a repeated move is recognised"),
@@ -223,6 +228,7 @@ var Structs = []Struct{
 		w32("Reason", 12, daemon, "see DeadReason"),
 		w64("MovedUnixNs", 16, daemon, "wall clock"),
 		w64("Present", 24, daemon, "1: distinguishes position 0 from a slot never used"),
+		w32("Index", 32, daemon, "the message's number within its frame, 0 for a slot that was one message: with Position its identity"),
 	}},
 	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []Field{
 		w64("RingOffset", 0, creator, "of the ring"),
@@ -290,6 +296,7 @@ var Consts = []Const{
 
 	{"QueueFlag", "Sparse", 1, "slots are not allocated in advance"},
 	{"QueueFlag", "DeadLetter", 2, "a dead-letter channel: payloads begin with DeadLetter"},
+	{"QueueFlag", "Lane", 4, "one producer and one consumer: see docs/lane.md"},
 
 	{"DeadReason", "MaxDeliveries", 1, "delivered too often without an ack"},
 

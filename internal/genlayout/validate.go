@@ -10,6 +10,7 @@ import (
 
 // sharedLines are pairs of fields with different writers that may lie on one cache line, and why.
 var sharedLines = map[[2]string]string{
+	{"SlotHeader.State", "SlotHeader.Frame"}: "as Length",
 	{"SlotHeader.State", "SlotHeader.Length"}: "a small slot is one cache line on purpose: state word, length and payload are " +
 		"handed over together, and only the owner that State names writes Length",
 }

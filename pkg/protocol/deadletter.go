@@ -9,7 +9,8 @@ import (
 
 // DeadInfo is the head of a message in a dead-letter channel.
 type DeadInfo struct {
-	Position   uint64 // of the message in its queue: its identity
+	Position   uint64 // of the message's slot in its queue: with Index its identity
+	Index      int    // within its frame, 0 for a slot that was one message
 	Deliveries int
 	Reason     DeadReason
 	Moved      time.Time
@@ -42,33 +43,70 @@ func (q *Queue) MoveDead(to *Queue, owner uint16) (int, error) {
 		if !s.State.CompareAndSwap(uint64(w), uint64(moving)) {
 			continue
 		}
-		lease := Lease{i, moving}
-		if !to.hasDead(q.Position(lease)) {
+		position := q.Position(Lease{slot: i, word: moving})
+		f, err := q.frame(i)
+		if err != nil { // what cannot be read cannot be moved
+			s.State.CompareAndSwap(uint64(moving), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)))
+			q.Senders.Ring(1)
+			return moved, err
+		}
+		index := f.FirstOpen(0)
+		copied := index == f.Len() || to.hasDead(position, index)
+		if !copied && w.Deliveries() > 0 {
 			loan, err := to.TryLoan(owner)
 			if err != nil {
 				s.State.CompareAndSwap(uint64(moving), uint64(w))
 				return moved, err
 			}
-			payload := q.LeaseBytes(lease)
-			n := to.writeDead(loan, DeadInfo{q.Position(lease), w.Deliveries(), DeadReasonMaxDeliveries, time.Now()}, payload)
+			n := to.writeDead(loan, DeadInfo{position, index, w.Deliveries(), DeadReasonMaxDeliveries, time.Now()}, f.At(index))
 			if err := to.Commit(loan, n); err != nil {
 				return moved, err
 			}
+			copied = true
+			moved++
 		}
-		s.State.CompareAndSwap(uint64(moving), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)))
-		q.Senders.Ring(1)
-		moved++
+		if q.afterMove(i, moving, &f, index, copied) {
+			q.Senders.Ring(1)
+		}
 	}
 	return moved, nil
 }
 
-// hasDead reports whether a message with this position was committed to the dead-letter channel q and not overwritten since.
+// afterMove ends the move of message index of the frame f in slot i: the slot is freed, or the rest of the frame is ready again. It
+// reports whether the slot is free.
+//
+// A frame's move has one more step than a slot's: the word loses its deliveries [U] before the message's bit is set [V]. DEAD without
+// deliveries is what a repair makes of a move that was cut short there: then only a message that has its copy may get its bit.
+func (q *Queue) afterMove(i uint64, moving Word, f *Frame, index int, copied bool) bool {
+	s := &q.slot(i).State
+	free := MakeWord(PhaseFree, 0, 0, moving.Lap()+1)
+	if !f.Framed() || index == f.Len() {
+		return s.CompareAndSwap(uint64(moving), uint64(free))
+	}
+	bare := MakeWord(PhaseMoving, moving.Owner(), 0, moving.Lap())
+	if !s.CompareAndSwap(uint64(moving), uint64(bare)) { // U
+		return false
+	}
+	if copied {
+		f.done.Or(1 << index) // V
+	}
+	if f.Open() == 0 {
+		return s.CompareAndSwap(uint64(bare), uint64(free))
+	}
+	if s.CompareAndSwap(uint64(bare), uint64(MakeWord(PhaseReady, 0, 0, moving.Lap()))) { // N
+		q.lower(i)
+		q.Receivers.Ring(1)
+	}
+	return false
+}
+
+// hasDead reports whether the message with this identity was committed to the dead-letter channel q and not overwritten since.
 // A slot that was consumed still shows it; one whose copy was cut short by the daemon's death does not, since the repair
 // that freed the slot cleared Present.
-func (q *Queue) hasDead(position uint64) bool {
+func (q *Queue) hasDead(position uint64, index int) bool {
 	for i := range q.reached() {
 		d := q.deadLetter(i)
-		if d.Position.Load() != position {
+		if d.Position.Load() != position || int(d.Index.Load()) != index {
 			continue
 		}
 		switch Word(q.slot(i).State.Load()).Phase() {
@@ -91,6 +129,7 @@ func (q *Queue) deadLetter(i uint64) *DeadLetter {
 func (q *Queue) writeDead(l Loan, d DeadInfo, payload []byte) int {
 	o := q.deadLetter(l.slot)
 	o.Position.Store(d.Position)
+	o.Index.Store(uint32(d.Index))
 	o.Deliveries.Store(uint32(d.Deliveries))
 	o.Reason.Store(uint32(d.Reason))
 	o.MovedUnixNs.Store(uint64(d.Moved.UnixNano()))
@@ -105,5 +144,5 @@ func (q *Queue) ReadDead(l Lease) (DeadInfo, []byte, error) {
 		return DeadInfo{}, nil, q.corrupt(l.slot, SizeofSlotHeader, "message of a dead-letter channel without its head")
 	}
 	o := q.deadLetter(l.slot)
-	return DeadInfo{o.Position.Load(), int(o.Deliveries.Load()), DeadReason(o.Reason.Load()), time.Unix(0, int64(o.MovedUnixNs.Load()))}, p[SizeofDeadLetter:], nil
+	return DeadInfo{o.Position.Load(), int(o.Index.Load()), int(o.Deliveries.Load()), DeadReason(o.Reason.Load()), time.Unix(0, int64(o.MovedUnixNs.Load()))}, p[SizeofDeadLetter:], nil
 }

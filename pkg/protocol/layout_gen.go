@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xd46087f5ca78b7a1
+const LayoutHash uint64 = 0xc206ef36b5839e93
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -252,6 +252,7 @@ type QueueFlag uint32
 const (
 	QueueFlagSparse     QueueFlag = 1 // slots are not allocated in advance
 	QueueFlagDeadLetter QueueFlag = 2 // a dead-letter channel: payloads begin with DeadLetter
+	QueueFlagLane       QueueFlag = 4 // one producer and one consumer: see docs/lane.md
 )
 
 // String returns the names of the set bits, joined by |, "queue-flag(8)" for an unknown bit, "" for none.
@@ -270,6 +271,10 @@ func (v QueueFlag) String() string {
 	if v&QueueFlagDeadLetter != 0 {
 		add("dead-letter")
 		v &^= QueueFlagDeadLetter
+	}
+	if v&QueueFlagLane != 0 {
+		add("lane")
+		v &^= QueueFlagLane
 	}
 	if v != 0 {
 		add("queue-flag(" + strconv.FormatUint(uint64(v), 10) + ")")
@@ -726,10 +731,16 @@ type QueueInfo struct {
 	_     [36]byte
 	// Tail is at 64, written by peers: hint: next position to claim; never lowered, never ahead of the truth
 	Tail atomic.Uint64
-	_    [56]byte
-	// Head is at 128, written by peers: hint: first position that may hold a message; lowered when a passed slot becomes ready
+	// SendOwner is at 72, written by peers: lane: attachment id of the one producer, 0 for none; cleared by its repair
+	SendOwner atomic.Uint32
+	_         [52]byte
+	// Head is at 128, written by peers: hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken
 	Head atomic.Uint64
-	_    [56]byte
+	// Acked is at 136, written by peers: lane: first position that may be leased still; slots behind it are free unless their word says otherwise
+	Acked atomic.Uint64
+	// ReceiveOwner is at 144, written by peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair
+	ReceiveOwner atomic.Uint32
+	_            [44]byte
 	// ReceiveWaiters is at 192, written by peers: epoch:32 | consumers asleep:32; a repair raises the epoch and zeroes the count
 	ReceiveWaiters atomic.Uint64
 	_              [56]byte
@@ -744,7 +755,9 @@ type QueueInfo struct {
 	_        [60]byte
 	// Attention is at 448, written by peers: doorbell (futex) of the daemon: raised when a message became dead
 	Attention atomic.Uint32
-	_         [572]byte
+	// Returned is at 452, written by peers: lane: raised when a message came back behind the consumer's head
+	Returned atomic.Uint32
+	_        [568]byte
 }
 
 // Size of QueueInfo and offsets of its fields, in bytes.
@@ -757,12 +770,16 @@ const (
 	OffsetofQueueInfoSlotsOffset    = 16
 	OffsetofQueueInfoFlags          = 24
 	OffsetofQueueInfoTail           = 64
+	OffsetofQueueInfoSendOwner      = 72
 	OffsetofQueueInfoHead           = 128
+	OffsetofQueueInfoAcked          = 136
+	OffsetofQueueInfoReceiveOwner   = 144
 	OffsetofQueueInfoReceiveWaiters = 192
 	OffsetofQueueInfoReceiveBell    = 256
 	OffsetofQueueInfoSendWaiters    = 320
 	OffsetofQueueInfoSendBell       = 384
 	OffsetofQueueInfoAttention      = 448
+	OffsetofQueueInfoReturned       = 452
 )
 
 // QueueCounters is 64 bytes. One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
@@ -803,7 +820,8 @@ type SlotHeader struct {
 	State atomic.Uint64
 	// Length is at 8, written by the slot's owner: bytes of payload; written while WRITING, checked against SlotSize by every reader
 	Length atomic.Uint32
-	_      [4]byte
+	// Frame is at 12, written by the slot's owner: 0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time
+	Frame atomic.Uint32
 }
 
 // Size of SlotHeader and offsets of its fields, in bytes.
@@ -811,6 +829,7 @@ const (
 	SizeofSlotHeader         = 16
 	OffsetofSlotHeaderState  = 0
 	OffsetofSlotHeaderLength = 8
+	OffsetofSlotHeaderFrame  = 12
 )
 
 // DeadLetter is 64 bytes. Head of the payload of a message in a dead-letter channel; the original payload follows.
@@ -827,7 +846,9 @@ type DeadLetter struct {
 	MovedUnixNs atomic.Uint64
 	// Present is at 24, written by daemon: 1: distinguishes position 0 from a slot never used
 	Present atomic.Uint64
-	_       [32]byte
+	// Index is at 32, written by daemon: the message's number within its frame, 0 for a slot that was one message: with Position its identity
+	Index atomic.Uint32
+	_     [28]byte
 }
 
 // Size of DeadLetter and offsets of its fields, in bytes.
@@ -838,6 +859,7 @@ const (
 	OffsetofDeadLetterReason      = 12
 	OffsetofDeadLetterMovedUnixNs = 16
 	OffsetofDeadLetterPresent     = 24
+	OffsetofDeadLetterIndex       = 32
 )
 
 // LogInfo is 256 bytes. Head of the log segment: a ring of records that the daemon alone writes.
@@ -1055,12 +1077,16 @@ var Layouts = []StructInfo{
 		{"slots_offset", "u64", 16, 8, "creator", "of slot 0"},
 		{"flags", "u32", 24, 4, "creator", "see QueueFlag"},
 		{"tail", "u64", 64, 8, "peers", "hint: next position to claim; never lowered, never ahead of the truth"},
-		{"head", "u64", 128, 8, "peers", "hint: first position that may hold a message; lowered when a passed slot becomes ready"},
+		{"send_owner", "u32", 72, 4, "peers", "lane: attachment id of the one producer, 0 for none; cleared by its repair"},
+		{"head", "u64", 128, 8, "peers", "hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken"},
+		{"acked", "u64", 136, 8, "peers", "lane: first position that may be leased still; slots behind it are free unless their word says otherwise"},
+		{"receive_owner", "u32", 144, 4, "peers", "lane: attachment id of the one consumer, 0 for none; cleared by its repair"},
 		{"receive_waiters", "u64", 192, 8, "peers", "epoch:32 | consumers asleep:32; a repair raises the epoch and zeroes the count"},
 		{"receive_bell", "u32", 256, 4, "peers", "doorbell (futex) of the consumers: raised by what was made ready"},
 		{"send_waiters", "u64", 320, 8, "peers", "epoch:32 | producers asleep:32"},
 		{"send_bell", "u32", 384, 4, "peers", "doorbell (futex) of the producers: raised by what was freed"},
 		{"attention", "u32", 448, 4, "peers", "doorbell (futex) of the daemon: raised when a message became dead"},
+		{"returned", "u32", 452, 4, "peers", "lane: raised when a message came back behind the consumer's head"},
 	}},
 	{Name: "QueueCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []FieldInfo{
 		{"sent", "u64", 0, 8, "peers", "messages committed"},
@@ -1073,6 +1099,7 @@ var Layouts = []StructInfo{
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []FieldInfo{
 		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"},
 		{"length", "u32", 8, 4, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"},
+		{"frame", "u32", 12, 4, "the slot's owner", "0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time"},
 	}},
 	{Name: "DeadLetter", Size: 64, Doc: "Head of the payload of a message in a dead-letter channel; the original payload follows.", Fields: []FieldInfo{
 		{"position", "u64", 0, 8, "daemon", "the message's position in its queue: its identity, by which a repeated move is recognised"},
@@ -1080,6 +1107,7 @@ var Layouts = []StructInfo{
 		{"reason", "u32", 12, 4, "daemon", "see DeadReason"},
 		{"moved_unix_ns", "u64", 16, 8, "daemon", "wall clock"},
 		{"present", "u64", 24, 8, "daemon", "1: distinguishes position 0 from a slot never used"},
+		{"index", "u32", 32, 4, "daemon", "the message's number within its frame, 0 for a slot that was one message: with Position its identity"},
 	}},
 	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []FieldInfo{
 		{"ring_offset", "u64", 0, 8, "creator", "of the ring"},

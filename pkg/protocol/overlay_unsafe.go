@@ -5,6 +5,17 @@ import (
 	"unsafe"
 )
 
+// overlayWord returns the first eight bytes of b, which must be there and aligned, as a word.
+func overlayWord(b []byte) *atomic.Uint64 {
+	_ = b[7]
+	return (*atomic.Uint64)(unsafe.Pointer(&b[0]))
+}
+
+// meta returns the words Length (low) and Frame (high) as one word, so that one store writes both.
+func (s *SlotHeader) meta() *atomic.Uint64 {
+	return (*atomic.Uint64)(unsafe.Pointer(&s.Length))
+}
+
 // overlayWords returns n 64-bit words of b from offset on, or nil if they do not lie in b or are not aligned.
 func overlayWords(b []byte, offset int64, n int) []atomic.Uint64 {
 	if offset < 0 || n <= 0 || offset > int64(len(b)) || int64(n) > (int64(len(b))-offset)/8 {

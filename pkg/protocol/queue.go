@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/bits"
 	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
 )
 
 // QueueOptions is the geometry of a queue.
@@ -192,7 +194,11 @@ type Loan struct {
 type Lease struct {
 	slot uint64
 	word Word
+	open uint32 // messages that are not acked yet
 }
+
+// Open returns the number of messages that the lease covers and that are not acked: 0 after AckMessage of the last.
+func (l Lease) Open() int { return int(l.open) }
 
 // Deliveries returns how often a lease of this message ended without an ack before this one.
 func (l Lease) Deliveries() int { return l.word.Deliveries() }
@@ -252,18 +258,31 @@ func (q *Queue) TryLoan(owner uint16) (Loan, error) {
 // Commit or Abort.
 func (q *Queue) LoanBytes(l Loan) []byte { return q.payload(l.slot) }
 
-// Commit publishes n bytes of the loan's payload, and wakes a consumer. n must be at most SlotSize.
+// Commit publishes n bytes of the loan's payload as one message, and wakes a consumer. n must be at most SlotSize.
 // Errors: ErrLost, and then nothing was published.
 func (q *Queue) Commit(l Loan, n int) error {
 	if n < 0 || n > q.slotSize {
 		return fmt.Errorf("commit of %d bytes: a slot of queue %q holds %d", n, q.h.Name, q.slotSize)
 	}
+	return q.commit(l, uint64(n), 1)
+}
+
+// CommitFrame publishes the messages of a frame that was made in the loan's payload, and wakes a consumer; without a message it is
+// Abort. Errors: as Commit.
+func (q *Queue) CommitFrame(l Loan, f *FrameWriter) error {
+	if f.n == 0 {
+		return q.Abort(l)
+	}
+	return q.commit(l, f.seal(), uint64(f.n))
+}
+
+func (q *Queue) commit(l Loan, meta, messages uint64) error {
 	s := q.slot(l.slot)
 	w := Word(s.State.Load())
 	if w&^passedBit != l.word {
 		return ErrLost
 	}
-	s.Length.Store(uint32(n))
+	sys.StoreRelease(s.meta(), meta)
 	for {
 		ready := MakeWord(PhaseReady, 0, 0, w.Lap())
 		if s.State.CompareAndSwap(uint64(w), uint64(ready)) { // C: publishes payload and length; pairs with F
@@ -276,7 +295,7 @@ func (q *Queue) Commit(l Loan, n int) error {
 	if l.suspect || w.Passed() {
 		q.lower(l.slot) // D: after C; pairs with H, J
 	}
-	q.counters(l.word.Owner()).Sent.Add(1)
+	q.counters(l.word.Owner()).Sent.Add(messages)
 	q.Receivers.Ring(1) // E
 	return nil
 }
@@ -336,12 +355,14 @@ func (q *Queue) TryReceive(owner uint16) (Lease, error) {
 			}
 			q.info.Head.CompareAndSwap(h, h+1)
 			q.ringSenders(h) // producers that met this slot READY can go past it now
-			l := Lease{h & q.mask, mine}
-			if n := s.Length.Load(); n > uint32(q.slotSize) {
-				q.Ack(l)
-				return Lease{}, q.corrupt(l.slot, OffsetofSlotHeaderLength, fmt.Sprintf("length %d in a slot of %d bytes; the message was dropped", n, q.slotSize))
+			l := Lease{h & q.mask, mine, 1}
+			if s.meta().Load() > uint64(q.slotSize) { // a frame, or damaged
+				if err := q.leaseFrame(&l); err != nil {
+					q.Ack(l)
+					return Lease{}, fmt.Errorf("%w; what was in the slot was dropped", err)
+				}
 			}
-			q.counters(owner).Received.Add(1)
+			q.counters(owner).Received.Add(uint64(l.open))
 			return l, nil
 		case PhaseWriting:
 			if t == h+1 { // nothing is claimed behind it: wait for it, in order
@@ -375,7 +396,7 @@ func (q *Queue) Ack(l Lease) error {
 	if !q.slot(l.slot).State.CompareAndSwap(uint64(l.word), uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G
 		return ErrLost
 	}
-	q.counters(l.word.Owner()).Acked.Add(1)
+	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))
 	q.Senders.Ring(1)
 	return nil
 }
@@ -383,7 +404,15 @@ func (q *Queue) Ack(l Lease) error {
 // Nack gives a message back for another try, with deliveries raised; after MaxDeliveries it becomes DEAD and the daemon
 // is told to move it. Errors: ErrLost.
 func (q *Queue) Nack(l Lease) error {
-	if !q.giveBack(l.slot, l.word) {
+	if !q.giveBack(l.slot, l.word, 1) {
+		return ErrLost
+	}
+	return nil
+}
+
+// Return gives back a message, or the rest of a frame, that nobody looked at: deliveries is not raised. Errors: ErrLost.
+func (q *Queue) Return(l Lease) error {
+	if !q.giveBack(l.slot, l.word, 0) {
 		return ErrLost
 	}
 	return nil
@@ -391,8 +420,8 @@ func (q *Queue) Nack(l Lease) error {
 
 // giveBack is the transition READING -> READY or DEAD, by the owner or by a repair. It reports false if the slot no
 // longer has the word w.
-func (q *Queue) giveBack(i uint64, w Word) bool {
-	n := min(w.Deliveries()+1, maxDeliveries)
+func (q *Queue) giveBack(i uint64, w Word, deliveries int) bool {
+	n := min(w.Deliveries()+deliveries, maxDeliveries)
 	next := MakeWord(PhaseReady, 0, n, w.Lap())
 	dead := q.maxDeliveries > 0 && n >= q.maxDeliveries
 	if dead {
@@ -407,7 +436,7 @@ func (q *Queue) giveBack(i uint64, w Word) bool {
 		return true
 	}
 	q.lower(i) // after N, as D after C
-	q.counters(w.Owner()).Redelivered.Add(1)
+	q.counters(w.Owner()).Redelivered.Add(uint64(deliveries))
 	q.Receivers.Ring(1)
 	return true
 }
@@ -462,7 +491,7 @@ func (q *Queue) Repair(dead func(owner uint16) bool) Repaired {
 				q.counters(w.Owner()).Aborted.Add(1)
 				r.Loans++
 			case PhaseReading:
-				if !q.giveBack(i, w) {
+				if !q.giveBack(i, w, 1) {
 					continue
 				}
 				r.Leases++

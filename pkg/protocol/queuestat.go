@@ -5,6 +5,7 @@ package protocol
 type QueueStat struct {
 	Slots, SlotSize, MaxDeliveries int
 	Flags                          QueueFlag
+	Messages                       int // committed and not done, those within frames counted each
 	Head, Tail                     uint64
 	Free, Writing, Ready           int
 	Reading, Dead, Moving          int
@@ -15,7 +16,7 @@ type QueueStat struct {
 }
 
 // Depth returns the messages that are committed and not yet done.
-func (s QueueStat) Depth() int { return s.Ready + s.Reading + s.Dead + s.Moving }
+func (s QueueStat) Depth() int { return s.Messages }
 
 // Stat takes a snapshot. It only reads.
 func (q *Queue) Stat() QueueStat {
@@ -25,7 +26,11 @@ func (q *Queue) Stat() QueueStat {
 		Receivers: q.Receivers.Sleepers(), Senders: q.Senders.Sleepers(),
 	}
 	for i := range q.reached() {
-		switch Word(q.slot(i).State.Load()).Phase() {
+		phase := Word(q.slot(i).State.Load()).Phase()
+		if f, err := q.frame(i); err == nil && phase != PhaseFree && phase != PhaseWriting {
+			s.Messages += f.Open()
+		}
+		switch phase {
 		case PhaseWriting:
 			s.Writing++
 		case PhaseReady:

@@ -48,6 +48,9 @@ type Region struct {
 	segments map[string]*region.Segment
 	channels map[string]protocol.Channel
 
+	mu     sync.Mutex
+	queues []*Queue // that were given out
+
 	quit     context.Context
 	endQuit  context.CancelCauseFunc
 	watching sync.WaitGroup

@@ -3,6 +3,7 @@ package shm
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync/atomic"
 
 	"github.com/shmd/shmd/pkg/protocol"
@@ -18,6 +19,8 @@ type Queue struct {
 	name string
 
 	sending, receiving spinner
+
+	frames frames // of which messages are still to be handed out one by one
 }
 
 // Name returns the channel's name.
@@ -74,21 +77,31 @@ type Loan struct {
 
 // Loan takes a slot to write a message in place. It waits while the queue is full. Until Commit nobody sees the message; if the process
 // dies before, the slot is given back. Errors: as Send.
-func (q *Queue) Loan(ctx context.Context) (*Loan, error) { return q.takeLoan(ctx, true) }
+func (q *Queue) Loan(ctx context.Context) (*Loan, error) {
+	l := &Loan{q: q}
+	if err := q.takeLoan(ctx, l, true); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
 
 // TryLoan is Loan that does not wait. Errors: ErrFull beside those of Loan.
-func (q *Queue) TryLoan() (*Loan, error) { return q.takeLoan(context.Background(), false) }
+func (q *Queue) TryLoan() (*Loan, error) {
+	l := &Loan{q: q}
+	if err := q.takeLoan(context.Background(), l, false); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
 
-func (q *Queue) takeLoan(ctx context.Context, wait bool) (*Loan, error) {
+func (q *Queue) takeLoan(ctx context.Context, l *Loan, wait bool) (err error) {
 	if err := q.s.Lease(); err != nil {
-		return nil, err
+		return err
 	}
-	l, err := q.loan(ctx, wait)
-	if err != nil {
+	if l.l, err = q.loan(ctx, wait); err != nil {
 		q.s.Release()
-		return nil, err
 	}
-	return &Loan{q: q, l: l}, nil
+	return err
 }
 
 // Bytes returns the slot's payload, SlotSize bytes of undefined contents, valid until Commit or Abort.
@@ -117,81 +130,156 @@ func (l *Loan) Abort() error {
 
 // Message is a message that the caller reads in place. It is used by one goroutine at a time, and ends with Ack or Nack.
 type Message struct {
-	q    *Queue
-	l    protocol.Lease
-	b    []byte
-	done atomic.Bool
+	q     *Queue
+	l     protocol.Lease
+	b     []byte
+	frame *frame // nil: the lease is this message's alone
+	index int    // within the frame
+	done  atomic.Bool
 }
 
 // Receive takes the next message, and waits for one. If the process dies before Ack, another consumer gets the message.
 // Errors: ctx.Err(), ErrQuit (also when messages are there: a worker that is asked to quit takes no more), ErrClosed,
 // *protocol.CorruptError.
-func (q *Queue) Receive(ctx context.Context) (*Message, error) { return q.receive(ctx, true) }
+func (q *Queue) Receive(ctx context.Context) (*Message, error) {
+	m := &Message{q: q} // here, so that it need not be on the heap where the caller keeps it
+	if err := q.receive(ctx, m, true); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
 
 // TryReceive is Receive that does not wait. Errors: ErrEmpty beside those of Receive.
-func (q *Queue) TryReceive() (*Message, error) { return q.receive(context.Background(), false) }
-
-func (q *Queue) receive(ctx context.Context, wait bool) (*Message, error) {
-	if err := q.s.Lease(); err != nil {
+func (q *Queue) TryReceive() (*Message, error) {
+	m := &Message{q: q}
+	if err := q.receive(context.Background(), m, false); err != nil {
 		return nil, err
+	}
+	return m, nil
+}
+
+func (q *Queue) receive(ctx context.Context, m *Message, wait bool) error {
+	if err := q.s.Lease(); err != nil {
+		return err
+	}
+	if q.frames.take(m) {
+		return m.check()
 	}
 	l, err := q.lease(ctx, wait)
 	if err != nil {
 		q.s.Release()
-		return nil, err
+		return err
 	}
-	return &Message{q: q, l: l, b: q.q.LeaseBytes(l)}, nil
+	f, err := q.q.Frame(l)
+	switch {
+	case err != nil:
+		q.q.Ack(l)
+		q.s.Release()
+		return err
+	case f.Framed():
+		q.frames.open(m, l, f)
+		return m.check()
+	default:
+		m.l, m.b = l, f.At(0)
+	}
+	return nil
+}
+
+// check drops a message of a batch whose place is damaged.
+func (m *Message) check() error {
+	if m.b != nil {
+		return nil
+	}
+	m.Ack()
+	return m.q.q.Damaged(m.l, m.index)
 }
 
 // ReceiveCopy takes the next message, appends its payload to buf, acks it, and returns the extended buffer. A message that
 // a dying process had copied is lost with the process's memory only after the ack. Errors: as Receive.
 func (q *Queue) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
-	if err := q.s.Lease(); err != nil {
+	m := Message{q: q}
+	if err := q.receive(ctx, &m, true); err != nil {
 		return buf, err
 	}
-	defer q.s.Release()
-	l, err := q.lease(ctx, true)
-	if err != nil {
-		return buf, err
+	buf = append(buf, m.b...)
+	return buf, m.Ack()
+}
+
+// Messages returns the messages as they come, for range. It ends after ctx or the quit flag, silently, and after any other error,
+// which is the last thing that it yields. Each message is to be ended, as with Receive.
+func (q *Queue) Messages(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		for {
+			m, err := q.Receive(ctx)
+			switch {
+			case err == nil:
+				if !yield(m, nil) {
+					return
+				}
+			case ctx.Err() != nil, errors.Is(err, ErrQuit), errors.Is(err, ErrClosed):
+				return
+			default:
+				yield(nil, err)
+				return
+			}
+		}
 	}
-	buf = append(buf, q.q.LeaseBytes(l)...)
-	return buf, q.q.Ack(l)
 }
 
 // Bytes returns the payload, valid until Ack or Nack. It must not be written to.
 func (m *Message) Bytes() []byte { return m.b }
 
 // Deliveries returns how often this message was delivered before without an ack.
-func (m *Message) Deliveries() int { return m.l.Deliveries() }
+func (m *Message) Deliveries() int {
+	if m.frame != nil && m.index != m.frame.first {
+		return 0
+	}
+	return m.l.Deliveries()
+}
 
-// Position returns the position at which the message was sent: it identifies the message within its channel.
+// Position returns the position at which the message was sent: it identifies the message within its channel, together with Index.
 func (m *Message) Position() uint64 { return m.q.q.Position(m.l) }
+
+// Index returns the message's number within its batch, 0 if it was sent alone.
+func (m *Message) Index() int { return m.index }
 
 // Dead returns what the head of a dead letter says, and the payload of the original message. The channel must be a dead-letter
 // channel (its name ends in ".dead"). Errors: *protocol.CorruptError.
 func (m *Message) Dead() (protocol.DeadInfo, []byte, error) { return m.q.q.ReadDead(m.l) }
 
 // Ack says that the message is done. Errors: ErrLost.
-func (m *Message) Ack() error { return m.end(m.q.q.Ack) }
+func (m *Message) Ack() error { return m.end(true) }
 
 // Nack gives the message back for another try, by whoever comes first; after the channel's max_deliveries it is moved to the
-// dead-letter channel. Errors: ErrLost; after Ack it does nothing, so it can be deferred.
-func (m *Message) Nack() error { return m.end(m.q.q.Nack) }
+// dead-letter channel. Messages of one batch come back when all of them that were received have ended. Errors: ErrLost; after Ack it
+// does nothing, so it can be deferred.
+func (m *Message) Nack() error { return m.end(false) }
 
-func (m *Message) end(how func(protocol.Lease) error) error {
+func (m *Message) end(ack bool) error {
 	if m.done.Swap(true) {
 		return ErrLost
 	}
 	defer m.q.s.Release()
-	return how(m.l)
+	switch {
+	case m.frame != nil:
+		return m.q.frames.end(m, ack)
+	case ack:
+		return m.q.q.Ack(m.l)
+	}
+	return m.q.q.Nack(m.l)
 }
 
 // loan claims a slot, waiting for one if wait is set. The caller holds the segment's lease.
-func (q *Queue) loan(ctx context.Context, wait bool) (l protocol.Loan, err error) {
-	l, err = q.q.TryLoan(q.r.id)
-	if !wait || !errors.Is(err, ErrFull) {
+func (q *Queue) loan(ctx context.Context, wait bool) (protocol.Loan, error) {
+	l, err := q.q.TryLoan(q.r.id)
+	if !wait || err != ErrFull {
 		return l, err
 	}
+	return q.awaitLoan(ctx)
+}
+
+// awaitLoan is apart so that its closure costs the usual case nothing.
+func (q *Queue) awaitLoan(ctx context.Context) (l protocol.Loan, err error) {
 	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
 		l, err = q.q.TryLoan(q.r.id)
 		return err
@@ -200,14 +288,18 @@ func (q *Queue) loan(ctx context.Context, wait bool) (l protocol.Loan, err error
 }
 
 // lease takes a message, waiting for one if wait is set. The caller holds the segment's lease.
-func (q *Queue) lease(ctx context.Context, wait bool) (l protocol.Lease, err error) {
+func (q *Queue) lease(ctx context.Context, wait bool) (protocol.Lease, error) {
 	if err := q.r.asked(); err != nil {
+		return protocol.Lease{}, err
+	}
+	l, err := q.q.TryReceive(q.r.id)
+	if !wait || err != ErrEmpty {
 		return l, err
 	}
-	l, err = q.q.TryReceive(q.r.id)
-	if !wait || !errors.Is(err, ErrEmpty) {
-		return l, err
-	}
+	return q.awaitLease(ctx)
+}
+
+func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
 	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
 		l, err = q.q.TryReceive(q.r.id)
 		return err

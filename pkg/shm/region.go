@@ -97,7 +97,11 @@ func (r *Region) Queue(name string) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Queue{r: r, q: q, s: r.segments[name], name: name}, nil
+	out := &Queue{r: r, q: q, s: r.segments[name], name: name}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queues = append(r.queues, out)
+	return out, nil
 }
 
 // channelOf returns the channel if it is of the kind.
@@ -180,6 +184,11 @@ func (r *Region) Close() error {
 	r.once.Do(func() {
 		r.endQuit(ErrClosed)
 		r.watching.Wait()
+		r.mu.Lock()
+		for _, q := range r.queues {
+			q.frames.giveBack(q.q)
+		}
+		r.mu.Unlock()
 		var errs []error
 		for _, s := range r.segments {
 			errs = append(errs, s.Close())

@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0xd46087f5ca78b7a1  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xc206ef36b5839e93  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -102,6 +102,7 @@ class QueueFlag(enum.IntFlag):
 
     SPARSE = 1  # slots are not allocated in advance
     DEAD_LETTER = 2  # a dead-letter channel: payloads begin with DeadLetter
+    LANE = 4  # one producer and one consumer: see docs/lane.md
 
 
 class DeadReason(enum.IntEnum):
@@ -268,12 +269,16 @@ FIELDS = {
         "slots_offset": (16, "Q"),  # creator: of slot 0
         "flags": (24, "I"),  # creator: see QueueFlag
         "tail": (64, "Q"),  # peers: hint: next position to claim; never lowered, never ahead of the truth
-        "head": (128, "Q"),  # peers: hint: first position that may hold a message; lowered when a passed slot becomes ready
+        "send_owner": (72, "I"),  # peers: lane: attachment id of the one producer, 0 for none; cleared by its repair
+        "head": (128, "Q"),  # peers: hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken
+        "acked": (136, "Q"),  # peers: lane: first position that may be leased still; slots behind it are free unless their word says otherwise
+        "receive_owner": (144, "I"),  # peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair
         "receive_waiters": (192, "Q"),  # peers: epoch:32 | consumers asleep:32; a repair raises the epoch and zeroes the count
         "receive_bell": (256, "I"),  # peers: doorbell (futex) of the consumers: raised by what was made ready
         "send_waiters": (320, "Q"),  # peers: epoch:32 | producers asleep:32
         "send_bell": (384, "I"),  # peers: doorbell (futex) of the producers: raised by what was freed
         "attention": (448, "I"),  # peers: doorbell (futex) of the daemon: raised when a message became dead
+        "returned": (452, "I"),  # peers: lane: raised when a message came back behind the consumer's head
     },
     # One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
     "QueueCounters": {
@@ -288,6 +293,7 @@ FIELDS = {
     "SlotHeader": {
         "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap
         "length": (8, "I"),  # the slot's owner: bytes of payload; written while WRITING, checked against SlotSize by every reader
+        "frame": (12, "I"),  # the slot's owner: 0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time
     },
     # Head of the payload of a message in a dead-letter channel; the original payload follows.
     "DeadLetter": {
@@ -296,6 +302,7 @@ FIELDS = {
         "reason": (12, "I"),  # daemon: see DeadReason
         "moved_unix_ns": (16, "Q"),  # daemon: wall clock
         "present": (24, "Q"),  # daemon: 1: distinguishes position 0 from a slot never used
+        "index": (32, "I"),  # daemon: the message's number within its frame, 0 for a slot that was one message: with Position its identity
     },
     # Head of the log segment: a ring of records that the daemon alone writes.
     "LogInfo": {

@@ -1,0 +1,152 @@
+package shm_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+func batchOf(t *testing.T, b *shm.Batch) (out []string) {
+	t.Helper()
+	for p := range b.All() {
+		out = append(out, string(p))
+	}
+	if len(out) != b.Len() {
+		t.Errorf("%d messages, Len says %d", len(out), b.Len())
+	}
+	return out
+}
+
+func TestBatches(t *testing.T) {
+	d := testregion.Start(t, region1+"[worker.idle]\nbuiltin = \"idle\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q := queue(t, r, "jobs")
+	ctx := within(t)
+
+	var messages [][]byte
+	for i := range 40 { // more than fit into one slot
+		messages = append(messages, fmt.Appendf(nil, "message %d", i))
+	}
+	if n, err := q.SendBatch(ctx, messages); n != len(messages) || err != nil {
+		t.Fatal(n, err)
+	}
+	if s, _ := q.Stat(); s.Messages != len(messages) || s.Ready >= len(messages) {
+		t.Errorf("%+v", s)
+	}
+	next := 0
+	for next < 10 { // in place, by the slot
+		b, err := q.ReceiveBatch(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range batchOf(t, b) {
+			if m != string(messages[next]) {
+				t.Fatalf("%q after %d", m, next)
+			}
+			next++
+		}
+		if err := b.Ack(); err != nil {
+			t.Fatal(err)
+		}
+		if b.Ack() != shm.ErrLost || b.Nack() != shm.ErrLost {
+			t.Error("ended twice")
+		}
+	}
+	for m, err := range q.Messages(ctx) { // one by one
+		if err != nil || string(m.Bytes()) != string(messages[next]) {
+			t.Fatalf("%v, %q after %d", err, m.Bytes(), next)
+		}
+		if err := m.Ack(); err != nil {
+			t.Fatal(err)
+		}
+		if next++; next == len(messages) {
+			break
+		}
+	}
+	if s, _ := q.Stat(); s.Free != s.Slots || s.Acked != uint64(len(messages)) {
+		t.Errorf("%+v", s)
+	}
+
+	var large *shm.TooLargeError
+	if n, err := q.SendBatch(ctx, [][]byte{[]byte("a"), make([]byte, q.SlotSize()), make([]byte, q.SlotSize()+1)}); n != 2 || !errors.As(err, &large) {
+		t.Error(n, err)
+	}
+	for _, size := range []int{1, q.SlotSize()} {
+		if b, err := q.ReceiveCopy(ctx, nil); err != nil || len(b) != size {
+			t.Error(len(b), err)
+		}
+	}
+
+	l, err := q.LoanBatch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Next(q.SlotSize()-8) == nil || l.Next(1) != nil || l.Len() != 1 {
+		t.Error("a batch has room for one message of SlotSize - 8 bytes, and here for no more")
+	}
+	if err := l.Abort(); err != nil || l.Commit() != shm.ErrLost {
+		t.Error(err)
+	}
+	if l, err = q.LoanBatch(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Commit(); err != nil { // nothing in it
+		t.Error(err)
+	}
+	if _, err := q.TryReceiveBatch(); !errors.Is(err, shm.ErrEmpty) {
+		t.Error(err)
+	}
+}
+
+// Messages of one batch end in any order; what was nacked comes back alone.
+func TestBatchOneByOne(t *testing.T) {
+	d := testregion.Start(t, region1+"[worker.idle]\nbuiltin = \"idle\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q, other := queue(t, r, "jobs"), queue(t, r, "jobs")
+	ctx := within(t)
+	take := func(q *shm.Queue, want string, deliveries int) *shm.Message {
+		t.Helper()
+		m, err := q.TryReceive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(m.Bytes()) != want || m.Deliveries() != deliveries {
+			t.Fatalf("%q, delivered %d times; want %q, %d", m.Bytes(), m.Deliveries(), want, deliveries)
+		}
+		return m
+	}
+	if _, err := q.SendBatch(ctx, [][]byte{[]byte("a"), []byte("b"), []byte("c"), []byte("d")}); err != nil {
+		t.Fatal(err)
+	}
+	a, b, c := take(q, "a", 0), take(q, "b", 0), take(q, "c", 0)
+	if _, err := other.TryReceive(); !errors.Is(err, shm.ErrEmpty) {
+		t.Error("d is in the same batch:", err)
+	}
+	c.Ack()
+	b.Nack()
+	if _, err := q.TryReceive(); !errors.Is(err, shm.ErrEmpty) {
+		t.Error("after a nack no more of the batch is handed out:", err)
+	}
+	a.Ack() // the last that was out
+	b = take(other, "b", 1)
+	if _, err := q.TryReceive(); !errors.Is(err, shm.ErrEmpty) {
+		t.Error("one at a time now:", err)
+	}
+	b.Ack()
+	take(q, "d", 0).Ack()
+	if s, _ := q.Stat(); s.Free != s.Slots || s.Acked != 4 || s.Redelivered != 1 {
+		t.Errorf("%+v", s)
+	}
+
+	// What was not handed out goes back when the process closes its end, and counts as never delivered.
+	q.SendBatch(ctx, [][]byte{[]byte("e"), []byte("f")})
+	r2 := d.Attach(shm.Options{Consume: []string{"jobs"}})
+	take(queue(t, r2, "jobs"), "e", 0).Ack()
+	if err := r2.Close(); err != nil {
+		t.Fatal(err)
+	}
+	take(q, "f", 0).Ack()
+}

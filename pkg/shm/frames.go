@@ -1,0 +1,109 @@
+package shm
+
+import (
+	"math/bits"
+	"sync"
+
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// frame is a batch in one slot whose messages this process handles one by one.
+type frame struct {
+	l     protocol.Lease
+	f     protocol.Frame
+	first int    // the message that deliveries counts for
+	skip  uint64 // bit i: message i was acked in an earlier lease, or handed out
+	taken uint64 // was handed out
+	acked uint64 // and acked
+	nacks uint64 // or nacked
+}
+
+// frames hands out the messages of batches one by one. A batch's slot is given back or freed when all of its messages that were handed
+// out have ended and no more are to be.
+type frames struct {
+	mu      sync.Mutex
+	waiting []*frame // with messages that were not handed out, the oldest first
+}
+
+// open takes the first message of a batch into m.
+func (fs *frames) open(m *Message, l protocol.Lease, f protocol.Frame) {
+	fr := &frame{l: l, f: f, first: f.FirstOpen(0), skip: f.Acked()}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.waiting = append(fs.waiting, fr)
+	fs.hand(m, len(fs.waiting)-1)
+}
+
+// take hands out a message of a batch that is open, if there is one. The caller holds the segment's lease, which m takes over.
+func (fs *frames) take(m *Message) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if len(fs.waiting) == 0 {
+		return false
+	}
+	fs.hand(m, 0)
+	return true
+}
+
+// hand hands out the next message of the i-th batch that waits. fs.mu is held.
+func (fs *frames) hand(m *Message, i int) {
+	fr := fs.waiting[i]
+	n := fr.next()
+	fr.taken |= 1 << n
+	fr.skip |= 1 << n
+	if fr.f.Single() || fr.l.Deliveries() > 0 || fr.next() == fr.f.Len() {
+		fs.waiting = append(fs.waiting[:i], fs.waiting[i+1:]...)
+	}
+	m.frame, m.index, m.l, m.b = fr, n, fr.l, fr.f.At(n)
+}
+
+// next returns the first message that was neither handed out nor acked in an earlier lease, or the number of messages.
+func (fr *frame) next() int {
+	return min(bits.TrailingZeros64(^fr.skip), fr.f.Len())
+}
+
+// end ends a message.
+func (fs *frames) end(m *Message, ack bool) error {
+	fr, q := m.frame, m.q.q
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	bit := uint64(1) << m.index
+	if ack {
+		fr.acked |= bit
+		if err := q.AckMessage(&fr.l, &fr.f, m.index); err != nil || fr.l.Open() == 0 {
+			return err
+		}
+	} else {
+		fr.nacks |= bit
+		for i, w := range fs.waiting { // no more of it: what waits goes back too
+			if w == fr {
+				fs.waiting = append(fs.waiting[:i], fs.waiting[i+1:]...)
+				break
+			}
+		}
+	}
+	for _, w := range fs.waiting {
+		if w == fr {
+			return nil
+		}
+	}
+	if fr.taken != fr.acked|fr.nacks {
+		return nil // the others that were handed out
+	}
+	if fr.nacks != 0 {
+		return q.Nack(fr.l)
+	}
+	return q.Return(fr.l) // the rest of a batch that is delivered one at a time
+}
+
+// giveBack returns the batches of which nothing more will be handed out by this process.
+func (fs *frames) giveBack(q *protocol.Queue) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, fr := range fs.waiting {
+		if fr.taken == fr.acked|fr.nacks {
+			q.Return(fr.l)
+		}
+	}
+	fs.waiting = nil
+}
