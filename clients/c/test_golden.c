@@ -220,6 +220,7 @@ static void slot(uint64_t offset, uint32_t slot_size) {
     number("_offset", offset);
     number("state", w);
     number("length", length);
+    number("frame", LOAD(s, frame));
     number("_phase", phase);
     number("_owner", SHMD_STATE_OWNER(w));
     number("_deliveries", SHMD_STATE_DELIVERIES(w));
@@ -250,7 +251,11 @@ static void queue(void) {
     WORD(q, receive_bell);
     WORD(q, send_waiters);
     WORD(q, send_bell);
+    WORD(q, send_owner);
+    WORD(q, acked);
+    WORD(q, receive_owner);
     WORD(q, attention);
+    WORD(q, returned);
     for (uint64_t i = 0; i < SHMD_QUEUE_COUNTERS_COUNT; i++) {
         uint64_t offset = SHMD_QUEUE_COUNTERS_OFFSET + i * sizeof(struct shmd_queue_counters);
         const struct shmd_queue_counters *c = place(offset, sizeof *c);
