@@ -65,6 +65,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr *os.File) int {
 	cmd.SetArgs(args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	ran, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return ExitOK

@@ -23,6 +23,8 @@ func (a *app) verbs() []*cobra.Command {
 		a.restartCommand(),
 		a.waitCommand(),
 		a.logsCommand(),
+		a.pubCommand(),
+		a.subCommand(),
 		a.chCommand(),
 		a.inspectCommand(),
 		a.doctorCommand(),

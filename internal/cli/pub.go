@@ -1,0 +1,260 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+// pubOptions is the command line of pub.
+type pubOptions struct {
+	channel string
+	message *string // nil: standard input
+	raw     bool
+	nul     bool
+	rate    float64 // messages a second; 0: no limit
+	count   int64   // -1: no limit
+}
+
+func (a *app) pubCommand() *cobra.Command {
+	var o pubOptions
+	c := a.verb(cobra.Command{
+		Use:   "pub [-0|--raw] [--rate N] [--count N] CHANNEL [MESSAGE|-]",
+		Short: "send messages to a channel",
+		Long: `pub sends MESSAGE, or what it reads on standard input: each line is a message,
+without its newline; a last line without one is a message too. It waits while
+the channel is full. When it ends with 0 every message is committed: no death
+of a process loses it any more.
+
+A message that is larger than a slot of the channel is an error that names its
+line and the limit; what stands before it was sent, what comes after it was
+not.
+
+pub is an outsider of the region: the daemon lets in root, its own user, and
+whom the channel names in allow_produce.`,
+		Example: `  shmctl pub jobs hello
+  seq 1000000 | shmctl pub numbers
+  find /srv -type f -print0 | shmctl pub -0 files
+  shmctl pub --raw frames <picture.png
+  shmctl pub --rate 10 --count 100 jobs tick`,
+		ValidArgsFunction: a.ofKind(protocol.KindQueue),
+	}, func(cmd *cobra.Command, args []string) error {
+		if len(args) > 2 {
+			return usagef("pub: one message at a time; what is %q? Quote a message of several words", cut(args[2]))
+		}
+		if err := oneChannel(cmd, args[:min(len(args), 1)]); err != nil {
+			return err
+		}
+		o.channel = args[0]
+		if len(args) == 2 && args[1] != "-" {
+			o.message = &args[1]
+		}
+		switch {
+		case o.rate < 0 || cmd.Flags().Changed("rate") && o.rate == 0:
+			return usagef("pub: --rate %v: give messages a second, more than 0", o.rate)
+		case o.count < 0 && cmd.Flags().Changed("count"):
+			return usagef("pub: --count %d: give the number of messages, 0 or more", o.count)
+		case o.raw && o.nul:
+			return usagef("pub: --raw takes all of standard input as one message; -0 divides it")
+		case o.message != nil && (o.raw || o.nul):
+			return usagef("pub: -0 and --raw are about standard input; here the message is on the command line")
+		}
+		return nil
+	}, func(ctx context.Context, _ []string) error { return a.pub(ctx, o) })
+	f := c.Flags()
+	f.BoolVarP(&o.nul, "null", "0", false, "messages on standard input end with a NUL byte, not with a newline")
+	f.BoolVar(&o.raw, "raw", false, "all of standard input is one message")
+	f.Float64Var(&o.rate, "rate", 0, "send at most `N` messages a second")
+	f.Int64Var(&o.count, "count", -1, "end after `N` messages; MESSAGE is sent so often")
+	return c
+}
+
+// publisher is the sending end of a channel of whichever kind that pub serves.
+type publisher interface {
+	Send(ctx context.Context, p []byte) error
+	SlotSize() int
+}
+
+func (a *app) publisher(r *shm.Region, channel string) (publisher, error) {
+	return r.Queue(channel)
+}
+
+func (a *app) pub(ctx context.Context, o pubOptions) error {
+	r, err := a.attach(ctx, "shmctl pub", []string{o.channel}, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	to, err := a.publisher(r, o.channel)
+	if err != nil {
+		return err
+	}
+	p := &pubRun{o: o, to: to, ctx: ctx, began: time.Now()}
+	show := a.showProgress(func(took time.Duration) string { return transferred(p.sent.Load(), p.bytes.Load(), took) })
+	switch {
+	case o.message != nil:
+		err = p.repeat([]byte(*o.message))
+	case o.raw:
+		err = p.whole(r, a.stdin)
+	default:
+		err = p.lines(r, a.stdin)
+	}
+	show.close()
+	switch {
+	case errors.Is(err, errEnough):
+		err = nil
+	case errors.Is(err, shm.ErrQuit):
+		err = stopped(fmt.Sprintf("%s sent, the rest not", count(int(p.sent.Load()), "message")))
+	case ctx.Err() != nil:
+		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; channel %q is full or there is no more input", count(int(p.sent.Load()), "message"), o.channel))
+	}
+	if err == nil && a.json() {
+		return a.printJSON(struct {
+			Schema   int    `json:"schema"`
+			Channel  string `json:"channel"`
+			Messages uint64 `json:"messages"`
+			Bytes    uint64 `json:"bytes"`
+		}{schema, o.channel, p.sent.Load(), p.bytes.Load()})
+	}
+	return err
+}
+
+// errEnough ends pub at --count.
+var errEnough = errors.New("enough")
+
+// pubRun is one run of pub.
+type pubRun struct {
+	o           pubOptions
+	to          publisher
+	ctx         context.Context
+	began       time.Time
+	due         uint64 // messages that --rate allows so far
+	sent, bytes atomic.Uint64
+}
+
+// send sends one message, when --rate allows it. It returns errEnough when --count is reached.
+func (p *pubRun) send(m []byte) error {
+	if p.o.count >= 0 && p.sent.Load() >= uint64(p.o.count) {
+		return errEnough
+	}
+	if p.o.rate > 0 {
+		if err := p.pace(); err != nil {
+			return err
+		}
+	}
+	if err := p.to.Send(p.ctx, m); err != nil {
+		return err
+	}
+	p.sent.Add(1)
+	p.bytes.Add(uint64(len(m)))
+	return nil
+}
+
+// pace waits until the next message is due. It looks at the clock only when those are sent that were due at the last look.
+func (p *pubRun) pace() error {
+	n := p.sent.Load()
+	for n >= p.due {
+		elapsed := time.Since(p.began)
+		p.due = uint64(elapsed.Seconds()*p.o.rate) + 1
+		if n < p.due {
+			break
+		}
+		next := time.Duration(float64(n) / p.o.rate * float64(time.Second))
+		select {
+		case <-time.After(max(next-elapsed, time.Microsecond)):
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// repeat sends a message once, or --count times.
+func (p *pubRun) repeat(m []byte) error {
+	for range max(p.o.count, 1) {
+		if err := p.send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whole sends all input as one message.
+func (p *pubRun) whole(r *shm.Region, in io.Reader) error {
+	var m []byte
+	for chunk := range read(p.ctx, r, in) {
+		if chunk.err != nil {
+			return chunk.err
+		}
+		if m = append(m, chunk.b...); len(m) > p.to.SlotSize() {
+			return fmt.Errorf("standard input is too large for one message: a slot of channel %q holds %d bytes; nothing was sent", p.o.channel, p.to.SlotSize())
+		}
+		chunk.done()
+	}
+	return p.send(m)
+}
+
+// lines sends each line of the input.
+func (p *pubRun) lines(r *shm.Region, in io.Reader) error {
+	if p.o.count == 0 {
+		return nil
+	}
+	end := byte('\n')
+	if p.o.nul {
+		end = 0
+	}
+	limit := p.to.SlotSize()
+	number := uint64(1) // of the line
+	tooLarge := func(n int, more string) error {
+		line := "line"
+		if p.o.nul {
+			line = "message"
+		}
+		return fmt.Errorf("%s %d of standard input is too large: %d bytes%s, and a slot of channel %q holds %d; %s before it sent, nothing after it",
+			line, number, n, more, p.o.channel, limit, count(int(number-1), line))
+	}
+	var begun []byte // a line whose end is not read yet
+	for chunk := range read(p.ctx, r, in) {
+		if chunk.err != nil {
+			return chunk.err
+		}
+		for b := chunk.b; len(b) > 0; {
+			i := bytes.IndexByte(b, end)
+			if i < 0 {
+				if begun = append(begun, b...); len(begun) > limit {
+					return tooLarge(len(begun), " or more")
+				}
+				break
+			}
+			m := b[:i]
+			b = b[i+1:]
+			if len(begun) > 0 {
+				begun = append(begun, m...)
+				m, begun = begun, begun[:0]
+			}
+			if len(m) > limit {
+				return tooLarge(len(m), "")
+			}
+			if err := p.send(m); err != nil {
+				return err
+			}
+			if number++; p.o.count >= 0 && p.sent.Load() == uint64(p.o.count) {
+				return nil
+			}
+		}
+		chunk.done()
+	}
+	if len(begun) > 0 {
+		return p.send(begun)
+	}
+	return nil
+}
