@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0xc206ef36b5839e93) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x20c4a6ae4159d8fb) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -108,6 +108,11 @@ enum shmd_queue_flag {
     SHMD_QUEUE_FLAG_LANE = 4, /* one producer and one consumer: see docs/lane.md */
 };
 
+/* a set of properties of a latest value (bits) */
+enum shmd_latest_flag {
+    SHMD_LATEST_FLAG_SPARSE = 1, /* slots are not allocated in advance */
+};
+
 /* why a message was moved to the dead-letter channel */
 enum shmd_dead_reason {
     SHMD_DEAD_REASON_MAX_DELIVERIES = 1, /* delivered too often without an ack */
@@ -130,6 +135,15 @@ enum shmd_stream {
     ((uint64_t)(uint32_t)(lap) << 32 | (uint64_t)((passed) & 0x3f) << 26 | (uint64_t)((deliveries) & 0x3f) << 20 | \
      (uint64_t)((owner) & 0xffff) << 4 | (uint64_t)((phase) & 0xf))
 
+/* The parts of shmd_latest_info.current. */
+#define SHMD_LATEST_INFO_SLOT(w) ((uint64_t)(w) >> 0 & UINT64_C(0xff)) /* index of the slot */
+#define SHMD_LATEST_INFO_VERSION(w) ((uint64_t)(w) >> 8 & UINT64_C(0xffffffffffffff)) /* 1 for the first value; after the largest comes 1 again */
+
+/* The parts of shmd_latest_slot.state. */
+#define SHMD_LATEST_SLOT_PHASE(w) ((uint64_t)(w) >> 0 & UINT64_C(0xf)) /* FREE: never written, or given back; WRITING; READY: holds a value */
+#define SHMD_LATEST_SLOT_OWNER(w) ((uint64_t)(w) >> 4 & UINT64_C(0xffff)) /* attachment id of who writes, 0 for nobody */
+#define SHMD_LATEST_SLOT_VERSION(w) ((uint64_t)(w) >> 20 & UINT64_C(0xfffffffffff)) /* the low bits of the version that the slot holds or is written for */
+
 /* Sections at fixed places. The others are found through the fields named *_offset. */
 #define SHMD_SEGMENT_HEADER_OFFSET 0
 #define SHMD_ROSTER_INFO_OFFSET 256
@@ -138,6 +152,7 @@ enum shmd_stream {
 #define SHMD_QUEUE_INFO_OFFSET 256
 #define SHMD_QUEUE_COUNTERS_OFFSET 1280
 #define SHMD_QUEUE_COUNTERS_COUNT 16
+#define SHMD_LATEST_INFO_OFFSET 256
 #define SHMD_LOG_INFO_OFFSET 256
 
 /* The first 256 bytes of every segment. Magic is stored last, with release. */
@@ -477,6 +492,44 @@ SHMD_ASSERT(offsetof(struct shmd_dead_letter, reason) == 12, "offset of dead_let
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, moved_unix_ns) == 16, "offset of dead_letter.moved_unix_ns");
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, present) == 24, "offset of dead_letter.present");
 SHMD_ASSERT(offsetof(struct shmd_dead_letter, index) == 32, "offset of dead_letter.index");
+
+/* Head of a latest value: geometry, which slot is the newest, doorbell of those who wait for a change. */
+struct shmd_latest_info {
+    SHMD_ATOMIC(uint32_t) slots;               /* 0, creator: versions kept, a power of two */
+    SHMD_ATOMIC(uint32_t) slot_size;           /* 4, creator: bytes that a value has at most */
+    SHMD_ATOMIC(uint32_t) stride;              /* 8, creator: bytes from one slot to the next */
+    SHMD_ATOMIC(uint32_t) flags;               /* 12, creator: see LatestFlag */
+    SHMD_ATOMIC(uint64_t) slots_offset;        /* 16, creator: of slot 0 */
+    uint8_t reserved_24[40];
+    SHMD_ATOMIC(uint64_t) current;             /* 64, peers: version and slot of the newest value, by one compare-and-swap; bits 0-7 slot, 8-63 version; 0 before the first value */
+    uint8_t reserved_72[56];
+    SHMD_ATOMIC(uint64_t) waiters;             /* 128, peers: epoch:32 | readers that went to sleep since the last wake-up:32 */
+    uint8_t reserved_136[56];
+    SHMD_ATOMIC(uint32_t) bell;                /* 192, peers: doorbell (futex) of the readers: raised by a new value if somebody sleeps */
+    uint8_t reserved_196[60];
+    SHMD_ATOMIC(uint64_t) aborted;             /* 256, peers: slots given back without a value, by a compare-and-set that came too late or by repair */
+    uint8_t reserved_264[248];
+};
+SHMD_ASSERT(sizeof(struct shmd_latest_info) == 512, "size of latest_info");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, slots) == 0, "offset of latest_info.slots");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, slot_size) == 4, "offset of latest_info.slot_size");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, stride) == 8, "offset of latest_info.stride");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, flags) == 12, "offset of latest_info.flags");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, slots_offset) == 16, "offset of latest_info.slots_offset");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, current) == 64, "offset of latest_info.current");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, waiters) == 128, "offset of latest_info.waiters");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, bell) == 192, "offset of latest_info.bell");
+SHMD_ASSERT(offsetof(struct shmd_latest_info, aborted) == 256, "offset of latest_info.aborted");
+
+/* Head of a version; the value follows. State is version:44 | owner:16 | phase:4. */
+struct shmd_latest_slot {
+    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version */
+    SHMD_ATOMIC(uint32_t) length;              /* 8, the slot's owner: bytes of the value; written while WRITING, checked against SlotSize by every reader */
+    uint8_t reserved_12[4];
+};
+SHMD_ASSERT(sizeof(struct shmd_latest_slot) == 16, "size of latest_slot");
+SHMD_ASSERT(offsetof(struct shmd_latest_slot, state) == 0, "offset of latest_slot.state");
+SHMD_ASSERT(offsetof(struct shmd_latest_slot, length) == 8, "offset of latest_slot.length");
 
 /* Head of the log segment: a ring of records that the daemon alone writes. */
 struct shmd_log_info {

@@ -274,6 +274,44 @@ static void queue(void) {
     }
 }
 
+static void version(uint64_t offset, uint32_t slot_size) {
+    const struct shmd_latest_slot *s = place(offset, sizeof *s + slot_size);
+    uint64_t w = LOAD(s, state);
+    uint32_t length = LOAD(s, length);
+    number("_offset", offset);
+    number("state", w);
+    number("length", length);
+    number("_phase", SHMD_LATEST_SLOT_PHASE(w));
+    number("_owner", SHMD_LATEST_SLOT_OWNER(w));
+    number("_version", SHMD_LATEST_SLOT_VERSION(w));
+    if (SHMD_LATEST_SLOT_PHASE(w) != SHMD_PHASE_READY)
+        length = 0;
+    if (length > slot_size)
+        fail("a value is longer than its slot");
+    printf("%s._value=%.*s\n", at, (int)length, (const char *)(s + 1));
+}
+
+static void latest(void) {
+    const struct shmd_latest_info *l = place(SHMD_LATEST_INFO_OFFSET, sizeof *l);
+    begin("LatestInfo", 0);
+    number("_offset", SHMD_LATEST_INFO_OFFSET);
+    WORD(l, slots);
+    WORD(l, slot_size);
+    WORD(l, stride);
+    WORD(l, flags);
+    WORD(l, slots_offset);
+    WORD(l, current);
+    WORD(l, waiters);
+    WORD(l, bell);
+    WORD(l, aborted);
+    number("_slot", SHMD_LATEST_INFO_SLOT(LOAD(l, current)));
+    number("_version", SHMD_LATEST_INFO_VERSION(LOAD(l, current)));
+    for (uint64_t i = 0; i < LOAD(l, slots); i++) {
+        begin("LatestSlot", i);
+        version(LOAD(l, slots_offset) + i * LOAD(l, stride), LOAD(l, slot_size));
+    }
+}
+
 static void record_log(void) {
     const struct shmd_log_info *l = place(SHMD_LOG_INFO_OFFSET, sizeof *l);
     begin("LogInfo", 0);
@@ -330,6 +368,9 @@ int main(int argc, char **argv) {
         break;
     case SHMD_KIND_GROUP:
         group();
+        break;
+    case SHMD_KIND_LATEST:
+        latest();
         break;
     case SHMD_KIND_QUEUE:
         queue();

@@ -277,6 +277,7 @@ var enums = map[string]func(n uint32) string{
 	"AttachmentRow.role":      func(n uint32) string { return protocol.Role(n).String() },
 	"CommandInfo.desired":     func(n uint32) string { return protocol.Desired(n).String() },
 	"CommandRow.desired":      func(n uint32) string { return protocol.Desired(n).String() },
+	"LatestInfo.flags":        func(n uint32) string { return protocol.LatestFlag(n).String() },
 	"QueueInfo.flags":         func(n uint32) string { return protocol.QueueFlag(n).String() },
 	"DeadLetter.reason":       func(n uint32) string { return protocol.DeadReason(n).String() },
 	"LogRecord.stream":        func(n uint32) string { return protocol.Stream(n).String() },
@@ -305,7 +306,16 @@ func meaning(layout, name string, n uint64) string {
 			text += ", passed"
 		}
 		return text
-	case name == "receive_waiters" || name == "send_waiters":
+	case layout == "LatestSlot" && name == "state":
+		w := protocol.LatestWord(n)
+		text := fmt.Sprintf("%v, version %d", w.Phase(), w.Version())
+		if w.Owner() != 0 {
+			text += fmt.Sprintf(", owner %d", w.Owner())
+		}
+		return text
+	case layout == "LatestInfo" && name == "current":
+		return fmt.Sprintf("version %d, slot %d", n>>protocol.LatestInfoVersionShift, n&(1<<protocol.LatestInfoSlotBits-1))
+	case layout == "LatestInfo" && name == "waiters" || name == "receive_waiters" || name == "send_waiters":
 		return fmt.Sprintf("epoch %d, %d asleep", n>>32, uint32(n))
 	case name == "magic" && n == protocol.Magic:
 		return "SHMDSEG1"

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -27,6 +28,8 @@ const (
 	MaxOutsiders   = 32768     // region.max_attachments
 	MinSlots       = 2         // of a channel
 	MaxSlots       = 1 << 20   // of a channel
+	MinVersions    = 4         // slots of a latest value
+	MaxVersions    = 256       // slots of a latest value
 	MaxSlotSize    = 1 << 30   // bytes of payload of a slot
 	MaxDeliveries  = 63        // what the slot's state word can count
 	MinLogSize     = 64 << 10  // bytes of the log ring: four of the longest records
@@ -65,7 +68,7 @@ type Region struct {
 // configuration cannot name.
 type Channel struct {
 	Name          string
-	Kind          string   `toml:"kind"`           // "queue"
+	Kind          string   `toml:"kind"`           // KindQueue, KindLatest
 	Slots         int      `toml:"slots"`          // a power of two
 	SlotSize      int64    `toml:"slot_size"`      // bytes of payload that a slot holds
 	MaxDeliveries int      `toml:"max_deliveries"` // then a message is a dead letter; 0: never
@@ -112,7 +115,8 @@ const (
 	ReadyExec = "exec" // ready as soon as the command runs
 	ReadyCall = "call" // ready when it says so through the library
 
-	KindQueue = "queue"
+	KindQueue  = "queue"  // each message to one consumer
+	KindLatest = "latest" // the newest value
 
 	BuiltinWordcount = "wordcount" // counts the words that its one consumed channel names, tells its one produced one
 	BuiltinIdle      = "idle"      // ready, then sleeps until quit
@@ -127,7 +131,33 @@ func defaultChannel(name string) Channel {
 	return Channel{Name: name, Kind: KindQueue, Slots: 1024, SlotSize: 4 << 10, MaxDeliveries: 5}
 }
 
-func defaultDeadSlots(slots int) int { return min(slots, 1024) }
+// kindDefaults sets what the defaults of a channel's kind are, where the file says nothing.
+func (ch *Channel) kindDefaults(given func(key string) bool) {
+	set := func(key string, to *int, n int) {
+		if !given(key) {
+			*to = n
+		}
+	}
+	switch ch.Kind {
+	case KindLatest:
+		set("slots", &ch.Slots, 8)
+	}
+	if !slices.Contains(kindKeys["max_deliveries"], ch.Kind) && slices.Contains(kinds, ch.Kind) {
+		set("max_deliveries", &ch.MaxDeliveries, 0)
+		set("dead_slots", &ch.DeadSlots, 0)
+		return
+	}
+	set("dead_slots", &ch.DeadSlots, min(ch.Slots, 1024))
+}
+
+// kinds are the kinds of channels.
+var kinds = []string{KindQueue, KindLatest}
+
+// kindKeys are the keys that not every kind of channel has, with the kinds that have it.
+var kindKeys = map[string][]string{
+	"max_deliveries": {KindQueue},
+	"dead_slots":     {KindQueue},
+}
 
 func defaultGroup(name string) Group {
 	return Group{

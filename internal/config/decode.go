@@ -115,9 +115,10 @@ func (d *decoder) root(root *node, c *Config) {
 			for _, kid := range d.named(n) {
 				ch := defaultChannel(kid.key)
 				d.table(kid, []string{n.key, kid.key}, reflect.ValueOf(&ch).Elem())
-				if p, given := d.src.where[join([]string{n.key, kid.key, "dead_slots"})]; !given || p.bad {
-					ch.DeadSlots = defaultDeadSlots(ch.Slots)
-				}
+				ch.kindDefaults(func(key string) bool {
+					p, given := d.src.where[join([]string{n.key, kid.key, key})]
+					return given && !p.bad
+				})
 				c.Channels = append(c.Channels, ch)
 			}
 		case n.key == "worker":

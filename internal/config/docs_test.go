@@ -19,7 +19,7 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	ch := defaultChannel("x")
-	ch.DeadSlots = defaultDeadSlots(ch.Slots)
+	ch.kindDefaults(func(string) bool { return false })
 	defaults := map[string]reflect.Value{
 		"region":  reflect.ValueOf(defaultRegion()),
 		"channel": reflect.ValueOf(ch),
@@ -57,7 +57,7 @@ func TestDocs(t *testing.T) {
 			t.Errorf("%s has\n%s\nwant\n%s", tables[name].title, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	}
-	for _, word := range slices.Concat(reservedChannels, reservedEnv, []string{BuiltinEcho, BuiltinIdle, BuiltinWordcount, RestartAlways, RestartNever, RestartOnFailure, ReadyExec, ReadyCall}) {
+	for _, word := range slices.Concat(reservedChannels, reservedEnv, []string{BuiltinEcho, BuiltinIdle, BuiltinWordcount, RestartAlways, RestartNever, RestartOnFailure, ReadyExec, ReadyCall}, kinds) {
 		if !strings.Contains(string(text), "`"+word+"`") && !strings.Contains(string(text), "`\""+word+"\"`") {
 			t.Errorf("docs/configuration.md does not name %s", word)
 		}

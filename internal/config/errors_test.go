@@ -145,7 +145,7 @@ builtin = "idle"
 log_size = "3MiB"
 max_attachments = 40000
 [channel.a]
-kind = "topic"
+kind = "bus"
 slots = 1000
 slot_size = 0
 max_deliveries = 64
@@ -166,7 +166,7 @@ slot_size = "128MiB"
 `, `
 3:1: log_size in [region]: 3MiB is not a power of two; the nearest are 2MiB and 4MiB
 4:1: max_attachments in [region]: 40000 is out of range; use 0 to 32768
-6:1: kind in [channel.a]: unknown kind "topic"; there is "queue"
+6:1: kind in [channel.a]: unknown kind "bus"; there are "queue", "latest"
 7:1: slots in [channel.a]: 1000 is not a power of two; the nearest are 512 and 1024
 8:1: slot_size in [channel.a]: 0B is out of range; use 1B to 1GiB
 9:1: max_deliveries in [channel.a]: 64 is out of range; use 0 to 63

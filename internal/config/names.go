@@ -53,13 +53,13 @@ const deadSuffix = ".dead"
 // synonyms are words that people try for a key, by what it is called here.
 var synonyms = map[string][]string{
 	"worker":         {"group", "process", "program", "service", "task"},
-	"channel":        {"queue", "topic", "pipe", "stream"},
+	"channel":        {"queue", "topic", "pipe", "stream", "latest", "value"},
 	"access":         {"acl", "permission", "auth", "user"},
 	"region":         {"global", "daemon", "shmd", "general"},
 	"count":          {"replicas", "instances", "processes", "numprocs", "number", "workers", "scale", "n"},
 	"command":        {"exec", "run", "program", "argv", "execstart", "entrypoint"},
-	"slot_size":      {"size", "message_size", "max_size"},
-	"slots":          {"capacity", "length", "depth", "slot_count"},
+	"slot_size":      {"size", "message_size", "max_size", "value_size"},
+	"slots":          {"capacity", "length", "depth", "slot_count", "versions", "history"},
 	"dir":            {"cwd", "directory", "workdir", "working_directory", "chdir"},
 	"consume":        {"input", "inputs", "in", "subscribe", "reads", "stdin"},
 	"produce":        {"output", "outputs", "out", "publish", "writes", "stdout"},

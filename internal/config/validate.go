@@ -90,14 +90,30 @@ func (v *validator) channel(ch *Channel) {
 		v.failTable(at, "the name is taken by another channel; choose another")
 	}
 	v.taken[join(at)] = true
-	v.oneOf(at.key("kind"), ch.Kind, KindQueue)
-	slotsOK := v.power(at.key("slots"), int64(ch.Slots), MinSlots, MaxSlots, decimal)
+	v.oneOf(at.key("kind"), ch.Kind, kinds...)
+	known := slices.Contains(kinds, ch.Kind)
+	has := func(key string) bool { // else its value is of no interest
+		of := kindKeys[key]
+		return len(of) == 0 || !known || slices.Contains(of, ch.Kind)
+	}
+	for _, key := range slices.Sorted(maps.Keys(kindKeys)) {
+		if !has(key) && v.given(at.key(key)) {
+			v.fail(at.key(key), "a channel of kind %q has no such key, it is for kind %s; remove it", ch.Kind, quoted(kindKeys[key]))
+		}
+	}
+	least, most := int64(MinSlots), int64(MaxSlots)
+	if ch.Kind == KindLatest {
+		least, most = MinVersions, MaxVersions
+	}
+	slotsOK := v.power(at.key("slots"), int64(ch.Slots), least, most, decimal)
 	if v.size(at.key("slot_size"), ch.SlotSize, 1, MaxSlotSize) && slotsOK && int64(ch.Slots)*ch.SlotSize > MaxChannelSize {
 		v.fail(at.key("slots"), "%d slots of %s are more than the %s that a process can map; use fewer or smaller ones",
 			ch.Slots, FormatSize(ch.SlotSize), FormatSize(MaxChannelSize))
 	}
-	v.between(at.key("max_deliveries"), ch.MaxDeliveries, 0, MaxDeliveries)
-	if slotsOK || v.given(at.key("dead_slots")) { // else it follows from slots
+	if has("max_deliveries") {
+		v.between(at.key("max_deliveries"), ch.MaxDeliveries, 0, MaxDeliveries)
+	}
+	if has("dead_slots") && (slotsOK || v.given(at.key("dead_slots"))) { // else it follows from slots
 		v.power(at.key("dead_slots"), int64(ch.DeadSlots), MinSlots, MaxSlots, decimal)
 	}
 	if ch.Sparse && v.c.Region.HugePages {

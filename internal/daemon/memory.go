@@ -136,6 +136,8 @@ func (m *memory) addChannel(r config.Region, c config.Channel) error {
 	switch c.Kind {
 	case config.KindQueue:
 		return m.addQueue(r, c)
+	case config.KindLatest:
+		return m.addLatest(r, c)
 	}
 	return fmt.Errorf("channel %q: no such kind of channel: %q", c.Name, c.Kind)
 }
@@ -173,6 +175,24 @@ func (m *memory) addQueue(r config.Region, c config.Channel) error {
 		return err
 	}
 	m.add(&channel{Channel: ch.dead, conf: config.Channel{Name: name, Kind: c.Kind, AllowConsume: c.AllowConsume}, queue: ch.dead})
+	return nil
+}
+
+func (m *memory) addLatest(r config.Region, c config.Channel) error {
+	o := protocol.LatestOptions{Slots: c.Slots, SlotSize: int(c.SlotSize), Sparse: c.Sparse}
+	size, err := protocol.LatestSize(o)
+	if err != nil {
+		return fmt.Errorf("channel %q: %w", c.Name, err)
+	}
+	b, h, err := m.create(r, c.Name, size, o.Sparse)
+	if err != nil {
+		return err
+	}
+	l, err := protocol.FormatLatest(b, h, o)
+	if err != nil {
+		return err
+	}
+	m.add(&channel{Channel: l, conf: c})
 	return nil
 }
 

@@ -60,6 +60,14 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 	}
 	p("#define SHMD_STATE(lap, passed, deliveries, owner, phase) \\\n    ((uint64_t)(uint32_t)(lap) << 32 | (uint64_t)((passed) & 0x3f) << 26 | (uint64_t)((deliveries) & 0x3f) << 20 | \\\n     (uint64_t)((owner) & 0xffff) << 4 | (uint64_t)((phase) & 0xf))\n")
 
+	for _, w := range packed {
+		p("/* The parts of shmd_%s.%s. */", snake(w.Struct), snake(w.Field))
+		for _, s := range w.Parts {
+			p("#define SHMD_%s_%s(w) ((uint64_t)(w) >> %d & UINT64_C(%#x)) /* %s */", upper(w.Struct), upper(s.Name), s.Shift, uint64(1)<<s.Bits-1, s.Doc)
+		}
+		p("")
+	}
+
 	p("/* Sections at fixed places. The others are found through the fields named *_offset. */")
 	for _, s := range l.Sections {
 		v, err := parseValue(s.Offset)

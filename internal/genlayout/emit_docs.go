@@ -80,7 +80,12 @@ A seq that stays odd means that the daemon died in the middle of the row.
 		}
 		p("")
 		if s.Name == "SlotHeader" {
-			emitStateWord(p)
+			emitWord(p, "The state word", stateBits)
+		}
+		for _, w := range packed {
+			if w.Struct == s.Name {
+				emitWord(p, "The word `"+snake(w.Field)+"`", w.Parts)
+			}
 		}
 	}
 
@@ -143,6 +148,8 @@ func emitMap(p func(string, ...any), l *layout, kind string) error {
 	}
 	// What is no array of structs.
 	switch kind {
+	case "latest":
+		p("| %-*s |", mapWidth-2, "  each followed by LatestInfo.slot_size bytes of value")
 	case "queue":
 		p("| %-*s |", mapWidth-2, "  each followed by QueueInfo.slot_size bytes of payload")
 	case "log":
@@ -232,12 +239,12 @@ func centre(s string, width int) string {
 	return strings.Repeat(" ", left) + s + strings.Repeat(" ", width-len(s)-left)
 }
 
-// emitStateWord draws a slot's state word, the highest bit at the left.
-func emitStateWord(p func(string, ...any)) {
-	p("#### The state word\n\nThe highest bit is at the left.\n\n```")
+// emitWord draws a word of several parts, the highest bit at the left.
+func emitWord(p func(string, ...any), title string, parts []bits) {
+	p("#### " + title + "\n\nThe highest bit is at the left.\n\n```")
 	top, rule, names := "", "", ""
-	for i := len(stateBits) - 1; i >= 0; i-- {
-		s := stateBits[i]
+	for i := len(parts) - 1; i >= 0; i-- {
+		s := parts[i]
 		high, low := fmt.Sprint(s.Shift+s.Bits-1), fmt.Sprint(s.Shift)
 		width := max(s.Bits/2+4, len(s.Name)+2, len(high)+len(low)+3)
 		top += " " + high + strings.Repeat(" ", width-len(high)-len(low)) + low
@@ -245,7 +252,7 @@ func emitStateWord(p func(string, ...any)) {
 		names += "|" + centre(snake(s.Name), width)
 	}
 	p("%s\n%s+\n%s|\n%s+\n```\n\n| bits | part | what |\n|---:|---|---|", top, rule, names, rule)
-	for _, s := range stateBits {
+	for _, s := range parts {
 		p("| %d-%d | `%s` | %s |", s.Shift, s.Shift+s.Bits-1, snake(s.Name), s.Doc)
 	}
 	p("")

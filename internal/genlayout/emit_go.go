@@ -29,6 +29,14 @@ func emitGo(l *layout) ([]byte, error) {
 		p("\tSlot%sBits = %d", s.Name, s.Bits)
 	}
 	p(")\n")
+	for _, w := range packed {
+		p("// %s.%s: where each part lies.\nconst (", w.Struct, w.Field)
+		for _, s := range w.Parts {
+			p("\t%s%sShift = %d // %s", w.Struct, s.Name, s.Shift, s.Doc)
+			p("\t%s%sBits = %d", w.Struct, s.Name, s.Bits)
+		}
+		p(")\n")
+	}
 
 	for _, g := range l.groups() {
 		emitGoEnum(p, g)

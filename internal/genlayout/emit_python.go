@@ -157,6 +157,17 @@ def sections(buf):
 		p("        %q: word >> %d & %#x,", snake(s.Name), s.Shift, uint64(1)<<s.Bits-1)
 	}
 	p("    }")
+	for _, w := range packed {
+		var names []string
+		for _, s := range w.Parts {
+			names = append(names, snake(s.Name))
+		}
+		p("\n\ndef %s_%s(word):\n    \"\"\"Return the parts of %s.%s as a dict: %s.\"\"\"\n    return {", snake(w.Struct), snake(w.Field), w.Struct, snake(w.Field), strings.Join(names, ", "))
+		for _, s := range w.Parts {
+			p("        %q: word >> %d & %#x,", snake(s.Name), s.Shift, uint64(1)<<s.Bits-1)
+		}
+		p("    }")
+	}
 	return b.Bytes(), nil
 }
 

@@ -230,6 +230,21 @@ var Structs = []Struct{
 		w64("Present", 24, daemon, "1: distinguishes position 0 from a slot never used"),
 		w32("Index", 32, daemon, "the message's number within its frame, 0 for a slot that was one message: with Position its identity"),
 	}},
+	{Name: "LatestInfo", Size: 512, Doc: "Head of a latest value: geometry, which slot is the newest, doorbell of those who wait for a change.", Fields: []Field{
+		w32("Slots", 0, creator, "versions kept, a power of two"),
+		w32("SlotSize", 4, creator, "bytes that a value has at most"),
+		w32("Stride", 8, creator, "bytes from one slot to the next"),
+		w32("Flags", 12, creator, "see LatestFlag"),
+		w64("SlotsOffset", 16, creator, "of slot 0"),
+		w64("Current", 64, anyPeer, "version and slot of the newest value, by one compare-and-swap; bits 0-7 slot, 8-63 version; 0 before the first value"),
+		w64("Waiters", 128, anyPeer, "epoch:32 | readers that went to sleep since the last wake-up:32"),
+		w32("Bell", 192, anyPeer, "doorbell (futex) of the readers: raised by a new value if somebody sleeps"),
+		w64("Aborted", 256, anyPeer, "slots given back without a value, by a compare-and-set that came too late or by repair"),
+	}},
+	{Name: "LatestSlot", Size: 16, Doc: "Head of a version; the value follows. State is version:44 | owner:16 | phase:4.", Fields: []Field{
+		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version"),
+		w32("Length", 8, "the slot's owner", "bytes of the value; written while WRITING, checked against SlotSize by every reader"),
+	}},
 	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []Field{
 		w64("RingOffset", 0, creator, "of the ring"),
 		w64("RingSize", 8, creator, "bytes, a power of two"),
@@ -298,6 +313,8 @@ var Consts = []Const{
 	{"QueueFlag", "DeadLetter", 2, "a dead-letter channel: payloads begin with DeadLetter"},
 	{"QueueFlag", "Lane", 4, "one producer and one consumer: see docs/lane.md"},
 
+	{"LatestFlag", "Sparse", 1, "slots are not allocated in advance"},
+
 	{"DeadReason", "MaxDeliveries", 1, "delivered too often without an ack"},
 
 	{"Stream", "Daemon", 1, "the daemon's own records"},
@@ -321,5 +338,7 @@ var Sections = []Section{
 	{"queue", "QueueInfo", "256", "", "1", ""},
 	{"queue", "QueueCounters", "1280", "64", "16", "stripes"},
 	{"queue", "SlotHeader", "QueueInfo.SlotsOffset", "QueueInfo.Stride", "QueueInfo.Slots", ""},
+	{"latest", "LatestInfo", "256", "", "1", ""},
+	{"latest", "LatestSlot", "LatestInfo.SlotsOffset", "LatestInfo.Stride", "LatestInfo.Slots", ""},
 	{"log", "LogInfo", "256", "", "1", ""},
 }

@@ -29,7 +29,7 @@ func description() *layout {
 var goTypes = map[string]string{"Attachment": "AttachmentState"}
 
 // flagGroups are groups whose values are single bits that may be set together.
-var flagGroups = map[string]bool{"QueueFlag": true}
+var flagGroups = map[string]bool{"QueueFlag": true, "LatestFlag": true}
 
 // groupDocs says what a group of constants is.
 var groupDocs = map[string]string{
@@ -42,21 +42,41 @@ var groupDocs = map[string]string{
 	"Role":        "what an attachment may do",
 	"Phase":       "the phase of a slot, bits 0-3 of its state word",
 	"QueueFlag":   "a set of properties of a queue",
+	"LatestFlag":  "a set of properties of a latest value",
 	"DeadReason":  "why a message was moved to the dead-letter channel",
 	"Stream":      "where a record of the log comes from",
 }
 
 // stateBits is the slot's state word, lowest bits first.
-var stateBits = []struct {
-	Name        string
-	Shift, Bits int
-	Doc         string
-}{
+var stateBits = []bits{
 	{"Phase", 0, 4, "see Phase"},
 	{"Owner", 4, 16, "attachment id of who holds the slot, 0 for nobody"},
 	{"Deliveries", 20, 6, "how often a lease of the message ended without an ack"},
 	{"Passed", 26, 6, "not 0: somebody met the slot while it was held, and went on"},
 	{"Lap", 32, 32, "position / slots, modulo 2^32"},
+}
+
+// bits is a part of a word.
+type bits struct {
+	Name        string
+	Shift, Bits int
+	Doc         string
+}
+
+// packed are the other words that have parts, by struct and field; each part gets the struct's name.
+var packed = []struct {
+	Struct, Field string
+	Parts         []bits
+}{
+	{"LatestInfo", "Current", []bits{
+		{"Slot", 0, 8, "index of the slot"},
+		{"Version", 8, 56, "1 for the first value; after the largest comes 1 again"},
+	}},
+	{"LatestSlot", "State", []bits{
+		{"Phase", 0, 4, "FREE: never written, or given back; WRITING; READY: holds a value"},
+		{"Owner", 4, 16, "attachment id of who writes, 0 for nobody"},
+		{"Version", 20, 44, "the low bits of the version that the slot holds or is written for"},
+	}},
 }
 
 // group is the constants of one name.
@@ -170,6 +190,11 @@ func (l *layout) canonical() string {
 	}
 	for _, p := range stateBits {
 		fmt.Fprintf(&b, "state %s %d %d\n", snake(p.Name), p.Shift, p.Bits)
+	}
+	for _, w := range packed {
+		for _, p := range w.Parts {
+			fmt.Fprintf(&b, "part %s.%s %s %d %d\n", snake(w.Struct), snake(w.Field), snake(p.Name), p.Shift, p.Bits)
+		}
 	}
 	return b.String()
 }

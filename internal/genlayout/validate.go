@@ -13,6 +13,7 @@ var sharedLines = map[[2]string]string{
 	{"SlotHeader.State", "SlotHeader.Frame"}: "as Length",
 	{"SlotHeader.State", "SlotHeader.Length"}: "a small slot is one cache line on purpose: state word, length and payload are " +
 		"handed over together, and only the owner that State names writes Length",
+	{"LatestSlot.State", "LatestSlot.Length"}: "the same, for a small value",
 }
 
 // writers are all sides that may write a field.

@@ -19,15 +19,23 @@ var (
 	ErrTooShort = errors.New("segment is shorter than its header says")
 )
 
-// Errors of queue operations.
+// Errors of operations on channels.
 var (
 	// ErrFull: no slot is free for the next position.
-	ErrFull = errors.New("queue is full")
+	ErrFull = errors.New("channel is full")
 	// ErrEmpty: no message is ready.
-	ErrEmpty = errors.New("queue is empty")
+	ErrEmpty = errors.New("channel is empty")
 	// ErrLost: the loan or lease is no longer the caller's: it was ended before, or a repair took it because
 	// the attachment had been declared dead.
 	ErrLost = errors.New("slot is no longer held: already committed, acked or given back, or taken by a repair")
+)
+
+// Errors of latest values, beside those.
+var (
+	// ErrStale: a compare-and-set was for another version than the present one.
+	ErrStale = errors.New("the value has another version")
+	// ErrOvertaken: writers overwrote every version before it could be read, as often as Get and View try.
+	ErrOvertaken = errors.New("the value was overwritten each time before it could be read whole: keep more versions (slots), or read faster")
 )
 
 // A VersionError says that a segment has a layout of another major version.
@@ -72,3 +80,16 @@ type CorruptError struct {
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("segment %q is damaged at offset %#x: %s", e.Segment, e.Offset, e.What)
 }
+
+// A FullError says that writers hold every slot of a latest value, each in the middle of a Put or stopped there. It is ErrFull.
+type FullError struct {
+	Segment string
+	Owners  []uint16 // attachment ids
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("latest value %q is full: every slot is held by a writer in the middle of its value, attachments %v; one that is stopped may be killed", e.Segment, e.Owners)
+}
+
+// Is makes the error one with ErrFull.
+func (e *FullError) Is(target error) bool { return target == ErrFull }

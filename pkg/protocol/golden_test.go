@@ -34,6 +34,7 @@ var goldens = []struct {
 	{"group", makeGroup, readGroup},
 	{"queue", makeQueue, readQueue},
 	{"log", makeLog, readLog},
+	{"latest", makeLatest, readLatest},
 }
 
 func TestGolden(t *testing.T) {
@@ -329,6 +330,55 @@ func readQueue(t *testing.T, b []byte) {
 	noErr(t, q.Nack(l))
 }
 
+// makeLatest leaves a slot in each phase: 0 READY, an earlier version; 1 FREE, given back; 2 READY, the newest; 3 WRITING.
+func makeLatest(t *testing.T) []byte {
+	o := LatestOptions{Slots: 4, SlotSize: 48}
+	size, err := LatestSize(o)
+	noErr(t, err)
+	b := make([]byte, size)
+	l, err := FormatLatest(b, goldenHeader("price"), o)
+	noErr(t, err)
+	_, err = l.Put(7, []byte("v1"))
+	noErr(t, err)
+	late, err := l.TryDraft(8)
+	noErr(t, err)
+	_, err = l.Put(7, []byte("v2: größe"))
+	noErr(t, err)
+	if v, err := l.PublishIf(late, 2, 1); v != 2 || err != ErrStale {
+		t.Fatalf("publish for version 1: %d, %v", v, err)
+	}
+	d, err := l.TryDraft(9) // for version 3, never published
+	noErr(t, err)
+	copy(l.DraftBytes(d), "not v3")
+	l.Changes.Register()
+	return b
+}
+
+func readLatest(t *testing.T, b []byte) {
+	checkHeader(t, b, KindLatest, "price")
+	l, err := OpenLatest(b)
+	noErr(t, err)
+	wantEqual(t, l.Stat(), LatestStat{Slots: 4, SlotSize: 48, Version: 2, Length: 11, Held: 1, Aborted: 1, Sleepers: 1})
+	type slot struct {
+		phase   Phase
+		owner   uint16
+		version uint64
+	}
+	var slots []slot
+	for i := range 4 {
+		w := l.SlotAt(i).Word
+		slots = append(slots, slot{w.Phase(), w.Owner(), w.Version()})
+	}
+	wantEqual(t, slots, []slot{{PhaseReady, 0, 1}, {PhaseFree, 0, 2}, {PhaseReady, 0, 2}, {PhaseWriting, 9, 3}})
+	p, v, err := l.Get(nil)
+	noErr(t, err)
+	wantEqual(t, string(p), "v2: größe")
+	wantEqual(t, v, uint64(2))
+	v, err = l.Put(7, []byte("v3"))
+	noErr(t, err)
+	wantEqual(t, v, uint64(3))
+}
+
 func makeLog(t *testing.T) []byte {
 	const ring = 64 << 10
 	b := make([]byte, LogSize(ring))
@@ -390,8 +440,14 @@ func decodeSegment(t *testing.T, b []byte) []byte {
 			if s.Stride == (SectionValue{}) {
 				heads[s.Struct] = row
 			}
-			if s.Struct == "SlotHeader" {
+			switch s.Struct {
+			case "SlotHeader":
 				row = append(row, decodeSlot(t, b[at:at+value(s.Stride)], row)...)
+			case "LatestInfo":
+				w := row.get("current").(uint64)
+				row = append(row, member{"_slot", w & (1<<LatestInfoSlotBits - 1)}, member{"_version", w >> LatestInfoVersionShift})
+			case "LatestSlot":
+				row = append(row, decodeVersion(b[at:at+value(s.Stride)], row)...)
 			}
 			rows = append(rows, row)
 		}
@@ -457,6 +513,21 @@ func decodeSlot(t *testing.T, slot []byte, row object) object {
 		payload = string(slot[SizeofSlotHeader:][:row.get("length").(uint64)])
 	}
 	return append(o, member{"_payload", payload})
+}
+
+// decodeVersion returns the parts of the state word of a slot of a latest value, and the value if it holds one.
+func decodeVersion(slot []byte, row object) object {
+	w := row.get("state").(uint64)
+	value := ""
+	if Phase(w&(1<<LatestSlotPhaseBits-1)) == PhaseReady {
+		value = string(slot[SizeofLatestSlot:][:row.get("length").(uint64)])
+	}
+	return object{
+		{"_phase", w & (1<<LatestSlotPhaseBits - 1)},
+		{"_owner", w >> LatestSlotOwnerShift & (1<<LatestSlotOwnerBits - 1)},
+		{"_version", w >> LatestSlotVersionShift},
+		{"_value", value},
+	}
 }
 
 // decodeRing returns the records from tail to head, oldest first.

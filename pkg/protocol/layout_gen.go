@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xc206ef36b5839e93
+const LayoutHash uint64 = 0x20c4a6ae4159d8fb
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -32,6 +32,24 @@ const (
 	SlotPassedBits      = 6
 	SlotLapShift        = 32 // position / slots, modulo 2^32
 	SlotLapBits         = 32
+)
+
+// LatestInfo.Current: where each part lies.
+const (
+	LatestInfoSlotShift    = 0 // index of the slot
+	LatestInfoSlotBits     = 8
+	LatestInfoVersionShift = 8 // 1 for the first value; after the largest comes 1 again
+	LatestInfoVersionBits  = 56
+)
+
+// LatestSlot.State: where each part lies.
+const (
+	LatestSlotPhaseShift   = 0 // FREE: never written, or given back; WRITING; READY: holds a value
+	LatestSlotPhaseBits    = 4
+	LatestSlotOwnerShift   = 4 // attachment id of who writes, 0 for nobody
+	LatestSlotOwnerBits    = 16
+	LatestSlotVersionShift = 20 // the low bits of the version that the slot holds or is written for
+	LatestSlotVersionBits  = 44
 )
 
 // Kind is the kind of a segment.
@@ -278,6 +296,32 @@ func (v QueueFlag) String() string {
 	}
 	if v != 0 {
 		add("queue-flag(" + strconv.FormatUint(uint64(v), 10) + ")")
+	}
+	return s
+}
+
+// LatestFlag is a set of properties of a latest value.
+type LatestFlag uint32
+
+const (
+	LatestFlagSparse LatestFlag = 1 // slots are not allocated in advance
+)
+
+// String returns the names of the set bits, joined by |, "latest-flag(8)" for an unknown bit, "" for none.
+func (v LatestFlag) String() string {
+	s := ""
+	add := func(name string) {
+		if s != "" {
+			s += "|"
+		}
+		s += name
+	}
+	if v&LatestFlagSparse != 0 {
+		add("sparse")
+		v &^= LatestFlagSparse
+	}
+	if v != 0 {
+		add("latest-flag(" + strconv.FormatUint(uint64(v), 10) + ")")
 	}
 	return s
 }
@@ -862,6 +906,67 @@ const (
 	OffsetofDeadLetterIndex       = 32
 )
 
+// LatestInfo is 512 bytes. Head of a latest value: geometry, which slot is the newest, doorbell of those who wait for a change.
+type LatestInfo struct {
+	_ structs.HostLayout
+
+	// Slots is at 0, written by creator: versions kept, a power of two
+	Slots atomic.Uint32
+	// SlotSize is at 4, written by creator: bytes that a value has at most
+	SlotSize atomic.Uint32
+	// Stride is at 8, written by creator: bytes from one slot to the next
+	Stride atomic.Uint32
+	// Flags is at 12, written by creator: see LatestFlag
+	Flags atomic.Uint32
+	// SlotsOffset is at 16, written by creator: of slot 0
+	SlotsOffset atomic.Uint64
+	_           [40]byte
+	// Current is at 64, written by peers: version and slot of the newest value, by one compare-and-swap; bits 0-7 slot, 8-63 version; 0 before the first value
+	Current atomic.Uint64
+	_       [56]byte
+	// Waiters is at 128, written by peers: epoch:32 | readers that went to sleep since the last wake-up:32
+	Waiters atomic.Uint64
+	_       [56]byte
+	// Bell is at 192, written by peers: doorbell (futex) of the readers: raised by a new value if somebody sleeps
+	Bell atomic.Uint32
+	_    [60]byte
+	// Aborted is at 256, written by peers: slots given back without a value, by a compare-and-set that came too late or by repair
+	Aborted atomic.Uint64
+	_       [248]byte
+}
+
+// Size of LatestInfo and offsets of its fields, in bytes.
+const (
+	SizeofLatestInfo              = 512
+	OffsetofLatestInfoSlots       = 0
+	OffsetofLatestInfoSlotSize    = 4
+	OffsetofLatestInfoStride      = 8
+	OffsetofLatestInfoFlags       = 12
+	OffsetofLatestInfoSlotsOffset = 16
+	OffsetofLatestInfoCurrent     = 64
+	OffsetofLatestInfoWaiters     = 128
+	OffsetofLatestInfoBell        = 192
+	OffsetofLatestInfoAborted     = 256
+)
+
+// LatestSlot is 16 bytes. Head of a version; the value follows. State is version:44 | owner:16 | phase:4.
+type LatestSlot struct {
+	_ structs.HostLayout
+
+	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version
+	State atomic.Uint64
+	// Length is at 8, written by the slot's owner: bytes of the value; written while WRITING, checked against SlotSize by every reader
+	Length atomic.Uint32
+	_      [4]byte
+}
+
+// Size of LatestSlot and offsets of its fields, in bytes.
+const (
+	SizeofLatestSlot         = 16
+	OffsetofLatestSlotState  = 0
+	OffsetofLatestSlotLength = 8
+)
+
 // LogInfo is 256 bytes. Head of the log segment: a ring of records that the daemon alone writes.
 type LogInfo struct {
 	_ structs.HostLayout
@@ -1109,6 +1214,21 @@ var Layouts = []StructInfo{
 		{"present", "u64", 24, 8, "daemon", "1: distinguishes position 0 from a slot never used"},
 		{"index", "u32", 32, 4, "daemon", "the message's number within its frame, 0 for a slot that was one message: with Position its identity"},
 	}},
+	{Name: "LatestInfo", Size: 512, Doc: "Head of a latest value: geometry, which slot is the newest, doorbell of those who wait for a change.", Fields: []FieldInfo{
+		{"slots", "u32", 0, 4, "creator", "versions kept, a power of two"},
+		{"slot_size", "u32", 4, 4, "creator", "bytes that a value has at most"},
+		{"stride", "u32", 8, 4, "creator", "bytes from one slot to the next"},
+		{"flags", "u32", 12, 4, "creator", "see LatestFlag"},
+		{"slots_offset", "u64", 16, 8, "creator", "of slot 0"},
+		{"current", "u64", 64, 8, "peers", "version and slot of the newest value, by one compare-and-swap; bits 0-7 slot, 8-63 version; 0 before the first value"},
+		{"waiters", "u64", 128, 8, "peers", "epoch:32 | readers that went to sleep since the last wake-up:32"},
+		{"bell", "u32", 192, 4, "peers", "doorbell (futex) of the readers: raised by a new value if somebody sleeps"},
+		{"aborted", "u64", 256, 8, "peers", "slots given back without a value, by a compare-and-set that came too late or by repair"},
+	}},
+	{Name: "LatestSlot", Size: 16, Doc: "Head of a version; the value follows. State is version:44 | owner:16 | phase:4.", Fields: []FieldInfo{
+		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version"},
+		{"length", "u32", 8, 4, "the slot's owner", "bytes of the value; written while WRITING, checked against SlotSize by every reader"},
+	}},
 	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []FieldInfo{
 		{"ring_offset", "u64", 0, 8, "creator", "of the ring"},
 		{"ring_size", "u64", 8, 8, "creator", "bytes, a power of two"},
@@ -1143,5 +1263,7 @@ var SegmentSections = []SectionInfo{
 	{"queue", "QueueInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"queue", "QueueCounters", SectionValue{Number: 1280}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},
 	{"queue", "SlotHeader", SectionValue{Struct: "QueueInfo", Field: "slots_offset"}, SectionValue{Struct: "QueueInfo", Field: "stride"}, SectionValue{Struct: "QueueInfo", Field: "slots"}, ""},
+	{"latest", "LatestInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
+	{"latest", "LatestSlot", SectionValue{Struct: "LatestInfo", Field: "slots_offset"}, SectionValue{Struct: "LatestInfo", Field: "stride"}, SectionValue{Struct: "LatestInfo", Field: "slots"}, ""},
 	{"log", "LogInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 }

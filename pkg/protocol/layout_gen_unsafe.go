@@ -155,6 +155,21 @@ const (
 	_ = -uint(unsafe.Offsetof(DeadLetter{}.MovedUnixNs) ^ OffsetofDeadLetterMovedUnixNs)
 	_ = -uint(unsafe.Offsetof(DeadLetter{}.Present) ^ OffsetofDeadLetterPresent)
 	_ = -uint(unsafe.Offsetof(DeadLetter{}.Index) ^ OffsetofDeadLetterIndex)
+	_ = -uint(unsafe.Sizeof(LatestInfo{}) ^ SizeofLatestInfo)
+	_ = -uint(unsafe.Alignof(LatestInfo{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Slots) ^ OffsetofLatestInfoSlots)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.SlotSize) ^ OffsetofLatestInfoSlotSize)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Stride) ^ OffsetofLatestInfoStride)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Flags) ^ OffsetofLatestInfoFlags)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.SlotsOffset) ^ OffsetofLatestInfoSlotsOffset)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Current) ^ OffsetofLatestInfoCurrent)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Waiters) ^ OffsetofLatestInfoWaiters)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Bell) ^ OffsetofLatestInfoBell)
+	_ = -uint(unsafe.Offsetof(LatestInfo{}.Aborted) ^ OffsetofLatestInfoAborted)
+	_ = -uint(unsafe.Sizeof(LatestSlot{}) ^ SizeofLatestSlot)
+	_ = -uint(unsafe.Alignof(LatestSlot{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(LatestSlot{}.State) ^ OffsetofLatestSlotState)
+	_ = -uint(unsafe.Offsetof(LatestSlot{}.Length) ^ OffsetofLatestSlotLength)
 	_ = -uint(unsafe.Sizeof(LogInfo{}) ^ SizeofLogInfo)
 	_ = -uint(unsafe.Alignof(LogInfo{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(LogInfo{}.RingOffset) ^ OffsetofLogInfoRingOffset)
@@ -250,6 +265,16 @@ func overlaySlotHeader(b []byte, off int64) *SlotHeader {
 // overlayDeadLetter returns the DeadLetter at b[off], nil if it would not lie within b or not be 8-aligned.
 func overlayDeadLetter(b []byte, off int64) *DeadLetter {
 	return (*DeadLetter)(overlayAt(b, off, SizeofDeadLetter))
+}
+
+// overlayLatestInfo returns the LatestInfo at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayLatestInfo(b []byte, off int64) *LatestInfo {
+	return (*LatestInfo)(overlayAt(b, off, SizeofLatestInfo))
+}
+
+// overlayLatestSlot returns the LatestSlot at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayLatestSlot(b []byte, off int64) *LatestSlot {
+	return (*LatestSlot)(overlayAt(b, off, SizeofLatestSlot))
 }
 
 // overlayLogInfo returns the LogInfo at b[off], nil if it would not lie within b or not be 8-aligned.

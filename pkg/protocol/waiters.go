@@ -23,6 +23,10 @@ type Doorbell struct {
 	// pays for both: a membarrier between [S] and [T] is a full barrier in every waker as well. All processes that use the
 	// channel have called sys.RegisterFence.
 	fenced bool
+
+	// all: whoever sleeps here waits for the same thing, and is woken with everybody else, by Broadcast. The count is of those who
+	// went to sleep since the last Broadcast, and only that lowers it: so a count that is the same as before is the same sleepers.
+	all bool
 }
 
 // Ticket is what Register returns: the epoch in which the sleeper was counted.
@@ -54,7 +58,7 @@ func (d Doorbell) Register() Ticket {
 
 // Unregister takes the caller back from the count, unless a repair has zeroed the count meanwhile.
 func (d Doorbell) Unregister(t Ticket) {
-	for {
+	for !d.all {
 		w := d.waiters.Load()
 		if Ticket(w>>32) != t || uint32(w) == 0 || d.waiters.CompareAndSwap(w, w-1) {
 			return
@@ -73,6 +77,27 @@ func (d Doorbell) Ring(n int) {
 	}
 	d.bell.Add(1)
 	sys.FutexWake(d.bell, n)
+}
+
+// PassOn is for a sleeper that leaves without having looked whether what it waited for has come: if it was chosen by Ring, another must be.
+func (d Doorbell) PassOn() {
+	if !d.all {
+		d.Ring(1)
+	}
+}
+
+// Broadcast wakes everybody who sleeps, and takes them from the count, so that the next Broadcast makes no system call before somebody
+// sleeps again. It is called after what they wait for was published, and needs all.
+func (d Doorbell) Broadcast() {
+	w := d.waiters.Load() // W
+	if uint32(w) == 0 {
+		return
+	}
+	d.bell.Add(1)
+	sys.FutexWake(d.bell, 1<<30)
+	// After the wake: a waker that is stopped or killed before it leaves the count to the next. Everybody counted in w had loaded the bell before it
+	// was raised and does not sleep on; who came since has changed the word.
+	d.waiters.CompareAndSwap(w, (w>>32+1)<<32)
 }
 
 // RingAll forgets the sleepers that were counted, among whom may be dead ones, and wakes everybody. The living

@@ -48,8 +48,9 @@ type Region struct {
 	segments map[string]*region.Segment
 	channels map[string]protocol.Channel
 
-	mu     sync.Mutex
-	queues []*Queue // that were given out
+	mu      sync.Mutex
+	queues  []*Queue // that were given out
+	latests sync.Map // name to *Latest: one for all goroutines
 
 	quit     context.Context
 	endQuit  context.CancelCauseFunc

@@ -35,6 +35,8 @@ var (
 	ErrEmpty = protocol.ErrEmpty
 	// ErrLost: the loan or message had already ended, or a repair took it.
 	ErrLost = protocol.ErrLost
+	// ErrOvertaken: Get and View found every version overwritten before it was read whole.
+	ErrOvertaken = protocol.ErrOvertaken
 	// ErrNoChannel: this process does not hold a channel of that name.
 	ErrNoChannel = errors.New("no such channel here")
 )

@@ -73,7 +73,7 @@ func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinne
 		bell.Unregister(ticket)
 		if err != nil {
 			// A wake may have been meant for this sleeper: pass it on, or another would sleep beside work.
-			bell.Ring(1)
+			bell.PassOn()
 			return err
 		}
 	}

@@ -147,7 +147,7 @@ func TestRequests(t *testing.T) {
 		{q.Send(ctx, make([]byte, 65)), `message of 65 bytes is too large: a slot of channel "jobs" holds 64; raise slot_size, or send a reference`},
 		{tooMuch, `message of 65 bytes is too large: a slot of channel "jobs" holds 64; raise slot_size, or send a reference`},
 		{l.Commit(1), "slot is no longer held: already committed, acked or given back, or taken by a repair"},
-		{q.TrySend(nil), ""}, {q.TrySend(nil), ""}, {q.TrySend(nil), "queue is full"},
+		{q.TrySend(nil), ""}, {q.TrySend(nil), ""}, {q.TrySend(nil), "channel is full"},
 	} {
 		if c.err == nil && c.want != "" || c.err != nil && c.err.Error() != c.want {
 			t.Errorf("%d: %v, want %q", i, c.err, c.want)

@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0xc206ef36b5839e93  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x20c4a6ae4159d8fb  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -105,6 +105,12 @@ class QueueFlag(enum.IntFlag):
     LANE = 4  # one producer and one consumer: see docs/lane.md
 
 
+class LatestFlag(enum.IntFlag):
+    """A set of properties of a latest value."""
+
+    SPARSE = 1  # slots are not allocated in advance
+
+
 class DeadReason(enum.IntEnum):
     """Why a message was moved to the dead-letter channel."""
 
@@ -135,6 +141,8 @@ SIZES = {
     "QueueCounters": 64,
     "SlotHeader": 16,
     "DeadLetter": 64,
+    "LatestInfo": 512,
+    "LatestSlot": 16,
     "LogInfo": 256,
     "LogRecord": 48,
 }
@@ -304,6 +312,23 @@ FIELDS = {
         "present": (24, "Q"),  # daemon: 1: distinguishes position 0 from a slot never used
         "index": (32, "I"),  # daemon: the message's number within its frame, 0 for a slot that was one message: with Position its identity
     },
+    # Head of a latest value: geometry, which slot is the newest, doorbell of those who wait for a change.
+    "LatestInfo": {
+        "slots": (0, "I"),  # creator: versions kept, a power of two
+        "slot_size": (4, "I"),  # creator: bytes that a value has at most
+        "stride": (8, "I"),  # creator: bytes from one slot to the next
+        "flags": (12, "I"),  # creator: see LatestFlag
+        "slots_offset": (16, "Q"),  # creator: of slot 0
+        "current": (64, "Q"),  # peers: version and slot of the newest value, by one compare-and-swap; bits 0-7 slot, 8-63 version; 0 before the first value
+        "waiters": (128, "Q"),  # peers: epoch:32 | readers that went to sleep since the last wake-up:32
+        "bell": (192, "I"),  # peers: doorbell (futex) of the readers: raised by a new value if somebody sleeps
+        "aborted": (256, "Q"),  # peers: slots given back without a value, by a compare-and-set that came too late or by repair
+    },
+    # Head of a version; the value follows. State is version:44 | owner:16 | phase:4.
+    "LatestSlot": {
+        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version
+        "length": (8, "I"),  # the slot's owner: bytes of the value; written while WRITING, checked against SlotSize by every reader
+    },
     # Head of the log segment: a ring of records that the daemon alone writes.
     "LogInfo": {
         "ring_offset": (0, "Q"),  # creator: of the ring
@@ -358,6 +383,8 @@ SECTIONS = [
     (Kind.QUEUE, "QueueInfo", 256, 0, 1, ""),
     (Kind.QUEUE, "QueueCounters", 1280, 64, 16, "stripes"),
     (Kind.QUEUE, "SlotHeader", ("QueueInfo", "slots_offset"), ("QueueInfo", "stride"), ("QueueInfo", "slots"), ""),
+    (Kind.LATEST, "LatestInfo", 256, 0, 1, ""),
+    (Kind.LATEST, "LatestSlot", ("LatestInfo", "slots_offset"), ("LatestInfo", "stride"), ("LatestInfo", "slots"), ""),
     (Kind.LOG, "LogInfo", 256, 0, 1, ""),
 ]
 
@@ -426,4 +453,21 @@ def state(word):
         "deliveries": word >> 20 & 0x3f,
         "passed": word >> 26 & 0x3f,
         "lap": word >> 32 & 0xffffffff,
+    }
+
+
+def latest_info_current(word):
+    """Return the parts of LatestInfo.current as a dict: slot, version."""
+    return {
+        "slot": word >> 0 & 0xff,
+        "version": word >> 8 & 0xffffffffffffff,
+    }
+
+
+def latest_slot_state(word):
+    """Return the parts of LatestSlot.state as a dict: phase, owner, version."""
+    return {
+        "phase": word >> 0 & 0xf,
+        "owner": word >> 4 & 0xffff,
+        "version": word >> 20 & 0xfffffffffff,
     }

@@ -11,7 +11,7 @@ import unittest
 from shmd import layout
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "pkg" / "protocol" / "testdata" / "golden"
-KINDS = ["roster", "command", "group", "queue", "log"]
+KINDS = ["roster", "command", "group", "queue", "log", "latest"]
 HOLDS_MESSAGE = (layout.Phase.READY, layout.Phase.READING, layout.Phase.DEAD)
 
 
@@ -31,6 +31,17 @@ def slot(buf, offset, stride):
         payload = bytes(buf[start : start + row["length"]])
         assert start + row["length"] <= offset + stride
     row["_payload"] = payload.decode()
+    return row
+
+
+def version(buf, offset):
+    """Return the head of a slot of a latest value with the parts of its state word, and its value if it holds one."""
+    row = layout.read(buf, offset, "LatestSlot")
+    parts = layout.latest_slot_state(row["state"])
+    row.update(("_" + k, v) for k, v in parts.items())
+    start = offset + layout.SIZES["LatestSlot"]
+    length = row["length"] if parts["phase"] == layout.Phase.READY else 0
+    row["_value"] = bytes(buf[start : start + length]).decode()
     return row
 
 
@@ -63,8 +74,12 @@ def decode(buf):
         for offset in offsets:
             if name == "SlotHeader":
                 row = slot(buf, offset, heads["QueueInfo"]["stride"])
+            elif name == "LatestSlot":
+                row = version(buf, offset)
             else:
                 row = layout.read(buf, offset, name)
+            if name == "LatestInfo":
+                row.update(("_" + k, v) for k, v in layout.latest_info_current(row["current"]).items())
             row["_offset"] = offset
             rows.append(plain(row))
         heads[name] = rows[0] if rows else None
