@@ -23,17 +23,23 @@ type pubOptions struct {
 	nul     bool
 	rate    float64 // messages a second; 0: no limit
 	count   int64   // -1: no limit
+	batch   int     // messages to a slot; 0: as many as consumers take quickly
 }
 
 func (a *app) pubCommand() *cobra.Command {
 	var o pubOptions
 	c := a.verb(cobra.Command{
-		Use:   "pub [-0|--raw] [--rate N] [--count N] CHANNEL [MESSAGE|-]",
+		Use:   "pub [-0|--raw] [--rate N] [--count N] [--batch N] CHANNEL [MESSAGE|-]",
 		Short: "send messages to a channel",
 		Long: `pub sends MESSAGE, or what it reads on standard input: each line is a message,
 without its newline; a last line without one is a message too. It waits while
 the channel is full. When it ends with 0 every message is committed: no death
 of a process loses it any more.
+
+Up to 64 small messages share a slot, and go to one consumer, if they come at
+once, and consumers take so many within half a millisecond anyway. So neither
+do slow consumers wait for each other, nor fast ones for pub. --batch N says
+how many it shall be, --batch 1 that each message has its own slot.
 
 A message that is larger than a slot of the channel is an error that names its
 line and the limit; what stands before it was sent, what comes after it was
@@ -63,6 +69,8 @@ whom the channel names in allow_produce.`,
 			return usagef("pub: --rate %v: give messages a second, more than 0", o.rate)
 		case o.count < 0 && cmd.Flags().Changed("count"):
 			return usagef("pub: --count %d: give the number of messages, 0 or more", o.count)
+		case o.batch < 0 || o.batch > shm.MaxBatch || o.batch == 0 && cmd.Flags().Changed("batch"):
+			return usagef("pub: --batch %d: a slot holds 1 to %d messages", o.batch, shm.MaxBatch)
 		case o.raw && o.nul:
 			return usagef("pub: --raw takes all of standard input as one message; -0 divides it")
 		case o.message != nil && (o.raw || o.nul):
@@ -74,18 +82,103 @@ whom the channel names in allow_produce.`,
 	f.BoolVarP(&o.nul, "null", "0", false, "messages on standard input end with a NUL byte, not with a newline")
 	f.BoolVar(&o.raw, "raw", false, "all of standard input is one message")
 	f.Float64Var(&o.rate, "rate", 0, "send at most `N` messages a second")
+	f.IntVar(&o.batch, "batch", 0, "put `N` messages into a slot; without it, as many as consumers take quickly")
 	f.Int64Var(&o.count, "count", -1, "end after `N` messages; MESSAGE is sent so often")
 	return c
 }
 
 // publisher is the sending end of a channel of whichever kind that pub serves.
 type publisher interface {
-	Send(ctx context.Context, p []byte) error
 	SlotSize() int
+	// send copies a message and sends it, perhaps together with later ones: at the latest when flush is called.
+	send(ctx context.Context, p []byte) error
+	flush() error
 }
 
-func (a *app) publisher(r *shm.Region, channel string) (publisher, error) {
-	return r.Queue(channel)
+func (a *app) publisher(r *shm.Region, o pubOptions) (publisher, error) {
+	q, err := r.Queue(o.channel)
+	if err != nil {
+		return nil, err
+	}
+	return &queuePublisher{Queue: q, fixed: o.batch, batch: max(o.batch, 1)}, nil
+}
+
+// queuePublisher sends to a queue. It puts messages into one slot as long as consumers take them so quickly that no one waits for
+// another: a batch goes to one consumer.
+type queuePublisher struct {
+	*shm.Queue
+	fixed int // of --batch, or 0
+	batch int // messages to a slot now
+	open  *shm.BatchLoan
+
+	sent  uint64
+	began time.Time // of the present measurement
+	first uint64    // sent then
+}
+
+// quickly is how long consumers may take for a batch.
+const quickly = 500 * time.Microsecond
+
+func (q *queuePublisher) send(ctx context.Context, p []byte) error {
+	q.sent++
+	if q.batch == 1 {
+		q.adapt()
+		return q.Send(ctx, p)
+	}
+	for range 2 {
+		if q.open == nil {
+			var err error
+			if q.open, err = q.LoanBatch(ctx); err != nil {
+				return err
+			}
+		}
+		if place := q.open.Next(len(p)); place != nil {
+			copy(place, p)
+			if q.open.Len() >= q.batch {
+				q.adapt()
+				return q.flush()
+			}
+			return nil
+		}
+		if err := q.flush(); err != nil {
+			return err
+		}
+	}
+	return q.Send(ctx, p) // it leaves no room for more
+}
+
+func (q *queuePublisher) flush() error {
+	l := q.open
+	if q.open = nil; l == nil {
+		return nil
+	}
+	return l.Commit()
+}
+
+// adapt sets the size of batches by how fast messages went lately. What was sent is what consumers took, but for what is in the slots: so
+// it goes up after four times that, and down as soon as they are slow.
+func (q *queuePublisher) adapt() {
+	if q.fixed > 0 || q.batch == 1 && q.sent%shm.MaxBatch != 0 {
+		return
+	}
+	now := time.Now()
+	if q.began.IsZero() {
+		q.began, q.first = now, q.sent
+	}
+	n, in := q.sent-q.first, now.Sub(q.began)
+	fit := func(n uint64) int {
+		return int(min(max(float64(n)*quickly.Seconds()/max(in.Seconds(), 1e-9), 1), shm.MaxBatch))
+	}
+	held := uint64(q.Slots() * q.batch)
+	switch {
+	case n >= 4*held:
+		q.batch = fit(n - held)
+	case in > 100*quickly && fit(n) < q.batch:
+		q.batch = fit(n)
+	default:
+		return
+	}
+	q.began, q.first = now, q.sent
 }
 
 func (a *app) pub(ctx context.Context, o pubOptions) error {
@@ -94,7 +187,7 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 		return err
 	}
 	defer r.Close()
-	to, err := a.publisher(r, o.channel)
+	to, err := a.publisher(r, o)
 	if err != nil {
 		return err
 	}
@@ -109,9 +202,10 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 		err = p.lines(r, a.stdin)
 	}
 	show.close()
+	if flushed := p.to.flush(); err == nil || errors.Is(err, errEnough) {
+		err = flushed
+	}
 	switch {
-	case errors.Is(err, errEnough):
-		err = nil
 	case errors.Is(err, shm.ErrQuit):
 		err = stopped(fmt.Sprintf("%s sent, the rest not", count(int(p.sent.Load()), "message")))
 	case ctx.Err() != nil:
@@ -151,8 +245,13 @@ func (p *pubRun) send(m []byte) error {
 			return err
 		}
 	}
-	if err := p.to.Send(p.ctx, m); err != nil {
+	if err := p.to.send(p.ctx, m); err != nil {
 		return err
+	}
+	if p.o.rate > 0 {
+		if err := p.to.flush(); err != nil {
+			return err
+		}
 	}
 	p.sent.Add(1)
 	p.bytes.Add(uint64(len(m)))
@@ -247,11 +346,15 @@ func (p *pubRun) lines(r *shm.Region, in io.Reader) error {
 			if err := p.send(m); err != nil {
 				return err
 			}
-			if number++; p.o.count >= 0 && p.sent.Load() == uint64(p.o.count) {
+			number++
+			if p.o.count >= 0 && p.sent.Load() == uint64(p.o.count) {
 				return nil
 			}
 		}
 		chunk.done()
+		if err := p.to.flush(); err != nil { // the next may take its time
+			return err
+		}
 	}
 	if len(begun) > 0 {
 		return p.send(begun)

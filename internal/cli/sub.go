@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"iter"
+	"os/exec"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -14,6 +16,12 @@ import (
 
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/shm"
+)
+
+// Values of --ack.
+const (
+	ackAuto   = "auto"
+	ackManual = "manual"
 )
 
 // subOptions is the command line of sub.
@@ -24,12 +32,15 @@ type subOptions struct {
 	raw        bool
 	nul        bool
 	untilEmpty bool
+	group      string
+	ack        string
+	command    []string // run for each message; nil: print
 }
 
 func (a *app) subCommand() *cobra.Command {
 	var o subOptions
 	c := a.verb(cobra.Command{
-		Use:   "sub [-n N] [--timeout D] [--until-empty] [-0|--raw] CHANNEL",
+		Use:   "sub [-n N] [--timeout D] [--until-empty] [-0|--raw] [--ack auto|manual] CHANNEL [-- COMMAND...]",
 		Short: "receive messages from a channel and print them",
 		Long: `sub receives messages and prints each with a newline behind it. Of a queue each
 message goes to one of all that receive from it, sub or worker.
@@ -46,9 +57,18 @@ when its reader ends: sub CHANNEL | head -1 receives more than one message,
 sub -n 1 CHANNEL does not. Output is written in large blocks, and at once when
 nothing waits in the channel.
 
--o json prints an object a line: position, deliveries (how often it was
-delivered before), bytes, and the message as text, or as base64 if it is not
-UTF-8.
+With COMMAND it runs that once for each message, with the message on standard
+input. With --ack=manual the message is acked if COMMAND exits with 0, and is
+else given back for another try, by whoever comes first; after the channel's
+max_deliveries it is a dead letter. Without --ack=manual it is acked when
+COMMAND has ended, and sub fails at the end if one failed.
+
+All that receive from a queue compete; --group NAME only says how ps -a lists
+this one.
+
+-o json prints an object a line: position and index (which identify it),
+deliveries (how often it was delivered before), bytes, and the message as text,
+or as base64 if it is not UTF-8.
 
 sub is an outsider of the region: the daemon lets in root, its own user, and
 whom the channel names in allow_consume.`,
@@ -56,14 +76,29 @@ whom the channel names in allow_consume.`,
   shmctl sub -n 10 --timeout 5s results
   shmctl sub --until-empty numbers | sort -n
   shmctl sub --raw -n 1 frames >picture.png
+  shmctl sub --ack=manual jobs -- ./convert.sh
   shmctl sub -o json jobs.dead`,
 		ValidArgsFunction: a.ofKind(protocol.KindQueue),
 	}, func(cmd *cobra.Command, args []string) error {
+		if n := cmd.ArgsLenAtDash(); n >= 0 {
+			args, o.command = args[:n], args[n:]
+			if len(o.command) == 0 {
+				return usagef("sub: which command? There is none behind --")
+			}
+		}
 		if err := oneChannel(cmd, args); err != nil {
 			return err
 		}
 		o.channel = args[0]
 		switch {
+		case o.ack != ackAuto && o.ack != ackManual:
+			return usagef("sub: --ack %s: there are auto and manual", cut(o.ack))
+		case o.ack == ackManual && o.command == nil:
+			return usagef("sub: --ack=manual goes by the exit status of a command: sub --ack=manual CHANNEL -- COMMAND...")
+		case o.command != nil && (o.raw || o.nul || a.json()):
+			return usagef("sub: the command gets the bytes of each message; -0, --raw and -o json are for printing")
+		case o.group != "" && !regionName.MatchString(o.group):
+			return usagef("sub: --group %s: 1 to 31 of a-z, 0-9, - and _, the first a letter or digit", cut(o.group))
 		case o.n < 0 && cmd.Flags().Changed("number"):
 			return usagef("sub: -n %d: give the number of messages, 0 or more", o.n)
 		case o.silence < 0:
@@ -79,47 +114,86 @@ whom the channel names in allow_consume.`,
 	f.Int64VarP(&o.n, "number", "n", -1, "end after `N` messages")
 	f.DurationVar(&o.silence, "timeout", 0, "end when no message came for this `time`, 10s say (exit code 124); 0 for never")
 	f.BoolVar(&o.untilEmpty, "until-empty", false, "end as soon as nothing waits in the channel")
+	f.StringVar(&o.ack, "ack", ackAuto, "`when` a message is done: auto, or manual by the exit status of COMMAND")
+	f.StringVar(&o.group, "group", "", "`name` under which ps -a lists this consumer")
 	f.BoolVarP(&o.nul, "null", "0", false, "put a NUL byte behind each message, not a newline")
 	f.BoolVar(&o.raw, "raw", false, "put nothing behind a message")
+	c.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{ackAuto, ackManual}, cobra.ShellCompDirectiveNoFileComp))
+	for _, name := range []string{"number", "timeout", "group"} {
+		c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
 	return c
 }
 
-// delivery is a message in sub's hands, of whichever kind of channel.
-type delivery interface {
+// message is a message in sub's hands, of whichever kind of channel.
+type message interface {
 	Bytes() []byte
 	Position() uint64
+	Index() int
 	Deliveries() int
 	Ack() error
 	Nack() error
 }
 
-// consumer is the receiving end of a channel of whichever kind that sub serves.
+// delivery is what is received at once, and acked at once: a batch, or one message.
+type delivery interface {
+	All() iter.Seq[[]byte]
+	Ack() error
+	Nack() error
+}
+
+// consumer is the receiving end of a channel of whichever kind that sub serves. What there is not is shm.ErrEmpty, unless it is to wait.
 type consumer interface {
-	next(ctx context.Context, wait bool) (delivery, error) // shm.ErrEmpty if it is not to wait
+	message(ctx context.Context, wait bool) (message, error)
+	batch(ctx context.Context, wait bool) (delivery, error)
 	slots() int
 }
 
 type queueConsumer struct{ q *shm.Queue }
 
-func (c queueConsumer) next(ctx context.Context, wait bool) (delivery, error) {
+func (c queueConsumer) message(ctx context.Context, wait bool) (message, error) {
 	if wait {
-		return received(c.q.Receive(ctx))
+		return received[message](c.q.Receive(ctx))
 	}
-	return received(c.q.TryReceive())
+	return received[message](c.q.TryReceive())
+}
+
+func (c queueConsumer) batch(ctx context.Context, wait bool) (delivery, error) {
+	if wait {
+		return received[delivery](c.q.ReceiveBatch(ctx))
+	}
+	return received[delivery](c.q.TryReceiveBatch())
 }
 
 func (c queueConsumer) slots() int { return c.q.Slots() }
 
-// received keeps a nil pointer from becoming a delivery that is not nil.
-func received(m *shm.Message, err error) (delivery, error) {
+// received keeps a nil pointer from becoming an interface that is not nil.
+func received[I any, M any](m *M, err error) (I, error) {
 	if err != nil {
-		return nil, err
+		var none I
+		return none, err
 	}
-	return m, nil
+	return any(m).(I), nil
+}
+
+// one is a message as a delivery.
+type one struct{ message }
+
+func (o one) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) { yield(o.Bytes()) }
 }
 
 func (a *app) sub(ctx context.Context, o subOptions) error {
-	r, err := a.attach(ctx, "shmctl sub", nil, []string{o.channel})
+	if o.command != nil {
+		if _, err := exec.LookPath(o.command[0]); err != nil { // before a message is taken for it
+			return err
+		}
+	}
+	name := "shmctl sub"
+	if o.group != "" {
+		name = o.group
+	}
+	r, err := a.attach(ctx, name, nil, []string{o.channel})
 	if err != nil {
 		return err
 	}
@@ -128,7 +202,11 @@ func (a *app) sub(ctx context.Context, o subOptions) error {
 		r.Close()
 		return err
 	}
-	s := &subRun{a: a, o: o, from: from, out: newSink(a.stdout, from.slots())}
+	s := &subRun{a: a, o: o, from: from, out: newSink(a.stdout, from.slots()), end: o.end()}
+	if o.command != nil {
+		defer r.Close()
+		return s.run(ctx)
+	}
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer onHangup(a.stdout, func() { cancel(errSilent) })()
@@ -139,7 +217,7 @@ func (a *app) sub(ctx context.Context, o subOptions) error {
 	case <-ctx.Done():
 		select {
 		case err = <-ended:
-		case <-time.After(outputPatience): // what it holds goes back when this process has ended
+		case <-time.After(outputPatience): // without Close: what it holds goes back when this process has ended
 			return errors.New("interrupted while standard output takes nothing: what it did not take goes back to the channel")
 		}
 	}
@@ -164,11 +242,26 @@ type subRun struct {
 	o    subOptions
 	from consumer
 	out  *sink
+	end  string // behind each message
 	got  int64
+
+	interrupt context.Context // ends what the command does
+	failed    int64           // commands
+}
+
+func (o subOptions) end() string {
+	switch {
+	case o.raw:
+		return ""
+	case o.nul:
+		return "\x00"
+	}
+	return "\n"
 }
 
 // run receives and prints until the end, and says how it ended.
 func (s *subRun) run(ctx context.Context) error {
+	s.interrupt = ctx
 	err := s.receive(ctx)
 	if flushed := s.out.flush(); flushed != nil {
 		return fmt.Errorf("standard output: %w", flushed)
@@ -179,6 +272,9 @@ func (s *subRun) run(ctx context.Context) error {
 	missing := fmt.Sprintf("%d of %s came", s.got, count(int(s.o.n), "message"))
 	switch {
 	case err == nil, s.got == s.o.n:
+		if s.failed > 0 && s.o.ack == ackAuto {
+			return fmt.Errorf("%d of %s failed", s.failed, count(int(s.got), "command"))
+		}
 		return nil
 	case errors.Is(err, errSilence):
 		if s.o.n < 0 {
@@ -194,10 +290,13 @@ func (s *subRun) run(ctx context.Context) error {
 	default:
 		return err
 	}
-	if s.o.n < 0 {
-		return nil
+	switch {
+	case s.o.n >= 0:
+		return err
+	case s.failed > 0 && s.o.ack == ackAuto:
+		return fmt.Errorf("%d of %s failed", s.failed, count(int(s.got), "command"))
 	}
-	return err
+	return nil
 }
 
 var (
@@ -211,7 +310,13 @@ func (s *subRun) receive(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		m, err := s.from.next(ctx, false)
+		take := s.takeBatch
+		if s.o.command != nil {
+			take = s.runCommand
+		} else if s.a.json() || s.o.n >= 0 && s.o.n-s.got < shm.MaxBatch {
+			take = s.takeMessage
+		}
+		err := take(ctx, false)
 		if errors.Is(err, shm.ErrEmpty) {
 			if err := s.out.flush(); err != nil {
 				return err
@@ -219,125 +324,124 @@ func (s *subRun) receive(ctx context.Context) error {
 			if s.o.untilEmpty {
 				return errEmpty
 			}
-			m, err = s.wait(ctx)
+			err = s.wait(ctx, take)
 		}
 		if err != nil {
-			return err
-		}
-		s.got++
-		if err := s.print(m); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// wait waits for the next message, for as long as --timeout says.
-func (s *subRun) wait(ctx context.Context) (delivery, error) {
+// wait waits for what is next, for as long as --timeout says.
+func (s *subRun) wait(ctx context.Context, take func(context.Context, bool) error) error {
 	if s.o.silence <= 0 {
-		return s.from.next(ctx, true)
+		return take(ctx, true)
 	}
 	soon, cancel := context.WithTimeout(ctx, s.o.silence)
 	defer cancel()
-	m, err := s.from.next(soon, true)
+	err := take(soon, true)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		err = errSilence
 	}
-	return m, err
+	return err
+}
+
+// takeBatch receives and prints what is in the next slot.
+func (s *subRun) takeBatch(ctx context.Context, wait bool) error {
+	d, err := s.from.batch(ctx, wait)
+	if err != nil {
+		return err
+	}
+	for b := range d.All() {
+		if b == nil {
+			s.a.warn("a message of a batch lies outside of its slot: the channel is damaged; going on with the next")
+			continue
+		}
+		s.got++
+		s.out.add(b, s.end)
+	}
+	return s.out.hold(d)
+}
+
+// takeMessage receives and prints one message.
+func (s *subRun) takeMessage(ctx context.Context, wait bool) error {
+	m, err := s.from.message(ctx, wait)
+	if err != nil {
+		return err
+	}
+	s.got++
+	if s.a.json() {
+		line, err := describe(m)
+		if err != nil {
+			m.Nack()
+			return err
+		}
+		s.out.add(line, "") // it has its end
+	} else {
+		s.out.add(m.Bytes(), s.end)
+	}
+	return s.out.hold(one{m})
+}
+
+// commandPatience is how long a command may go on after an interrupt, which it is told of by SIGTERM.
+const commandPatience = 5 * time.Second
+
+// runCommand receives one message, and runs the command with it.
+func (s *subRun) runCommand(ctx context.Context, wait bool) error {
+	m, err := s.from.message(ctx, wait)
+	if err != nil {
+		return err
+	}
+	s.got++
+	c := exec.CommandContext(s.interrupt, s.o.command[0], s.o.command[1:]...)
+	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(m.Bytes()), s.a.stdout, s.a.stderr
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	c.WaitDelay = commandPatience
+	err = c.Run()
+	var exit *exec.ExitError
+	switch {
+	case c.ProcessState != nil && c.ProcessState.Success(): // also if it was told of an interrupt
+		m.Ack() // ErrLost: another consumer has it too: at least once
+		return nil
+	case !errors.As(err, &exit):
+		m.Nack()
+		return fmt.Errorf("command %s: %w", s.o.command[0], err)
+	}
+	s.failed++
+	if s.o.ack == ackManual {
+		s.a.warn("%s: %v: the message at position %d goes back to the channel, delivered %s before", s.o.command[0], exit, m.Position(), count(m.Deliveries(), "time"))
+		m.Nack()
+		return nil
+	}
+	s.a.warn("%s: %v: message at position %d", s.o.command[0], exit, m.Position())
+	m.Ack()
+	return nil
 }
 
 // messageJSON is a message in a stream of objects.
 type messageJSON struct {
 	Position   uint64  `json:"position"`
+	Index      int     `json:"index"` // within its batch
 	Deliveries int     `json:"deliveries"`
 	Bytes      int     `json:"bytes"`
 	Text       *string `json:"text,omitempty"`
 	Base64     []byte  `json:"base64,omitempty"`
 }
 
-func (s *subRun) print(m delivery) error {
-	b := m.Bytes()
-	switch {
-	case s.a.json():
-		v := messageJSON{Position: m.Position(), Deliveries: m.Deliveries(), Bytes: len(b)}
-		if b = append([]byte(nil), b...); utf8.Valid(b) { // a copy: a hostile peer may change it
-			text := string(b)
-			v.Text = &text
-		} else {
-			v.Base64 = b
-		}
-		var line bytes.Buffer
-		e := json.NewEncoder(&line)
-		e.SetEscapeHTML(false)
-		if err := e.Encode(v); err != nil {
-			return err
-		}
-		return s.out.put(m, line.Bytes(), "") // the encoder ends the line
-	case s.o.raw:
-		return s.out.put(m, b, "")
-	case s.o.nul:
-		return s.out.put(m, b, "\x00")
-	}
-	return s.out.put(m, b, "\n")
-}
-
-// sink collects output and writes it in large blocks. A message is acked when all of it is written; what cannot be written is given
-// back.
-type sink struct {
-	out  *os.File
-	buf  []byte
-	held []delivery
-	most int // messages that may be held
-	err  error
-}
-
-// writeSize is the size of a block: as much as a pipe takes.
-const writeSize = 64 << 10
-
-func newSink(out *os.File, slots int) *sink {
-	// A quarter of the slots: the others are for who sends meanwhile.
-	return &sink{out: out, buf: make([]byte, 0, writeSize), most: max(slots/4, 1)}
-}
-
-// put takes a message over, to be printed as b and then end.
-func (s *sink) put(m delivery, b []byte, end string) error {
-	s.held = append(s.held, m)
-	if len(b) >= writeSize { // in place, without a copy
-		if err := s.write(s.buf); err != nil {
-			return err
-		}
-		s.buf = s.buf[:0]
-		if err := s.write(b); err != nil {
-			return err
-		}
+// describe returns a message as a line of JSON.
+func describe(m message) ([]byte, error) {
+	b := append([]byte(nil), m.Bytes()...) // a copy: a hostile peer may change it between two looks
+	v := messageJSON{Position: m.Position(), Index: m.Index(), Deliveries: m.Deliveries(), Bytes: len(b)}
+	if utf8.Valid(b) {
+		text := string(b)
+		v.Text = &text
 	} else {
-		s.buf = append(s.buf, b...)
+		v.Base64 = b
 	}
-	s.buf = append(s.buf, end...)
-	if len(s.buf) >= writeSize || len(s.held) >= s.most || len(b) >= writeSize {
-		return s.flush()
-	}
-	return nil
-}
-
-func (s *sink) write(b []byte) error {
-	if s.err == nil && len(b) > 0 {
-		_, s.err = s.out.Write(b)
-	}
-	return s.err
-}
-
-// flush writes what was collected, and acks it. After an error, which it returns again, it gives back what it holds.
-func (s *sink) flush() error {
-	err := s.write(s.buf)
-	for _, m := range s.held {
-		if err != nil {
-			m.Nack() // ErrLost: a repair took it, which gave it back as well
-			continue
-		}
-		m.Ack() // ErrLost: another consumer has it too: at least once
-	}
-	clear(s.held)
-	s.held, s.buf = s.held[:0], s.buf[:0]
-	return err
+	var line bytes.Buffer
+	e := json.NewEncoder(&line)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return line.Bytes(), err
 }
