@@ -140,6 +140,21 @@ builtin = "idle"
 5:10: [channel."jobs.dead"]: names that end in ".dead" are for the dead letters of other channels; call it "jobs-dead"
 6:15: dead cannot be declared: the daemon makes it for the dead letters; set dead_slots in [channel.jobs]`},
 
+	{"keys of other kinds", `
+[channel.price]
+kind = "latest"
+slots = 2
+max_deliveries = 99
+dead_slots = 3
+[channel.level]
+kind = "latest"
+slots = 512
+`, `
+4:1: slots in [channel.price]: 2 is out of range (4 to 256, a power of two); the nearest are 4 and 8
+5:1: max_deliveries in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
+6:1: dead_slots in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
+9:1: slots in [channel.level]: 512 is out of range (4 to 256, a power of two); the nearest are 128 and 256`},
+
 	{"channel values", `
 [region]
 log_size = "3MiB"

@@ -48,6 +48,8 @@ func FuzzSegmentHeader(f *testing.F) {
 		OpenGroup(b)
 		OpenQueue(b)
 		OpenLog(b)
+		OpenLatest(b)
+		OpenChannel(b)
 	})
 }
 
@@ -190,6 +192,95 @@ func FuzzQueueWords(f *testing.F) {
 				t.Fatalf("slots of %d bytes in %d", q.slotSize, len(b))
 			}
 			q.Stat()
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("an operation took seconds")
+		}
+	})
+}
+
+// Whatever stands in the words of a latest value: every operation returns, in bounded time, with a result or an error, and a reader gets
+// no more than a slot holds.
+func FuzzLatestWords(f *testing.F) {
+	f.Add(uint16(256+64), []byte{255, 1}, uint16(4096), []byte{0x21, 0, 0x10, 0, 0, 0, 0, 0, 255, 255, 255, 255})
+	f.Add(uint16(256+64), []byte{1, 255, 255, 255, 255, 255, 255, 255}, uint16(4160), []byte{1})
+	f.Add(uint16(256+128), []byte{255, 255, 255, 255, 255, 255, 255, 255}, uint16(4096), []byte{15, 1})
+	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
+		o := LatestOptions{Slots: 4, SlotSize: 48}
+		n, _ := LatestSize(o)
+		b := heap(n)
+		l, err := FormatLatest(b, header("price"), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(err error) {
+			var c *CorruptError
+			var full *FullError
+			switch {
+			case err == nil, errors.Is(err, ErrEmpty), errors.Is(err, ErrOvertaken), errors.Is(err, ErrStale), errors.Is(err, ErrLost):
+			case errors.As(err, &c):
+				if c.Offset < 0 || c.Offset >= int64(len(b)) {
+					t.Fatalf("damage outside of the segment: %v", c)
+				}
+			case errors.As(err, &full):
+				if len(full.Owners) == 0 {
+					t.Fatal("full, and nobody holds a slot")
+				}
+			default:
+				t.Fatal(err)
+			}
+		}
+		use := func(l *Latest) {
+			for i := range 12 {
+				_, err := l.Put(2, make([]byte, i))
+				check(err)
+				p, v, err := l.Get(nil)
+				check(err)
+				if len(p) > 48 {
+					t.Fatalf("a value of %d bytes", len(p))
+				}
+				_, err = l.View(func(p []byte) error {
+					if len(p) > 48 {
+						t.Fatalf("a value of %d bytes in place", len(p))
+					}
+					return nil
+				})
+				check(err)
+				_, err = l.CompareAndSet(3, v, p)
+				check(err)
+				if d, err := l.TryDraft(4); err == nil && i%3 == 0 {
+					check(l.Discard(d))
+				}
+				if i == 5 {
+					corrupt(b, at2, p2)
+				}
+				l.Stat()
+			}
+			l.Repair(func(o uint16) bool { return o == 4 })
+			l.Repair(func(uint16) bool { return true })
+			if l.Holds(func(uint16) bool { return true }) {
+				t.Fatal("a slot is held after all owners' death")
+			}
+			ticket := l.Changes.Register()
+			l.Changes.Broadcast()
+			l.Changes.Unregister(ticket)
+			// One good put ends all damage that is no geometry.
+			v, err := l.Put(2, []byte("good"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p, got, err := l.Get(nil); err != nil || got != v || string(p) != "good" {
+				t.Fatalf("after a good put: %q, version %d, %v; want version %d", p, got, err, v)
+			}
+		}
+		begin := time.Now()
+		corrupt(b, at1, p1)
+		use(l)
+		if l, err := OpenLatest(b); err == nil {
+			if l.slotSize > len(b) {
+				t.Fatalf("slots of %d bytes in %d", l.slotSize, len(b))
+			}
+			l.Stat()
 		}
 		if time.Since(begin) > 10*time.Second {
 			t.Fatal("an operation took seconds")
