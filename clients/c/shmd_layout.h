@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x20c4a6ae4159d8fb) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x4cf78ccbaee0579c) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -101,6 +101,22 @@ enum shmd_phase {
     SHMD_PHASE_MOVING = 5, /* the daemon copies it to the dead-letter channel */
 };
 
+/* the phase of a call slot, bits 0-3 of its state word */
+enum shmd_call_phase {
+    SHMD_CALL_PHASE_FREE = 0, /* holds nothing */
+    SHMD_CALL_PHASE_CALLING = 1, /* a caller writes its request */
+    SHMD_CALL_PHASE_REQUEST = 2, /* holds a request */
+    SHMD_CALL_PHASE_SERVING = 3, /* a server works at it; caller is 0 if that has left */
+    SHMD_CALL_PHASE_ANSWERED = 4, /* holds a reply; the caller's until it frees the slot or sends its next request */
+    SHMD_CALL_PHASE_BROKEN = 5, /* the server died, and the request is not served again; the caller's as Answered */
+};
+
+/* a set of properties of a call channel (bits) */
+enum shmd_call_flag {
+    SHMD_CALL_FLAG_SPARSE = 1, /* slots are not allocated in advance */
+    SHMD_CALL_FLAG_FAIL_ON_DEATH = 2, /* a request whose server died fails; else it is served again */
+};
+
 /* a set of properties of a queue (bits) */
 enum shmd_queue_flag {
     SHMD_QUEUE_FLAG_SPARSE = 1, /* slots are not allocated in advance */
@@ -153,6 +169,9 @@ enum shmd_stream {
 #define SHMD_QUEUE_COUNTERS_OFFSET 1280
 #define SHMD_QUEUE_COUNTERS_COUNT 16
 #define SHMD_LATEST_INFO_OFFSET 256
+#define SHMD_CALL_INFO_OFFSET 256
+#define SHMD_CALL_COUNTERS_OFFSET 768
+#define SHMD_CALL_COUNTERS_COUNT 16
 #define SHMD_LOG_INFO_OFFSET 256
 
 /* The first 256 bytes of every segment. Magic is stored last, with release. */
@@ -530,6 +549,75 @@ struct shmd_latest_slot {
 SHMD_ASSERT(sizeof(struct shmd_latest_slot) == 16, "size of latest_slot");
 SHMD_ASSERT(offsetof(struct shmd_latest_slot, state) == 0, "offset of latest_slot.state");
 SHMD_ASSERT(offsetof(struct shmd_latest_slot, length) == 8, "offset of latest_slot.length");
+
+/* Head of a call channel: geometry, hints, doorbells. The slots are the truth. */
+struct shmd_call_info {
+    SHMD_ATOMIC(uint32_t) slots;               /* 0, creator: a power of two */
+    SHMD_ATOMIC(uint32_t) slot_size;           /* 4, creator: bytes of payload that a slot holds in each direction */
+    SHMD_ATOMIC(uint64_t) stride;              /* 8, creator: bytes from one slot to the next */
+    SHMD_ATOMIC(uint64_t) slots_offset;        /* 16, creator: of slot 0 */
+    SHMD_ATOMIC(uint32_t) max_deliveries;      /* 24, creator: so many servers may die with a request before its caller is told; 0 for no limit, at most 63 */
+    SHMD_ATOMIC(uint32_t) flags;               /* 28, creator: see CallFlag */
+    uint8_t reserved_32[32];
+    SHMD_ATOMIC(uint64_t) reach;               /* 64, peers: slots from this one on were never used; raised before the first use, never lowered */
+    uint8_t reserved_72[56];
+    SHMD_ATOMIC(uint64_t) tickets;             /* 128, peers: the next request's ticket */
+    uint8_t reserved_136[56];
+    SHMD_ATOMIC(uint64_t) serve_waiters;       /* 192, peers: epoch:32 | servers asleep:32; a repair raises the epoch and zeroes the count */
+    uint8_t reserved_200[56];
+    SHMD_ATOMIC(uint32_t) serve_bell;          /* 256, peers: doorbell (futex) of the servers: raised by a request */
+    uint8_t reserved_260[60];
+    SHMD_ATOMIC(uint64_t) call_waiters;        /* 320, peers: epoch:32 | callers asleep for want of a free slot:32 */
+    uint8_t reserved_328[56];
+    SHMD_ATOMIC(uint32_t) call_bell;           /* 384, peers: doorbell (futex) of those callers: raised by what was freed */
+    uint8_t reserved_388[60];
+    SHMD_ATOMIC(uint32_t) want_bell;           /* 448, peers: doorbell (futex) of those who keep a slot between two calls: raised by a caller that finds none free */
+    uint8_t reserved_452[60];
+};
+SHMD_ASSERT(sizeof(struct shmd_call_info) == 512, "size of call_info");
+SHMD_ASSERT(offsetof(struct shmd_call_info, slots) == 0, "offset of call_info.slots");
+SHMD_ASSERT(offsetof(struct shmd_call_info, slot_size) == 4, "offset of call_info.slot_size");
+SHMD_ASSERT(offsetof(struct shmd_call_info, stride) == 8, "offset of call_info.stride");
+SHMD_ASSERT(offsetof(struct shmd_call_info, slots_offset) == 16, "offset of call_info.slots_offset");
+SHMD_ASSERT(offsetof(struct shmd_call_info, max_deliveries) == 24, "offset of call_info.max_deliveries");
+SHMD_ASSERT(offsetof(struct shmd_call_info, flags) == 28, "offset of call_info.flags");
+SHMD_ASSERT(offsetof(struct shmd_call_info, reach) == 64, "offset of call_info.reach");
+SHMD_ASSERT(offsetof(struct shmd_call_info, tickets) == 128, "offset of call_info.tickets");
+SHMD_ASSERT(offsetof(struct shmd_call_info, serve_waiters) == 192, "offset of call_info.serve_waiters");
+SHMD_ASSERT(offsetof(struct shmd_call_info, serve_bell) == 256, "offset of call_info.serve_bell");
+SHMD_ASSERT(offsetof(struct shmd_call_info, call_waiters) == 320, "offset of call_info.call_waiters");
+SHMD_ASSERT(offsetof(struct shmd_call_info, call_bell) == 384, "offset of call_info.call_bell");
+SHMD_ASSERT(offsetof(struct shmd_call_info, want_bell) == 448, "offset of call_info.want_bell");
+
+/* One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one. */
+struct shmd_call_counters {
+    SHMD_ATOMIC(uint64_t) requests;            /* 0, peers: requests sent */
+    SHMD_ATOMIC(uint64_t) answered;            /* 8, peers: answers given, errors included */
+    SHMD_ATOMIC(uint64_t) retried;             /* 16, peers: requests given back by a server or by a repair, to be served again */
+    SHMD_ATOMIC(uint64_t) broken;              /* 24, peers: requests that failed because their servers died */
+    SHMD_ATOMIC(uint64_t) left;                /* 32, peers: requests whose caller left (timeout, cancel, death) before it was answered */
+    uint8_t reserved_40[24];
+};
+SHMD_ASSERT(sizeof(struct shmd_call_counters) == 64, "size of call_counters");
+SHMD_ASSERT(offsetof(struct shmd_call_counters, requests) == 0, "offset of call_counters.requests");
+SHMD_ASSERT(offsetof(struct shmd_call_counters, answered) == 8, "offset of call_counters.answered");
+SHMD_ASSERT(offsetof(struct shmd_call_counters, retried) == 16, "offset of call_counters.retried");
+SHMD_ASSERT(offsetof(struct shmd_call_counters, broken) == 24, "offset of call_counters.broken");
+SHMD_ASSERT(offsetof(struct shmd_call_counters, left) == 32, "offset of call_counters.left");
+
+/* Head of a call slot; the request follows, and behind it, at the next multiple of 8 within the slot's first cache line or else at a line of its own, the reply. State is seq:21 | asleep:1 | deliveries:6 | server:16 | caller:16 | phase:4. */
+struct shmd_call_slot {
+    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 caller, 20-35 server, 36-41 deliveries, 42 asleep, 43-63 seq */
+    SHMD_ATOMIC(uint64_t) request;             /* 8, the slot's caller: length:32 | ticket:32; bytes of the request, checked against SlotSize by every reader; the smallest ticket is served first */
+    SHMD_ATOMIC(uint64_t) reply;               /* 16, the slot's server: length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is */
+    SHMD_ATOMIC(uint32_t) bell;                /* 24, peers: doorbell (futex) of the caller: raised by an answer if asleep is set */
+    uint8_t reserved_28[4];
+};
+SHMD_ASSERT(sizeof(struct shmd_call_slot) == 32, "size of call_slot");
+SHMD_ASSERT(offsetof(struct shmd_call_slot, state) == 0, "offset of call_slot.state");
+SHMD_ASSERT(offsetof(struct shmd_call_slot, request) == 8, "offset of call_slot.request");
+SHMD_ASSERT(offsetof(struct shmd_call_slot, reply) == 16, "offset of call_slot.reply");
+SHMD_ASSERT(offsetof(struct shmd_call_slot, bell) == 24, "offset of call_slot.bell");
 
 /* Head of the log segment: a ring of records that the daemon alone writes. */
 struct shmd_log_info {

@@ -301,6 +301,7 @@ func interpreter(p string) string {
 const (
 	slotOverhead = 16
 	deadOverhead = 64
+	callOverhead = 32
 	pageOverhead = 4096 // an instance's page in the group segment
 )
 
@@ -308,6 +309,9 @@ const (
 func (ch *Channel) least() int64 {
 	if ch.Sparse || ch.Slots < 0 || ch.Slots > MaxSlots || ch.SlotSize < 0 || ch.SlotSize > MaxSlotSize {
 		return 0
+	}
+	if ch.Kind == KindCall {
+		return int64(ch.Slots) * (2*ch.SlotSize + callOverhead)
 	}
 	n := int64(ch.Slots) * (ch.SlotSize + slotOverhead)
 	if ch.MaxDeliveries > 0 && 0 < ch.DeadSlots && ch.DeadSlots <= MaxSlots {

@@ -68,14 +68,15 @@ type Region struct {
 // configuration cannot name.
 type Channel struct {
 	Name          string
-	Kind          string   `toml:"kind"`           // KindQueue, KindLatest
-	Slots         int      `toml:"slots"`          // a power of two
-	SlotSize      int64    `toml:"slot_size"`      // bytes of payload that a slot holds
-	MaxDeliveries int      `toml:"max_deliveries"` // then a message is a dead letter; 0: never
-	DeadSlots     int      `toml:"dead_slots"`     // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
-	Sparse        bool     `toml:"sparse"`         // memory is taken when it is touched, not in advance
-	AllowProduce  []string `toml:"allow_produce"`  // outsiders who may produce: "alice", "@ops", "*"
-	AllowConsume  []string `toml:"allow_consume"`  // outsiders who may consume
+	Kind          string   `toml:"kind"`            // KindQueue, KindLatest, KindCall
+	Slots         int      `toml:"slots"`           // a power of two
+	SlotSize      int64    `toml:"slot_size"`       // bytes of payload that a slot holds
+	MaxDeliveries int      `toml:"max_deliveries"`  // then a message is a dead letter; 0: never
+	DeadSlots     int      `toml:"dead_slots"`      // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
+	OnServerDeath string   `toml:"on_server_death"` // OnServerDeathRetry, OnServerDeathFail
+	Sparse        bool     `toml:"sparse"`          // memory is taken when it is touched, not in advance
+	AllowProduce  []string `toml:"allow_produce"`   // outsiders who may produce: "alice", "@ops", "*"
+	AllowConsume  []string `toml:"allow_consume"`   // outsiders who may consume
 }
 
 // Group is one table [worker.NAME]. Exactly one of Command and Builtin is set.
@@ -106,7 +107,7 @@ type Access struct {
 	Operate []string `toml:"operate"` // command segment writable; includes observe
 }
 
-// Values of Group.Restart, Group.Ready, Channel.Kind and Group.Builtin.
+// Values of Group.Restart, Group.Ready, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
 const (
 	RestartAlways    = "always"
 	RestartOnFailure = "on-failure"
@@ -117,11 +118,18 @@ const (
 
 	KindQueue  = "queue"  // each message to one consumer
 	KindLatest = "latest" // the newest value
+	KindCall   = "call"   // each request to one server, and back
+
+	OnServerDeathRetry = "retry" // another server gets the request
+	OnServerDeathFail  = "fail"  // the caller gets an error
 
 	BuiltinWordcount = "wordcount" // counts the words that its one consumed channel names, tells its one produced one
 	BuiltinIdle      = "idle"      // ready, then sleeps until quit
 	BuiltinEcho      = "echo"      // moves its one consumed channel to its one produced one
 )
+
+// channelKinds are the values of Channel.Kind.
+var channelKinds = []string{KindQueue, KindCall}
 
 func defaultRegion() Region {
 	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024}
@@ -141,22 +149,32 @@ func (ch *Channel) kindDefaults(given func(key string) bool) {
 	switch ch.Kind {
 	case KindLatest:
 		set("slots", &ch.Slots, 8)
+	case KindCall:
+		set("slots", &ch.Slots, 64)
+		if !given("on_server_death") {
+			ch.OnServerDeath = OnServerDeathRetry
+		}
 	}
-	if !slices.Contains(kindKeys["max_deliveries"], ch.Kind) && slices.Contains(kinds, ch.Kind) {
-		set("max_deliveries", &ch.MaxDeliveries, 0)
-		set("dead_slots", &ch.DeadSlots, 0)
-		return
+	dead := min(ch.Slots, 1024)
+	if slices.Contains(kinds, ch.Kind) { // else it is refused for its kind
+		if !slices.Contains(kindKeys["max_deliveries"], ch.Kind) {
+			set("max_deliveries", &ch.MaxDeliveries, 0)
+		}
+		if !slices.Contains(kindKeys["dead_slots"], ch.Kind) {
+			dead = 0
+		}
 	}
-	set("dead_slots", &ch.DeadSlots, min(ch.Slots, 1024))
+	set("dead_slots", &ch.DeadSlots, dead)
 }
 
 // kinds are the kinds of channels.
-var kinds = []string{KindQueue, KindLatest}
+var kinds = []string{KindQueue, KindLatest, KindCall}
 
 // kindKeys are the keys that not every kind of channel has, with the kinds that have it.
 var kindKeys = map[string][]string{
-	"max_deliveries": {KindQueue},
-	"dead_slots":     {KindQueue},
+	"max_deliveries":  {KindQueue, KindCall},
+	"dead_slots":      {KindQueue},
+	"on_server_death": {KindCall},
 }
 
 func defaultGroup(name string) Group {

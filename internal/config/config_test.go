@@ -35,6 +35,15 @@ dead_slots = 4
 allow_produce = ["alice", "1000"]
 allow_consume = ["@ops", "*"]
 
+[channel.service]
+kind = "call"
+on_server_death = "fail"
+slot_size = "64B"
+
+[channel.other]
+kind = "call"
+slots = 4
+
 [worker.parser]
 command = ["python3", "parse.py"]
 count = 4
@@ -82,6 +91,8 @@ func TestComplete(t *testing.T) {
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
+			{Name: "service", Kind: KindCall, Slots: 64, SlotSize: 64, MaxDeliveries: 5, OnServerDeath: OnServerDeathFail},
+			{Name: "other", Kind: KindCall, Slots: 4, SlotSize: 4 << 10, MaxDeliveries: 5, OnServerDeath: OnServerDeathRetry},
 		},
 		Groups: []Group{parser, a},
 		Access: Access{Observe: []string{"*"}, Operate: []string{"@wheel"}},

@@ -181,7 +181,7 @@ slot_size = "128MiB"
 `, `
 3:1: log_size in [region]: 3MiB is not a power of two; the nearest are 2MiB and 4MiB
 4:1: max_attachments in [region]: 40000 is out of range; use 0 to 32768
-6:1: kind in [channel.a]: unknown kind "bus"; there are "queue", "latest"
+6:1: kind in [channel.a]: unknown kind "bus"; there are "queue", "latest", "call"
 7:1: slots in [channel.a]: 1000 is not a power of two; the nearest are 512 and 1024
 8:1: slot_size in [channel.a]: 0B is out of range; use 1B to 1GiB
 9:1: max_deliveries in [channel.a]: 64 is out of range; use 0 to 63
@@ -197,6 +197,11 @@ slot_size = "128MiB"
 19:1: slots in [channel.c]: 1048577 is out of range (2 to 1048576, a power of two); the nearest are 524288 and 1048576
 20:1: slot_size in [channel.c]: "9000000TiB" is more than 63 bits of bytes; use a smaller size
 22:1: slots in [channel.d]: 1048576 slots of 128MiB are more than the 64TiB that a process can map; use fewer or smaller ones`},
+	{"keys of other kinds", "[channel.a]\nkind = \"call\"\ndead_slots = 4\n[channel.b]\non_server_death = \"retry\"\n[channel.c]\nkind = \"call\"\non_server_death = \"ignore\"\n[channel.d]\nkind = \"call\"\non_server_death = \"retri\"",
+		`3:1: dead_slots in [channel.a]: a channel of kind "call" has no such key, it is for kind "queue"; remove it
+5:1: on_server_death in [channel.b]: a channel of kind "queue" has no such key, it is for kind "call"; remove it
+8:1: on_server_death in [channel.c]: unknown on_server_death "ignore"; there are "retry", "fail"
+11:1: on_server_death in [channel.d]: unknown on_server_death "retri"; did you mean "retry"?`},
 	{"sizes", "[channel.a]\nslot_size = \"4k\"\n[channel.b]\nslot_size = \"4096\"\n[channel.c]\nslot_size = \"big\"\n[channel.d]\nslot_size = \"-1B\"\n[channel.e]\nslot_size = \"1.5KiB\"",
 		`2:1: slot_size in [channel.a]: "4k" is not a size; did you mean "4KiB"?
 4:1: slot_size in [channel.b]: "4096" is not a size; did you mean "4096B"?

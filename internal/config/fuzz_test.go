@@ -72,7 +72,7 @@ func invariants(t *testing.T, c *Config) {
 		must(name(ch.Name) && !channels[ch.Name], "name", ch)
 		must(ch.Name != "roster" && ch.Name != "command" && ch.Name != "log" && ch.Name != "group", "reserved", ch)
 		channels[ch.Name] = true
-		must(ch.Kind == "queue" || ch.Kind == "latest", "kind", ch)
+		must(ch.Kind == "queue" || ch.Kind == "latest" || ch.Kind == "call", "kind", ch)
 		must(power(int64(ch.Slots)) && ch.Slots >= 2 && ch.Slots <= 1<<20, "slots", ch)
 		must(ch.Kind != "latest" || ch.Slots >= 4 && ch.Slots <= 256, "versions", ch)
 		must(ch.Kind != "queue" && ch.DeadSlots == 0 || power(int64(ch.DeadSlots)) && ch.DeadSlots >= 2 && ch.DeadSlots <= 1<<20, "dead_slots", ch)

@@ -116,6 +116,9 @@ func (v *validator) channel(ch *Channel) {
 	if has("dead_slots") && (slotsOK || v.given(at.key("dead_slots"))) { // else it follows from slots
 		v.power(at.key("dead_slots"), int64(ch.DeadSlots), MinSlots, MaxSlots, decimal)
 	}
+	if ch.Kind == KindCall && !v.bad(at.key("on_server_death")) {
+		v.oneOf(at.key("on_server_death"), ch.OnServerDeath, OnServerDeathRetry, OnServerDeathFail)
+	}
 	if ch.Sparse && v.c.Region.HugePages {
 		v.fail(at.key("sparse"), "a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]")
 	}

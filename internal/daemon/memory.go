@@ -138,6 +138,8 @@ func (m *memory) addChannel(r config.Region, c config.Channel) error {
 		return m.addQueue(r, c)
 	case config.KindLatest:
 		return m.addLatest(r, c)
+	case config.KindCall:
+		return m.addCall(r, c)
 	}
 	return fmt.Errorf("channel %q: no such kind of channel: %q", c.Name, c.Kind)
 }
@@ -193,6 +195,24 @@ func (m *memory) addLatest(r config.Region, c config.Channel) error {
 		return err
 	}
 	m.add(&channel{Channel: l, conf: c})
+	return nil
+}
+
+func (m *memory) addCall(r config.Region, c config.Channel) error {
+	o := protocol.CallOptions{Slots: c.Slots, SlotSize: int(c.SlotSize), MaxDeliveries: c.MaxDeliveries, FailOnDeath: c.OnServerDeath == config.OnServerDeathFail, Sparse: c.Sparse}
+	size, err := protocol.CallSize(o)
+	if err != nil {
+		return fmt.Errorf("channel %q: %w", c.Name, err)
+	}
+	b, h, err := m.create(r, c.Name, size, o.Sparse)
+	if err != nil {
+		return err
+	}
+	call, err := protocol.FormatCall(b, h, o)
+	if err != nil {
+		return err
+	}
+	m.add(&channel{Channel: call, conf: c})
 	return nil
 }
 

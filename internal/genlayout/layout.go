@@ -73,11 +73,13 @@ func raw(name string, off, n int, writer, doc string) Field {
 }
 
 const (
-	creator  = "creator"  // whoever made the segment, before the magic is published
-	daemon   = "daemon"   // the daemon alone
-	operator = "operator" // whoever holds the command segment writable; the daemon clears
-	instance = "instance" // the one instance that the page belongs to
-	anyPeer  = "peers"    // every process that holds the channel writable, by compare-and-swap
+	creator   = "creator"  // whoever made the segment, before the magic is published
+	daemon    = "daemon"   // the daemon alone
+	operator  = "operator" // whoever holds the command segment writable; the daemon clears
+	instance  = "instance" // the one instance that the page belongs to
+	callSide  = "the slot's caller"
+	serveSide = "the slot's server"
+	anyPeer   = "peers" // every process that holds the channel writable, by compare-and-swap
 )
 
 // Structs in the order in which docs/layout.md shows them.
@@ -245,6 +247,35 @@ var Structs = []Struct{
 		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version"),
 		w32("Length", 8, "the slot's owner", "bytes of the value; written while WRITING, checked against SlotSize by every reader"),
 	}},
+	{Name: "CallInfo", Size: 512, Doc: "Head of a call channel: geometry, hints, doorbells. The slots are the truth.", Fields: []Field{
+		w32("Slots", 0, creator, "a power of two"),
+		w32("SlotSize", 4, creator, "bytes of payload that a slot holds in each direction"),
+		w64("Stride", 8, creator, "bytes from one slot to the next"),
+		w64("SlotsOffset", 16, creator, "of slot 0"),
+		w32("MaxDeliveries", 24, creator, "so many servers may die with a request before its caller is told; 0 for no limit, at most 63"),
+		w32("Flags", 28, creator, "see CallFlag"),
+		w64("Reach", 64, anyPeer, "slots from this one on were never used; raised before the first use, never lowered"),
+		w64("Tickets", 128, anyPeer, "the next request's ticket"),
+		w64("ServeWaiters", 192, anyPeer, "epoch:32 | servers asleep:32; a repair raises the epoch and zeroes the count"),
+		w32("ServeBell", 256, anyPeer, "doorbell (futex) of the servers: raised by a request"),
+		w64("CallWaiters", 320, anyPeer, "epoch:32 | callers asleep for want of a free slot:32"),
+		w32("CallBell", 384, anyPeer, "doorbell (futex) of those callers: raised by what was freed"),
+		w32("WantBell", 448, anyPeer, "doorbell (futex) of those who keep a slot between two calls: raised by a caller that finds none free"),
+	}},
+	{Name: "CallCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []Field{
+		w64("Requests", 0, anyPeer, "requests sent"),
+		w64("Answered", 8, anyPeer, "answers given, errors included"),
+		w64("Retried", 16, anyPeer, "requests given back by a server or by a repair, to be served again"),
+		w64("Broken", 24, anyPeer, "requests that failed because their servers died"),
+		w64("Left", 32, anyPeer, "requests whose caller left (timeout, cancel, death) before it was answered"),
+	}},
+	{Name: "CallSlot", Size: 32, Doc: "Head of a call slot; the request follows, and behind it, at the next multiple of 8 within the slot's first cache line or else at a line of its own, " +
+		"the reply. State is seq:21 | asleep:1 | deliveries:6 | server:16 | caller:16 | phase:4.", Fields: []Field{
+		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 caller, 20-35 server, 36-41 deliveries, 42 asleep, 43-63 seq"),
+		w64("Request", 8, callSide, "length:32 | ticket:32; bytes of the request, checked against SlotSize by every reader; the smallest ticket is served first"),
+		w64("Reply", 16, serveSide, "length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is"),
+		w32("Bell", 24, anyPeer, "doorbell (futex) of the caller: raised by an answer if asleep is set"),
+	}},
 	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []Field{
 		w64("RingOffset", 0, creator, "of the ring"),
 		w64("RingSize", 8, creator, "bytes, a power of two"),
@@ -309,6 +340,16 @@ var Consts = []Const{
 	{"Phase", "Dead", 4, "holds a message that is to be moved to the dead-letter channel"},
 	{"Phase", "Moving", 5, "the daemon copies it to the dead-letter channel"},
 
+	{"CallPhase", "Free", 0, "holds nothing"},
+	{"CallPhase", "Calling", 1, "a caller writes its request"},
+	{"CallPhase", "Request", 2, "holds a request"},
+	{"CallPhase", "Serving", 3, "a server works at it; caller is 0 if that has left"},
+	{"CallPhase", "Answered", 4, "holds a reply; the caller's until it frees the slot or sends its next request"},
+	{"CallPhase", "Broken", 5, "the server died, and the request is not served again; the caller's as Answered"},
+
+	{"CallFlag", "Sparse", 1, "slots are not allocated in advance"},
+	{"CallFlag", "FailOnDeath", 2, "a request whose server died fails; else it is served again"},
+
 	{"QueueFlag", "Sparse", 1, "slots are not allocated in advance"},
 	{"QueueFlag", "DeadLetter", 2, "a dead-letter channel: payloads begin with DeadLetter"},
 	{"QueueFlag", "Lane", 4, "one producer and one consumer: see docs/lane.md"},
@@ -340,5 +381,8 @@ var Sections = []Section{
 	{"queue", "SlotHeader", "QueueInfo.SlotsOffset", "QueueInfo.Stride", "QueueInfo.Slots", ""},
 	{"latest", "LatestInfo", "256", "", "1", ""},
 	{"latest", "LatestSlot", "LatestInfo.SlotsOffset", "LatestInfo.Stride", "LatestInfo.Slots", ""},
+	{"call", "CallInfo", "256", "", "1", ""},
+	{"call", "CallCounters", "768", "64", "16", "stripes"},
+	{"call", "CallSlot", "CallInfo.SlotsOffset", "CallInfo.Stride", "CallInfo.Slots", ""},
 	{"log", "LogInfo", "256", "", "1", ""},
 }

@@ -29,7 +29,7 @@ func description() *layout {
 var goTypes = map[string]string{"Attachment": "AttachmentState"}
 
 // flagGroups are groups whose values are single bits that may be set together.
-var flagGroups = map[string]bool{"QueueFlag": true, "LatestFlag": true}
+var flagGroups = map[string]bool{"QueueFlag": true, "LatestFlag": true, "CallFlag": true}
 
 // groupDocs says what a group of constants is.
 var groupDocs = map[string]string{
@@ -41,6 +41,8 @@ var groupDocs = map[string]string{
 	"Attachment":  "the state of a row of the attachment table",
 	"Role":        "what an attachment may do",
 	"Phase":       "the phase of a slot, bits 0-3 of its state word",
+	"CallPhase":   "the phase of a call slot, bits 0-3 of its state word",
+	"CallFlag":    "a set of properties of a call channel",
 	"QueueFlag":   "a set of properties of a queue",
 	"LatestFlag":  "a set of properties of a latest value",
 	"DeadReason":  "why a message was moved to the dead-letter channel",

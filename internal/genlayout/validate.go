@@ -14,7 +14,14 @@ var sharedLines = map[[2]string]string{
 	{"SlotHeader.State", "SlotHeader.Length"}: "a small slot is one cache line on purpose: state word, length and payload are " +
 		"handed over together, and only the owner that State names writes Length",
 	{"LatestSlot.State", "LatestSlot.Length"}: "the same, for a small value",
+	{"CallSlot.State", "CallSlot.Request"}:    callLine,
+	{"CallSlot.State", "CallSlot.Reply"}:      callLine,
+	{"CallSlot.Request", "CallSlot.Reply"}:    callLine,
+	{"CallSlot.Request", "CallSlot.Bell"}:     callLine,
+	{"CallSlot.Reply", "CallSlot.Bell"}:       callLine,
 }
+
+const callLine = "a small call is one cache line on purpose: it goes to the server and back, and State says whose it is"
 
 // writers are all sides that may write a field.
 var writers = []struct{ name, doc string }{
@@ -25,6 +32,8 @@ var writers = []struct{ name, doc string }{
 	{"instances", "every instance of the group, by atomic addition"},
 	{anyPeer, "every process that holds the channel writable, by compare-and-swap or atomic addition"},
 	{"the slot's owner", "the attachment that the slot's state word names"},
+	{callSide, "the attachment that the slot's state word names as the caller, while nobody serves"},
+	{serveSide, "the attachment that the slot's state word names as the server"},
 }
 
 var camelCase = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)

@@ -31,7 +31,7 @@ type Summary struct {
 type Repaired struct{ Loans, Leases, Moves int }
 
 // IsChannel reports whether segments of the kind are channels.
-func IsChannel(k Kind) bool { return k == KindQueue || k == KindLatest }
+func IsChannel(k Kind) bool { return k == KindQueue || k == KindLatest || k == KindCall }
 
 // OpenChannel opens a channel of whichever kind. Errors: those of ReadHeader, *KindError, and of the kind's own Open function.
 func OpenChannel(b []byte) (Channel, error) {
@@ -44,6 +44,8 @@ func OpenChannel(b []byte) (Channel, error) {
 		return opened(OpenQueue(b))
 	case KindLatest:
 		return opened(OpenLatest(b))
+	case KindCall:
+		return opened(OpenCall(b))
 	}
 	return nil, &KindError{h.Name, h.Kind, KindQueue}
 }

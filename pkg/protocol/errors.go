@@ -38,6 +38,15 @@ var (
 	ErrOvertaken = errors.New("the value was overwritten each time before it could be read whole: keep more versions (slots), or read faster")
 )
 
+// Errors of call operations, beside those of queues.
+var (
+	// ErrServerDied: the server died with the request, and it is not served again (on_server_death, max_deliveries). Whether the server
+	// did what it was asked for is not known.
+	ErrServerDied = errors.New("the server died with the request")
+	// ErrCallerLeft: the caller no longer waits for the answer: it was cancelled, timed out, or died.
+	ErrCallerLeft = errors.New("the caller no longer waits for the answer")
+)
+
 // A VersionError says that a segment has a layout of another major version.
 type VersionError struct {
 	Segment            string

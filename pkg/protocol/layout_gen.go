@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x20c4a6ae4159d8fb
+const LayoutHash uint64 = 0x4cf78ccbaee0579c
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -262,6 +262,68 @@ func (v Phase) String() string {
 		return "moving"
 	}
 	return "phase(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// CallPhase is the phase of a call slot, bits 0-3 of its state word.
+type CallPhase uint32
+
+const (
+	CallPhaseFree     CallPhase = 0 // holds nothing
+	CallPhaseCalling  CallPhase = 1 // a caller writes its request
+	CallPhaseRequest  CallPhase = 2 // holds a request
+	CallPhaseServing  CallPhase = 3 // a server works at it; caller is 0 if that has left
+	CallPhaseAnswered CallPhase = 4 // holds a reply; the caller's until it frees the slot or sends its next request
+	CallPhaseBroken   CallPhase = 5 // the server died, and the request is not served again; the caller's as Answered
+)
+
+// String returns the name in lower case, its words separated by '-'; "call-phase(99)" for an unknown value.
+func (v CallPhase) String() string {
+	switch v {
+	case CallPhaseFree:
+		return "free"
+	case CallPhaseCalling:
+		return "calling"
+	case CallPhaseRequest:
+		return "request"
+	case CallPhaseServing:
+		return "serving"
+	case CallPhaseAnswered:
+		return "answered"
+	case CallPhaseBroken:
+		return "broken"
+	}
+	return "call-phase(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// CallFlag is a set of properties of a call channel.
+type CallFlag uint32
+
+const (
+	CallFlagSparse      CallFlag = 1 // slots are not allocated in advance
+	CallFlagFailOnDeath CallFlag = 2 // a request whose server died fails; else it is served again
+)
+
+// String returns the names of the set bits, joined by |, "call-flag(8)" for an unknown bit, "" for none.
+func (v CallFlag) String() string {
+	s := ""
+	add := func(name string) {
+		if s != "" {
+			s += "|"
+		}
+		s += name
+	}
+	if v&CallFlagSparse != 0 {
+		add("sparse")
+		v &^= CallFlagSparse
+	}
+	if v&CallFlagFailOnDeath != 0 {
+		add("fail-on-death")
+		v &^= CallFlagFailOnDeath
+	}
+	if v != 0 {
+		add("call-flag(" + strconv.FormatUint(uint64(v), 10) + ")")
+	}
+	return s
 }
 
 // QueueFlag is a set of properties of a queue.
@@ -967,6 +1029,115 @@ const (
 	OffsetofLatestSlotLength = 8
 )
 
+// CallInfo is 512 bytes. Head of a call channel: geometry, hints, doorbells. The slots are the truth.
+type CallInfo struct {
+	_ structs.HostLayout
+
+	// Slots is at 0, written by creator: a power of two
+	Slots atomic.Uint32
+	// SlotSize is at 4, written by creator: bytes of payload that a slot holds in each direction
+	SlotSize atomic.Uint32
+	// Stride is at 8, written by creator: bytes from one slot to the next
+	Stride atomic.Uint64
+	// SlotsOffset is at 16, written by creator: of slot 0
+	SlotsOffset atomic.Uint64
+	// MaxDeliveries is at 24, written by creator: so many servers may die with a request before its caller is told; 0 for no limit, at most 63
+	MaxDeliveries atomic.Uint32
+	// Flags is at 28, written by creator: see CallFlag
+	Flags atomic.Uint32
+	_     [32]byte
+	// Reach is at 64, written by peers: slots from this one on were never used; raised before the first use, never lowered
+	Reach atomic.Uint64
+	_     [56]byte
+	// Tickets is at 128, written by peers: the next request's ticket
+	Tickets atomic.Uint64
+	_       [56]byte
+	// ServeWaiters is at 192, written by peers: epoch:32 | servers asleep:32; a repair raises the epoch and zeroes the count
+	ServeWaiters atomic.Uint64
+	_            [56]byte
+	// ServeBell is at 256, written by peers: doorbell (futex) of the servers: raised by a request
+	ServeBell atomic.Uint32
+	_         [60]byte
+	// CallWaiters is at 320, written by peers: epoch:32 | callers asleep for want of a free slot:32
+	CallWaiters atomic.Uint64
+	_           [56]byte
+	// CallBell is at 384, written by peers: doorbell (futex) of those callers: raised by what was freed
+	CallBell atomic.Uint32
+	_        [60]byte
+	// WantBell is at 448, written by peers: doorbell (futex) of those who keep a slot between two calls: raised by a caller that finds none free
+	WantBell atomic.Uint32
+	_        [60]byte
+}
+
+// Size of CallInfo and offsets of its fields, in bytes.
+const (
+	SizeofCallInfo                = 512
+	OffsetofCallInfoSlots         = 0
+	OffsetofCallInfoSlotSize      = 4
+	OffsetofCallInfoStride        = 8
+	OffsetofCallInfoSlotsOffset   = 16
+	OffsetofCallInfoMaxDeliveries = 24
+	OffsetofCallInfoFlags         = 28
+	OffsetofCallInfoReach         = 64
+	OffsetofCallInfoTickets       = 128
+	OffsetofCallInfoServeWaiters  = 192
+	OffsetofCallInfoServeBell     = 256
+	OffsetofCallInfoCallWaiters   = 320
+	OffsetofCallInfoCallBell      = 384
+	OffsetofCallInfoWantBell      = 448
+)
+
+// CallCounters is 64 bytes. One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
+type CallCounters struct {
+	_ structs.HostLayout
+
+	// Requests is at 0, written by peers: requests sent
+	Requests atomic.Uint64
+	// Answered is at 8, written by peers: answers given, errors included
+	Answered atomic.Uint64
+	// Retried is at 16, written by peers: requests given back by a server or by a repair, to be served again
+	Retried atomic.Uint64
+	// Broken is at 24, written by peers: requests that failed because their servers died
+	Broken atomic.Uint64
+	// Left is at 32, written by peers: requests whose caller left (timeout, cancel, death) before it was answered
+	Left atomic.Uint64
+	_    [24]byte
+}
+
+// Size of CallCounters and offsets of its fields, in bytes.
+const (
+	SizeofCallCounters           = 64
+	OffsetofCallCountersRequests = 0
+	OffsetofCallCountersAnswered = 8
+	OffsetofCallCountersRetried  = 16
+	OffsetofCallCountersBroken   = 24
+	OffsetofCallCountersLeft     = 32
+)
+
+// CallSlot is 32 bytes. Head of a call slot; the request follows, and behind it, at the next multiple of 8 within the slot's first cache line or else at a line of its own, the reply. State is seq:21 | asleep:1 | deliveries:6 | server:16 | caller:16 | phase:4.
+type CallSlot struct {
+	_ structs.HostLayout
+
+	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 caller, 20-35 server, 36-41 deliveries, 42 asleep, 43-63 seq
+	State atomic.Uint64
+	// Request is at 8, written by the slot's caller: length:32 | ticket:32; bytes of the request, checked against SlotSize by every reader; the smallest ticket is served first
+	Request atomic.Uint64
+	// Reply is at 16, written by the slot's server: length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is
+	Reply atomic.Uint64
+	// Bell is at 24, written by peers: doorbell (futex) of the caller: raised by an answer if asleep is set
+	Bell atomic.Uint32
+	_    [4]byte
+}
+
+// Size of CallSlot and offsets of its fields, in bytes.
+const (
+	SizeofCallSlot          = 32
+	OffsetofCallSlotState   = 0
+	OffsetofCallSlotRequest = 8
+	OffsetofCallSlotReply   = 16
+	OffsetofCallSlotBell    = 24
+)
+
 // LogInfo is 256 bytes. Head of the log segment: a ring of records that the daemon alone writes.
 type LogInfo struct {
 	_ structs.HostLayout
@@ -1229,6 +1400,34 @@ var Layouts = []StructInfo{
 		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version"},
 		{"length", "u32", 8, 4, "the slot's owner", "bytes of the value; written while WRITING, checked against SlotSize by every reader"},
 	}},
+	{Name: "CallInfo", Size: 512, Doc: "Head of a call channel: geometry, hints, doorbells. The slots are the truth.", Fields: []FieldInfo{
+		{"slots", "u32", 0, 4, "creator", "a power of two"},
+		{"slot_size", "u32", 4, 4, "creator", "bytes of payload that a slot holds in each direction"},
+		{"stride", "u64", 8, 8, "creator", "bytes from one slot to the next"},
+		{"slots_offset", "u64", 16, 8, "creator", "of slot 0"},
+		{"max_deliveries", "u32", 24, 4, "creator", "so many servers may die with a request before its caller is told; 0 for no limit, at most 63"},
+		{"flags", "u32", 28, 4, "creator", "see CallFlag"},
+		{"reach", "u64", 64, 8, "peers", "slots from this one on were never used; raised before the first use, never lowered"},
+		{"tickets", "u64", 128, 8, "peers", "the next request's ticket"},
+		{"serve_waiters", "u64", 192, 8, "peers", "epoch:32 | servers asleep:32; a repair raises the epoch and zeroes the count"},
+		{"serve_bell", "u32", 256, 4, "peers", "doorbell (futex) of the servers: raised by a request"},
+		{"call_waiters", "u64", 320, 8, "peers", "epoch:32 | callers asleep for want of a free slot:32"},
+		{"call_bell", "u32", 384, 4, "peers", "doorbell (futex) of those callers: raised by what was freed"},
+		{"want_bell", "u32", 448, 4, "peers", "doorbell (futex) of those who keep a slot between two calls: raised by a caller that finds none free"},
+	}},
+	{Name: "CallCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []FieldInfo{
+		{"requests", "u64", 0, 8, "peers", "requests sent"},
+		{"answered", "u64", 8, 8, "peers", "answers given, errors included"},
+		{"retried", "u64", 16, 8, "peers", "requests given back by a server or by a repair, to be served again"},
+		{"broken", "u64", 24, 8, "peers", "requests that failed because their servers died"},
+		{"left", "u64", 32, 8, "peers", "requests whose caller left (timeout, cancel, death) before it was answered"},
+	}},
+	{Name: "CallSlot", Size: 32, Doc: "Head of a call slot; the request follows, and behind it, at the next multiple of 8 within the slot's first cache line or else at a line of its own, the reply. State is seq:21 | asleep:1 | deliveries:6 | server:16 | caller:16 | phase:4.", Fields: []FieldInfo{
+		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 caller, 20-35 server, 36-41 deliveries, 42 asleep, 43-63 seq"},
+		{"request", "u64", 8, 8, "the slot's caller", "length:32 | ticket:32; bytes of the request, checked against SlotSize by every reader; the smallest ticket is served first"},
+		{"reply", "u64", 16, 8, "the slot's server", "length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is"},
+		{"bell", "u32", 24, 4, "peers", "doorbell (futex) of the caller: raised by an answer if asleep is set"},
+	}},
 	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []FieldInfo{
 		{"ring_offset", "u64", 0, 8, "creator", "of the ring"},
 		{"ring_size", "u64", 8, 8, "creator", "bytes, a power of two"},
@@ -1265,5 +1464,8 @@ var SegmentSections = []SectionInfo{
 	{"queue", "SlotHeader", SectionValue{Struct: "QueueInfo", Field: "slots_offset"}, SectionValue{Struct: "QueueInfo", Field: "stride"}, SectionValue{Struct: "QueueInfo", Field: "slots"}, ""},
 	{"latest", "LatestInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"latest", "LatestSlot", SectionValue{Struct: "LatestInfo", Field: "slots_offset"}, SectionValue{Struct: "LatestInfo", Field: "stride"}, SectionValue{Struct: "LatestInfo", Field: "slots"}, ""},
+	{"call", "CallInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
+	{"call", "CallCounters", SectionValue{Number: 768}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},
+	{"call", "CallSlot", SectionValue{Struct: "CallInfo", Field: "slots_offset"}, SectionValue{Struct: "CallInfo", Field: "stride"}, SectionValue{Struct: "CallInfo", Field: "slots"}, ""},
 	{"log", "LogInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 }

@@ -170,6 +170,34 @@ const (
 	_ = -uint(unsafe.Alignof(LatestSlot{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(LatestSlot{}.State) ^ OffsetofLatestSlotState)
 	_ = -uint(unsafe.Offsetof(LatestSlot{}.Length) ^ OffsetofLatestSlotLength)
+	_ = -uint(unsafe.Sizeof(CallInfo{}) ^ SizeofCallInfo)
+	_ = -uint(unsafe.Alignof(CallInfo{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.Slots) ^ OffsetofCallInfoSlots)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.SlotSize) ^ OffsetofCallInfoSlotSize)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.Stride) ^ OffsetofCallInfoStride)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.SlotsOffset) ^ OffsetofCallInfoSlotsOffset)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.MaxDeliveries) ^ OffsetofCallInfoMaxDeliveries)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.Flags) ^ OffsetofCallInfoFlags)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.Reach) ^ OffsetofCallInfoReach)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.Tickets) ^ OffsetofCallInfoTickets)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.ServeWaiters) ^ OffsetofCallInfoServeWaiters)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.ServeBell) ^ OffsetofCallInfoServeBell)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.CallWaiters) ^ OffsetofCallInfoCallWaiters)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.CallBell) ^ OffsetofCallInfoCallBell)
+	_ = -uint(unsafe.Offsetof(CallInfo{}.WantBell) ^ OffsetofCallInfoWantBell)
+	_ = -uint(unsafe.Sizeof(CallCounters{}) ^ SizeofCallCounters)
+	_ = -uint(unsafe.Alignof(CallCounters{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(CallCounters{}.Requests) ^ OffsetofCallCountersRequests)
+	_ = -uint(unsafe.Offsetof(CallCounters{}.Answered) ^ OffsetofCallCountersAnswered)
+	_ = -uint(unsafe.Offsetof(CallCounters{}.Retried) ^ OffsetofCallCountersRetried)
+	_ = -uint(unsafe.Offsetof(CallCounters{}.Broken) ^ OffsetofCallCountersBroken)
+	_ = -uint(unsafe.Offsetof(CallCounters{}.Left) ^ OffsetofCallCountersLeft)
+	_ = -uint(unsafe.Sizeof(CallSlot{}) ^ SizeofCallSlot)
+	_ = -uint(unsafe.Alignof(CallSlot{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(CallSlot{}.State) ^ OffsetofCallSlotState)
+	_ = -uint(unsafe.Offsetof(CallSlot{}.Request) ^ OffsetofCallSlotRequest)
+	_ = -uint(unsafe.Offsetof(CallSlot{}.Reply) ^ OffsetofCallSlotReply)
+	_ = -uint(unsafe.Offsetof(CallSlot{}.Bell) ^ OffsetofCallSlotBell)
 	_ = -uint(unsafe.Sizeof(LogInfo{}) ^ SizeofLogInfo)
 	_ = -uint(unsafe.Alignof(LogInfo{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(LogInfo{}.RingOffset) ^ OffsetofLogInfoRingOffset)
@@ -275,6 +303,21 @@ func overlayLatestInfo(b []byte, off int64) *LatestInfo {
 // overlayLatestSlot returns the LatestSlot at b[off], nil if it would not lie within b or not be 8-aligned.
 func overlayLatestSlot(b []byte, off int64) *LatestSlot {
 	return (*LatestSlot)(overlayAt(b, off, SizeofLatestSlot))
+}
+
+// overlayCallInfo returns the CallInfo at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayCallInfo(b []byte, off int64) *CallInfo {
+	return (*CallInfo)(overlayAt(b, off, SizeofCallInfo))
+}
+
+// overlayCallCounters returns the CallCounters at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayCallCounters(b []byte, off int64) *CallCounters {
+	return (*CallCounters)(overlayAt(b, off, SizeofCallCounters))
+}
+
+// overlayCallSlot returns the CallSlot at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayCallSlot(b []byte, off int64) *CallSlot {
+	return (*CallSlot)(overlayAt(b, off, SizeofCallSlot))
 }
 
 // overlayLogInfo returns the LogInfo at b[off], nil if it would not lie within b or not be 8-aligned.

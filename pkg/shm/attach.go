@@ -47,6 +47,7 @@ type Region struct {
 
 	segments map[string]*region.Segment
 	channels map[string]protocol.Channel
+	calls    sync.Map // *Call by name
 
 	mu      sync.Mutex
 	queues  []*Queue // that were given out
@@ -55,6 +56,7 @@ type Region struct {
 	quit     context.Context
 	endQuit  context.CancelCauseFunc
 	watching sync.WaitGroup
+	many     bool        // processors: spinning can pay
 	spinning atomic.Bool // one goroutine of the process spins, the others sleep at once
 
 	change atomic.Uint32 // value of the roster's change word at the last call of Workers
@@ -88,7 +90,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}}
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}}
 	r.quit, r.endQuit = context.WithCancelCause(context.Background())
 	return r
 }

@@ -37,6 +37,10 @@ var (
 	ErrLost = protocol.ErrLost
 	// ErrOvertaken: Get and View found every version overwritten before it was read whole.
 	ErrOvertaken = protocol.ErrOvertaken
+	// ErrServerDied: the server died with the request, and it is not served again.
+	ErrServerDied = protocol.ErrServerDied
+	// ErrCallerLeft: the caller no longer waits for the answer.
+	ErrCallerLeft = protocol.ErrCallerLeft
 	// ErrNoChannel: this process does not hold a channel of that name.
 	ErrNoChannel = errors.New("no such channel here")
 )

@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x20c4a6ae4159d8fb  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x4cf78ccbaee0579c  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -97,6 +97,24 @@ class Phase(enum.IntEnum):
     MOVING = 5  # the daemon copies it to the dead-letter channel
 
 
+class CallPhase(enum.IntEnum):
+    """The phase of a call slot, bits 0-3 of its state word."""
+
+    FREE = 0  # holds nothing
+    CALLING = 1  # a caller writes its request
+    REQUEST = 2  # holds a request
+    SERVING = 3  # a server works at it; caller is 0 if that has left
+    ANSWERED = 4  # holds a reply; the caller's until it frees the slot or sends its next request
+    BROKEN = 5  # the server died, and the request is not served again; the caller's as Answered
+
+
+class CallFlag(enum.IntFlag):
+    """A set of properties of a call channel."""
+
+    SPARSE = 1  # slots are not allocated in advance
+    FAIL_ON_DEATH = 2  # a request whose server died fails; else it is served again
+
+
 class QueueFlag(enum.IntFlag):
     """A set of properties of a queue."""
 
@@ -143,6 +161,9 @@ SIZES = {
     "DeadLetter": 64,
     "LatestInfo": 512,
     "LatestSlot": 16,
+    "CallInfo": 512,
+    "CallCounters": 64,
+    "CallSlot": 32,
     "LogInfo": 256,
     "LogRecord": 48,
 }
@@ -329,6 +350,37 @@ FIELDS = {
         "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-63 version
         "length": (8, "I"),  # the slot's owner: bytes of the value; written while WRITING, checked against SlotSize by every reader
     },
+    # Head of a call channel: geometry, hints, doorbells. The slots are the truth.
+    "CallInfo": {
+        "slots": (0, "I"),  # creator: a power of two
+        "slot_size": (4, "I"),  # creator: bytes of payload that a slot holds in each direction
+        "stride": (8, "Q"),  # creator: bytes from one slot to the next
+        "slots_offset": (16, "Q"),  # creator: of slot 0
+        "max_deliveries": (24, "I"),  # creator: so many servers may die with a request before its caller is told; 0 for no limit, at most 63
+        "flags": (28, "I"),  # creator: see CallFlag
+        "reach": (64, "Q"),  # peers: slots from this one on were never used; raised before the first use, never lowered
+        "tickets": (128, "Q"),  # peers: the next request's ticket
+        "serve_waiters": (192, "Q"),  # peers: epoch:32 | servers asleep:32; a repair raises the epoch and zeroes the count
+        "serve_bell": (256, "I"),  # peers: doorbell (futex) of the servers: raised by a request
+        "call_waiters": (320, "Q"),  # peers: epoch:32 | callers asleep for want of a free slot:32
+        "call_bell": (384, "I"),  # peers: doorbell (futex) of those callers: raised by what was freed
+        "want_bell": (448, "I"),  # peers: doorbell (futex) of those who keep a slot between two calls: raised by a caller that finds none free
+    },
+    # One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
+    "CallCounters": {
+        "requests": (0, "Q"),  # peers: requests sent
+        "answered": (8, "Q"),  # peers: answers given, errors included
+        "retried": (16, "Q"),  # peers: requests given back by a server or by a repair, to be served again
+        "broken": (24, "Q"),  # peers: requests that failed because their servers died
+        "left": (32, "Q"),  # peers: requests whose caller left (timeout, cancel, death) before it was answered
+    },
+    # Head of a call slot; the request follows, and behind it, at the next multiple of 8 within the slot's first cache line or else at a line of its own, the reply. State is seq:21 | asleep:1 | deliveries:6 | server:16 | caller:16 | phase:4.
+    "CallSlot": {
+        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 caller, 20-35 server, 36-41 deliveries, 42 asleep, 43-63 seq
+        "request": (8, "Q"),  # the slot's caller: length:32 | ticket:32; bytes of the request, checked against SlotSize by every reader; the smallest ticket is served first
+        "reply": (16, "Q"),  # the slot's server: length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is
+        "bell": (24, "I"),  # peers: doorbell (futex) of the caller: raised by an answer if asleep is set
+    },
     # Head of the log segment: a ring of records that the daemon alone writes.
     "LogInfo": {
         "ring_offset": (0, "Q"),  # creator: of the ring
@@ -385,6 +437,9 @@ SECTIONS = [
     (Kind.QUEUE, "SlotHeader", ("QueueInfo", "slots_offset"), ("QueueInfo", "stride"), ("QueueInfo", "slots"), ""),
     (Kind.LATEST, "LatestInfo", 256, 0, 1, ""),
     (Kind.LATEST, "LatestSlot", ("LatestInfo", "slots_offset"), ("LatestInfo", "stride"), ("LatestInfo", "slots"), ""),
+    (Kind.CALL, "CallInfo", 256, 0, 1, ""),
+    (Kind.CALL, "CallCounters", 768, 64, 16, "stripes"),
+    (Kind.CALL, "CallSlot", ("CallInfo", "slots_offset"), ("CallInfo", "stride"), ("CallInfo", "slots"), ""),
     (Kind.LOG, "LogInfo", 256, 0, 1, ""),
 ]
 
