@@ -151,7 +151,7 @@ kind = "latest"
 slots = 512
 `, `
 4:1: slots in [channel.price]: 2 is out of range (4 to 256, a power of two); the nearest are 4 and 8
-5:1: max_deliveries in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
+5:1: max_deliveries in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue", "call"; remove it
 6:1: dead_slots in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
 9:1: slots in [channel.level]: 512 is out of range (4 to 256, a power of two); the nearest are 128 and 256`},
 
@@ -197,7 +197,7 @@ slot_size = "128MiB"
 19:1: slots in [channel.c]: 1048577 is out of range (2 to 1048576, a power of two); the nearest are 524288 and 1048576
 20:1: slot_size in [channel.c]: "9000000TiB" is more than 63 bits of bytes; use a smaller size
 22:1: slots in [channel.d]: 1048576 slots of 128MiB are more than the 64TiB that a process can map; use fewer or smaller ones`},
-	{"keys of other kinds", "[channel.a]\nkind = \"call\"\ndead_slots = 4\n[channel.b]\non_server_death = \"retry\"\n[channel.c]\nkind = \"call\"\non_server_death = \"ignore\"\n[channel.d]\nkind = \"call\"\non_server_death = \"retri\"",
+	{"keys of kinds other than call", "[channel.a]\nkind = \"call\"\ndead_slots = 4\n[channel.b]\non_server_death = \"retry\"\n[channel.c]\nkind = \"call\"\non_server_death = \"ignore\"\n[channel.d]\nkind = \"call\"\non_server_death = \"retri\"",
 		`3:1: dead_slots in [channel.a]: a channel of kind "call" has no such key, it is for kind "queue"; remove it
 5:1: on_server_death in [channel.b]: a channel of kind "queue" has no such key, it is for kind "call"; remove it
 8:1: on_server_death in [channel.c]: unknown on_server_death "ignore"; there are "retry", "fail"
