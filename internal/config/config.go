@@ -74,6 +74,8 @@ type Channel struct {
 	MaxDeliveries int      `toml:"max_deliveries"`  // then a message is a dead letter; 0: never
 	DeadSlots     int      `toml:"dead_slots"`      // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
 	OnServerDeath string   `toml:"on_server_death"` // OnServerDeathRetry, OnServerDeathFail
+	Producers     int      `toml:"producers"`       // how many processes may produce: 1, or 0 for any number
+	Consumers     int      `toml:"consumers"`       // how many processes may consume: 1, or 0 for any number
 	Sparse        bool     `toml:"sparse"`          // memory is taken when it is touched, not in advance
 	AllowProduce  []string `toml:"allow_produce"`   // outsiders who may produce: "alice", "@ops", "*"
 	AllowConsume  []string `toml:"allow_consume"`   // outsiders who may consume
@@ -175,7 +177,12 @@ var kindKeys = map[string][]string{
 	"max_deliveries":  {KindQueue, KindCall},
 	"dead_slots":      {KindQueue},
 	"on_server_death": {KindCall},
+	"producers":       {KindQueue},
+	"consumers":       {KindQueue},
 }
+
+// Lane reports whether the channel is a queue with one producer and one consumer.
+func (ch *Channel) Lane() bool { return ch.Kind == KindQueue && ch.Producers == 1 && ch.Consumers == 1 }
 
 func defaultGroup(name string) Group {
 	return Group{

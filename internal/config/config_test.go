@@ -26,6 +26,10 @@ dont_dump = true
 slots = 0x40
 slot_size = 1_000
 
+[channel.fast]
+producers = 1
+consumers = 1
+
 [channel.jobs]
 kind = "queue"
 slots = 2
@@ -90,6 +94,7 @@ func TestComplete(t *testing.T) {
 		Region: Region{Name: "prod", LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true},
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
+			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},
 			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
 			{Name: "service", Kind: KindCall, Slots: 64, SlotSize: 64, MaxDeliveries: 5, OnServerDeath: OnServerDeathFail},
 			{Name: "other", Kind: KindCall, Slots: 4, SlotSize: 4 << 10, MaxDeliveries: 5, OnServerDeath: OnServerDeathRetry},

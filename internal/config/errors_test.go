@@ -208,6 +208,36 @@ slot_size = "128MiB"
 6:1: slot_size in [channel.c]: "big" is not a size; write a whole number and B, KiB, MiB, GiB or TiB, as in "4KiB"
 8:1: slot_size in [channel.d]: "-1B" is not a size; write a whole number and B, KiB, MiB, GiB or TiB, as in "4KiB"
 10:1: slot_size in [channel.e]: "1.5KiB" is not a size; write a whole number and B, KiB, MiB, GiB or TiB, as in "4KiB"`},
+	{"lanes", `
+[channel.a]
+producers = 1
+[channel.b]
+consumers = 1
+[channel.c]
+producers = 2
+consumers = 1
+[channel.d]
+producers = 1
+consumers = 1
+[channel.e]
+kind = "latest"
+producers = 1
+[worker.a]
+builtin = "idle"
+produce = ["d"]
+count = 2
+[worker.b]
+builtin = "idle"
+consume = ["d"]
+[worker.c]
+builtin = "idle"
+consume = ["d"]
+`, `3:1: producers in [channel.a]: one end alone gains nothing; add consumers = 1 if that is so, or remove the key
+5:1: consumers in [channel.b]: one end alone gains nothing; add producers = 1 if that is so, or remove the key
+7:1: producers in [channel.c]: 2 is out of range; use 0 to 1
+14:1: producers in [channel.e]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
+17:1: produce in [worker.a]: channel "d" has one producer (producers = 1), and this group has 2 instances; make it count = 1, or remove producers and consumers of the channel
+24:1: consume in [worker.c]: channel "d" has one consumer (consumers = 1), and that is worker "b"; remove the key there, or one of the two here`},
 	{"sparse and huge", "[region]\nhuge_pages = true\n[channel.a]\nsparse = true",
 		`4:1: sparse in [channel.a]: a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]`},
 

@@ -77,6 +77,7 @@ func invariants(t *testing.T, c *Config) {
 		must(ch.Kind != "latest" || ch.Slots >= 4 && ch.Slots <= 256, "versions", ch)
 		must(ch.Kind != "queue" && ch.DeadSlots == 0 || power(int64(ch.DeadSlots)) && ch.DeadSlots >= 2 && ch.DeadSlots <= 1<<20, "dead_slots", ch)
 		must(ch.SlotSize >= 1 && ch.SlotSize <= 1<<30, "slot_size", ch)
+		must(ch.Producers == ch.Consumers && ch.Producers>>1 == 0, "producers and consumers", ch)
 		must(ch.MaxDeliveries >= 0 && ch.MaxDeliveries <= 63, "max_deliveries", ch)
 		must(!ch.Sparse || !c.Region.HugePages, "sparse and huge", ch)
 		must(who(ch.AllowConsume) && who(ch.AllowProduce), "allow", ch)

@@ -10,7 +10,7 @@ import (
 
 // validate finds every problem that needs no system. Parse and Check run it.
 func (c *Config) validate() Errors {
-	v := validator{c: c, taken: map[string]bool{}}
+	v := validator{c: c, taken: map[string]bool{}, ended: map[string]string{}}
 	for _, ch := range c.Channels {
 		v.known = append(v.known, ch.Name)
 	}
@@ -22,6 +22,7 @@ func (c *Config) validate() Errors {
 	for i := range c.Groups {
 		v.group(&c.Groups[i])
 		v.total(&c.Groups[i], &workers)
+		v.lanes(&c.Groups[i])
 	}
 	at := path{"access"}
 	v.users(at.key("observe"), c.Access.Observe)
@@ -39,8 +40,9 @@ func (p path) table() string { return header(p) }
 
 type validator struct {
 	c     *Config
-	known []string        // names of the channels
-	taken map[string]bool // names of the tables so far, by joined path
+	known []string          // names of the channels
+	taken map[string]bool   // names of the tables so far, by joined path
+	ended map[string]string // groups that have an end of a lane so far, by end and channel
 	errs  Errors
 }
 
@@ -119,11 +121,45 @@ func (v *validator) channel(ch *Channel) {
 	if ch.Kind == KindCall && !v.bad(at.key("on_server_death")) {
 		v.oneOf(at.key("on_server_death"), ch.OnServerDeath, OnServerDeathRetry, OnServerDeathFail)
 	}
+	if producers, consumers := at.key("producers"), at.key("consumers"); has("producers") {
+		if v.between(producers, ch.Producers, 0, 1) && v.between(consumers, ch.Consumers, 0, 1) && ch.Producers != ch.Consumers {
+			one, other := producers, "consumers"
+			if ch.Producers == 0 {
+				one, other = consumers, "producers"
+			}
+			v.fail(one, "one end alone gains nothing; add %s = 1 if that is so, or remove the key", other)
+		}
+	}
 	if ch.Sparse && v.c.Region.HugePages {
 		v.fail(at.key("sparse"), "a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]")
 	}
 	v.users(at.key("allow_produce"), ch.AllowProduce)
 	v.users(at.key("allow_consume"), ch.AllowConsume)
+}
+
+// lanes refuses a group with which a channel that has one producer and one consumer has more.
+func (v *validator) lanes(g *Group) {
+	for _, end := range []struct {
+		key, what string
+		names     []string
+	}{{"produce", "producer", g.Produce}, {"consume", "consumer", g.Consume}} {
+		for _, name := range end.names {
+			i := slices.IndexFunc(v.c.Channels, func(ch Channel) bool { return ch.Name == name })
+			if i < 0 || !v.c.Channels[i].Lane() || g.Count < 1 {
+				continue
+			}
+			at := path{"worker", g.Name, end.key}
+			key := end.key + " " + name
+			switch first := v.ended[key]; {
+			case first != "":
+				v.fail(at, "channel %q has one %s (%ss = 1), and that is worker %q; remove the key there, or one of the two here", name, end.what, end.what, first)
+			case g.Count > 1:
+				v.fail(at, "channel %q has one %s (%ss = 1), and this group has %d instances; make it count = 1, or remove producers and consumers of the channel",
+					name, end.what, end.what, g.Count)
+			}
+			v.ended[key] = g.Name
+		}
+	}
 }
 
 func (v *validator) group(g *Group) {

@@ -93,8 +93,12 @@ func (q *Queue) afterMove(i uint64, moving Word, f *Frame, index int, copied boo
 	if f.Open() == 0 {
 		return s.CompareAndSwap(uint64(bare), uint64(free))
 	}
-	if s.CompareAndSwap(uint64(bare), uint64(MakeWord(PhaseReady, 0, 0, moving.Lap()))) { // N
-		q.lower(i)
+	ready := MakeWord(PhaseReady, 0, 0, moving.Lap())
+	if q.flags&QueueFlagLane != 0 {
+		ready |= passedBit
+	}
+	if s.CompareAndSwap(uint64(bare), uint64(ready)) { // N
+		q.reappeared(i)
 		q.Receivers.Ring(1)
 	}
 	return false

@@ -15,6 +15,7 @@ type QueueOptions struct {
 	MaxDeliveries int  // 0 for no limit, at most 63
 	Sparse        bool // recorded in the header; the memory is the caller's
 	DeadLetter    bool // a dead-letter channel: payloads begin with a DeadLetter
+	Lane          bool // one producer and one consumer: use it through NewLane
 	// Start is the first position. 0 but in tests, which start shortly before a wrap.
 	Start uint64
 }
@@ -49,6 +50,9 @@ const (
 // payload then begins at the 16th byte of a page.
 func (o QueueOptions) stride() int64 {
 	n := int64(SizeofSlotHeader + o.SlotSize)
+	if o.Lane && o.SlotSize < 4096 { // slots are used in order: they need not begin on a line
+		return (n + 15) &^ 15
+	}
 	if o.SlotSize >= 4096 {
 		return (n + 4095) &^ 4095
 	}
@@ -100,9 +104,13 @@ func FormatQueue(b []byte, h Header, o QueueOptions) (*Queue, error) {
 	if o.DeadLetter {
 		flags |= QueueFlagDeadLetter
 	}
+	if o.Lane {
+		flags |= QueueFlagLane
+	}
 	info.Flags.Store(uint32(flags))
 	info.Tail.Store(o.Start)
 	info.Head.Store(o.Start)
+	info.Acked.Store(o.Start)
 	if o.Start != 0 { // tests: slots that look as after Start claims
 		for i := range uint64(o.Slots) {
 			lap := uint32((o.Start + uint64(o.Slots) - 1 - i) / uint64(o.Slots))
@@ -128,7 +136,7 @@ func OpenQueue(b []byte) (*Queue, error) {
 	if err := o.check(); err != nil {
 		return nil, &CorruptError{h.Name, bodyOffset, err.Error()}
 	}
-	if stride < uint64(SizeofSlotHeader+o.SlotSize) || stride%64 != 0 {
+	if stride < uint64(SizeofSlotHeader+o.SlotSize) || stride%16 != 0 {
 		return nil, &CorruptError{h.Name, bodyOffset + OffsetofQueueInfoStride, fmt.Sprintf("stride %d for slots of %d bytes", stride, o.SlotSize)}
 	}
 	if offset < queueCounters+queueStripes*SizeofQueueCounters || offset%64 != 0 {
@@ -141,13 +149,14 @@ func OpenQueue(b []byte) (*Queue, error) {
 	if err := table(h.Name, b, bodyOffset+OffsetofQueueInfoSlotsOffset, offset, uint32(o.Slots), stride); err != nil {
 		return nil, err
 	}
+	lane := flags&QueueFlagLane != 0
 	return &Queue{
 		b: b, h: h, info: info,
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset,
 		maxDeliveries: o.MaxDeliveries, flags: flags,
-		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters},
-		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters},
+		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, fenced: lane},
+		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters, fenced: lane},
 	}, nil
 }
 
@@ -427,6 +436,9 @@ func (q *Queue) giveBack(i uint64, w Word, deliveries int) bool {
 	if dead {
 		next = MakeWord(PhaseDead, 0, n, w.Lap())
 	}
+	if q.flags&QueueFlagLane != 0 && !dead {
+		next |= passedBit // behind the consumer's head
+	}
 	if !q.slot(i).State.CompareAndSwap(uint64(w), uint64(next)) { // N
 		return false
 	}
@@ -435,10 +447,19 @@ func (q *Queue) giveBack(i uint64, w Word, deliveries int) bool {
 		q.RingAttention()
 		return true
 	}
-	q.lower(i) // after N, as D after C
+	q.reappeared(i)
 	q.counters(w.Owner()).Redelivered.Add(uint64(deliveries))
 	q.Receivers.Ring(1)
 	return true
+}
+
+// reappeared makes the consumers find slot i, which was made READY again: after N, as D after C.
+func (q *Queue) reappeared(i uint64) {
+	if q.flags&QueueFlagLane != 0 {
+		q.info.Returned.Add(1)
+		return
+	}
+	q.lower(i)
 }
 
 // lower makes sure that head is not beyond the window position of slot i: the largest position below tail that lies in it.
@@ -504,8 +525,11 @@ func (q *Queue) Repair(dead func(owner uint16) bool) Repaired {
 			break
 		}
 	}
+	if q.flags&QueueFlagLane != 0 {
+		r.Leases += q.repairEnds(dead)
+	}
 	// The dead may have published without lowering head, or moved head without looking back: walk the whole window again.
-	for {
+	for q.flags&QueueFlagLane == 0 {
 		t, h := q.info.Tail.Load(), q.info.Head.Load()
 		p := t - min(t, q.mask+1)
 		if int64(h-p) <= 0 || q.info.Head.CompareAndSwap(h, p) {

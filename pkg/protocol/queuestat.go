@@ -26,7 +26,7 @@ func (q *Queue) Stat() QueueStat {
 		Receivers: q.Receivers.Sleepers(), Senders: q.Senders.Sleepers(),
 	}
 	for i := range q.reached() {
-		phase := Word(q.slot(i).State.Load()).Phase()
+		phase := q.phase(i, s.Tail)
 		if f, err := q.frame(i); err == nil && phase != PhaseFree && phase != PhaseWriting {
 			s.Messages += f.Open()
 		}
@@ -56,6 +56,22 @@ func (q *Queue) Stat() QueueStat {
 	return s
 }
 
+// phase returns the phase of slot i: in a lane's slot the word alone does not say it.
+func (q *Queue) phase(i, tail uint64) Phase {
+	w := Word(q.slot(i).State.Load())
+	if q.flags&QueueFlagLane == 0 || w.Phase() != PhaseReady || w.Passed() {
+		return w.Phase()
+	}
+	p := tail - 1 - ((tail - 1 - i) & q.mask) // the last position in this slot that is published
+	switch {
+	case q.lap(p) != w.Lap() || int64(p-q.info.Acked.Load()) < 0:
+		return PhaseFree
+	case int64(p-q.info.Head.Load()) < 0:
+		return PhaseReading
+	}
+	return PhaseReady
+}
+
 // Summary takes a snapshot; see Channel.
 func (q *Queue) Summary() Summary {
 	s := q.Stat()
@@ -80,6 +96,11 @@ func (q *Queue) SlotAt(i int) Slot {
 // Holds reports whether any slot names one of the attachments for which owner is true: an attachment id may be used
 // again only when none does.
 func (q *Queue) Holds(owner func(uint16) bool) bool {
+	for _, end := range []uint32{q.info.SendOwner.Load(), q.info.ReceiveOwner.Load()} {
+		if end != 0 && owner(uint16(end)) {
+			return true
+		}
+	}
 	for i := range q.reached() {
 		if o := Word(q.slot(i).State.Load()).Owner(); o != 0 && owner(o) {
 			return true

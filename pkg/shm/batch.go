@@ -42,9 +42,9 @@ func (q *Queue) SendBatch(ctx context.Context, msgs [][]byte) (int, error) {
 			copy(place, msgs[next])
 		}
 		if f.Len() > 0 {
-			err = q.q.CommitFrame(l, &f)
+			err = q.commitFrame(l, &f)
 		} else { // one message that leaves no room for more
-			err = q.q.Commit(l, copy(q.q.LoanBytes(l), msgs[next]))
+			err = q.commit(l, copy(q.q.LoanBytes(l), msgs[next]))
 			next++
 		}
 		if err != nil {
@@ -97,7 +97,7 @@ func (b *BatchLoan) Commit() error {
 		return ErrLost
 	}
 	defer b.q.s.Release()
-	return b.q.q.CommitFrame(b.l, &b.f)
+	return b.q.commitFrame(b.l, &b.f)
 }
 
 // Abort gives the slot back. After Commit it does nothing and returns ErrLost, so it can be deferred.
@@ -106,7 +106,7 @@ func (b *BatchLoan) Abort() error {
 		return ErrLost
 	}
 	defer b.q.s.Release()
-	return b.q.q.Abort(b.l)
+	return b.q.abort(b.l)
 }
 
 // Batch is the messages of one slot that the caller reads in place. It is used by one goroutine at a time, and ends with Ack or Nack.
@@ -147,7 +147,7 @@ func (q *Queue) receiveBatch(ctx context.Context, b *Batch, wait bool) (err erro
 		return err
 	}
 	if b.f, err = q.q.Frame(b.l); err != nil {
-		q.q.Ack(b.l)
+		q.ack(b.l)
 		q.s.Release()
 		return err
 	}
@@ -189,12 +189,12 @@ func (b *Batch) Ack() error {
 	}
 	defer b.q.s.Release()
 	if b.f.FirstOpen(b.until) == b.f.Len() {
-		return b.q.q.Ack(b.l)
+		return b.q.ack(b.l)
 	}
-	if err := b.q.q.AckMessage(&b.l, &b.f, b.from); err != nil { // one of a batch that is delivered one at a time
+	if err := b.q.ackMessage(&b.l, &b.f, b.from); err != nil { // one of a batch that is delivered one at a time
 		return err
 	}
-	return b.q.q.Return(b.l)
+	return b.q.giveBack(b.l)
 }
 
 // Nack gives all messages back for another try, from then on one at a time. Errors: ErrLost; after Ack it does nothing, so it can be
@@ -204,5 +204,5 @@ func (b *Batch) Nack() error {
 		return ErrLost
 	}
 	defer b.q.s.Release()
-	return b.q.q.Nack(b.l)
+	return b.q.nack(b.l)
 }

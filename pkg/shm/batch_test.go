@@ -3,9 +3,11 @@ package shm_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/shm"
 )
 
@@ -20,8 +22,19 @@ func batchOf(t *testing.T, b *shm.Batch) (out []string) {
 	return out
 }
 
-func TestBatches(t *testing.T) {
-	d := testregion.Start(t, region1+"[worker.idle]\nbuiltin = \"idle\"\n")
+// ends runs a test on a queue for any number of ends, and on a lane.
+func ends(t *testing.T, test func(t *testing.T, toml string, lane bool)) {
+	toml := region1 + "[worker.idle]\nbuiltin = \"idle\"\n"
+	t.Run("queue", func(t *testing.T) { test(t, toml, false) })
+	t.Run("lane", func(t *testing.T) {
+		test(t, strings.Replace(toml, "[channel.jobs]\n", "[channel.jobs]\nproducers = 1\nconsumers = 1\n", 1), true)
+	})
+}
+
+func TestBatches(t *testing.T) { ends(t, testBatches) }
+
+func testBatches(t *testing.T, toml string, _ bool) {
+	d := testregion.Start(t, toml)
 	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
 	q := queue(t, r, "jobs")
 	ctx := within(t)
@@ -102,8 +115,10 @@ func TestBatches(t *testing.T) {
 }
 
 // Messages of one batch end in any order; what was nacked comes back alone.
-func TestBatchOneByOne(t *testing.T) {
-	d := testregion.Start(t, region1+"[worker.idle]\nbuiltin = \"idle\"\n")
+func TestBatchOneByOne(t *testing.T) { ends(t, testBatchOneByOne) }
+
+func testBatchOneByOne(t *testing.T, toml string, lane bool) {
+	d := testregion.Start(t, toml)
 	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
 	q, other := queue(t, r, "jobs"), queue(t, r, "jobs")
 	ctx := within(t)
@@ -143,6 +158,24 @@ func TestBatchOneByOne(t *testing.T) {
 
 	// What was not handed out goes back when the process closes its end, and counts as never delivered.
 	q.SendBatch(ctx, [][]byte{[]byte("e"), []byte("f")})
+	if lane {
+		var end *protocol.EndError
+		if _, err := queue(t, d.Attach(shm.Options{Consume: []string{"jobs"}}), "jobs").TryReceive(); !errors.As(err, &end) || end.Owner != r.AttachmentID() {
+			t.Error(err)
+		}
+		for _, want := range []string{"e", "f"} {
+			if b, err := q.ReceiveCopy(ctx, nil); err != nil || string(b) != want {
+				t.Errorf("%q, %v", b, err)
+			}
+		}
+		r.Close() // the ends are free then
+		other := queue(t, d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}}), "jobs")
+		if err := other.Send(ctx, []byte("g")); err != nil {
+			t.Error(err)
+		}
+		take(other, "g", 0).Ack()
+		return
+	}
 	r2 := d.Attach(shm.Options{Consume: []string{"jobs"}})
 	take(queue(t, r2, "jobs"), "e", 0).Ack()
 	if err := r2.Close(); err != nil {

@@ -19,7 +19,12 @@ import (
 //
 //	go test ./pkg/shm -run '^$' -bench . -count 10 | tee new.txt && benchstat -col /over new.txt
 
-const benchRegion = "[region]\nname = \"test\"\n[channel.jobs]\nslots = 1024\nslot_size = \"1KiB\"\n[channel.results]\nslots = 1024\nslot_size = \"1KiB\"\n"
+// lane is what the configuration says of a channel with one producer and one consumer.
+const lane = "producers = 1\nconsumers = 1\n"
+
+func benchToml(channel string) string {
+	return "[region]\nname = \"test\"\n[channel.jobs]\nslots = 1024\nslot_size = \"1KiB\"\n" + channel + "[channel.results]\nslots = 1024\nslot_size = \"1KiB\"\n" + channel
+}
 
 // sizes of payloads, in bytes.
 var sizes = []int{8, 64, 1024}
@@ -91,12 +96,12 @@ func socketPeer() error {
 }
 
 // overQueue returns functions that send a message and receive an answer through two queues.
-func overQueue(b *testing.B) (send func([]byte), receive func([]byte)) {
+func overQueue(b *testing.B, channel string) (send func([]byte), receive func([]byte)) {
 	exe, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
 	}
-	d := testregion.Start(b, benchRegion+fmt.Sprintf("[worker.sink]\ncommand = [%q]\nenv = { SHM_TEST_ROLE = \"sink\" }\nconsume = [\"jobs\"]\nproduce = [\"results\"]\n", exe))
+	d := testregion.Start(b, benchToml(channel)+fmt.Sprintf("[worker.sink]\ncommand = [%q]\nenv = { SHM_TEST_ROLE = \"sink\" }\nconsume = [\"jobs\"]\nproduce = [\"results\"]\n", exe))
 	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"results"}})
 	jobs, err1 := r.Queue("jobs")
 	results, err2 := r.Queue("results")
@@ -167,7 +172,11 @@ func overSocket(b *testing.B, size int) (send func([]byte), receive func([]byte)
 func both(b *testing.B, fn func(b *testing.B, size int, send, receive func([]byte))) {
 	for _, size := range sizes {
 		b.Run(fmt.Sprintf("size=%d/over=queue", size), func(b *testing.B) {
-			send, receive := overQueue(b)
+			send, receive := overQueue(b, "")
+			fn(b, size, send, receive)
+		})
+		b.Run(fmt.Sprintf("size=%d/over=lane", size), func(b *testing.B) {
+			send, receive := overQueue(b, lane)
 			fn(b, size, send, receive)
 		})
 		b.Run(fmt.Sprintf("size=%d/over=socket", size), func(b *testing.B) {
@@ -209,7 +218,12 @@ func BenchmarkOneWay(b *testing.B) {
 
 // BenchmarkSameProcess is the cost of the slot machine alone: one goroutine sends, receives and acks.
 func BenchmarkSameProcess(b *testing.B) {
-	d := testregion.Start(b, benchRegion+"[worker.idle]\nbuiltin = \"idle\"\n")
+	b.Run("over=queue", func(b *testing.B) { sameProcess(b, "") })
+	b.Run("over=lane", func(b *testing.B) { sameProcess(b, lane) })
+}
+
+func sameProcess(b *testing.B, channel string) {
+	d := testregion.Start(b, benchToml(channel)+"[worker.idle]\nbuiltin = \"idle\"\n")
 	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
 	q, err := r.Queue("jobs")
 	if err != nil {

@@ -64,13 +64,13 @@ func (fr *frame) next() int {
 
 // end ends a message.
 func (fs *frames) end(m *Message, ack bool) error {
-	fr, q := m.frame, m.q.q
+	fr, q := m.frame, m.q
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	bit := uint64(1) << m.index
 	if ack {
 		fr.acked |= bit
-		if err := q.AckMessage(&fr.l, &fr.f, m.index); err != nil || fr.l.Open() == 0 {
+		if err := q.ackMessage(&fr.l, &fr.f, m.index); err != nil || fr.l.Open() == 0 {
 			return err
 		}
 	} else {
@@ -91,18 +91,18 @@ func (fs *frames) end(m *Message, ack bool) error {
 		return nil // the others that were handed out
 	}
 	if fr.nacks != 0 {
-		return q.Nack(fr.l)
+		return q.nack(fr.l)
 	}
-	return q.Return(fr.l) // the rest of a batch that is delivered one at a time
+	return q.giveBack(fr.l) // the rest of a batch that is delivered one at a time
 }
 
 // giveBack returns the batches of which nothing more will be handed out by this process.
-func (fs *frames) giveBack(q *protocol.Queue) {
+func (fs *frames) giveBack(q *Queue) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, fr := range fs.waiting {
 		if fr.taken == fr.acked|fr.nacks {
-			q.Return(fr.l)
+			q.giveBack(fr.l)
 		}
 	}
 	fs.waiting = nil

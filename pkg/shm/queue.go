@@ -15,6 +15,7 @@ import (
 type Queue struct {
 	r    *Region
 	q    *protocol.Queue
+	lane *protocol.Lane // nil: any number of producers and consumers
 	s    *region.Segment
 	name string
 
@@ -60,12 +61,19 @@ func (q *Queue) send(ctx context.Context, p []byte, wait bool) error {
 		return err
 	}
 	defer q.s.Release()
+	if q.lane != nil {
+		err := q.lane.Send(q.r.id, p)
+		if err == ErrFull && wait {
+			err = q.awaitSend(ctx, p)
+		}
+		return err
+	}
 	l, err := q.loan(ctx, wait)
 	if err != nil {
 		return err
 	}
 	copy(q.q.LoanBytes(l), p)
-	return q.q.Commit(l, len(p))
+	return q.commit(l, len(p))
 }
 
 // Loan is a slot that the caller fills in place. It is used by one goroutine at a time, and ends with Commit or Abort.
@@ -116,7 +124,7 @@ func (l *Loan) Commit(n int) error {
 		return ErrLost
 	}
 	defer l.q.s.Release()
-	return l.q.q.Commit(l.l, n)
+	return l.q.commit(l.l, n)
 }
 
 // Abort gives the slot back. After Commit it does nothing and returns ErrLost, so it can be deferred.
@@ -125,7 +133,7 @@ func (l *Loan) Abort() error {
 		return ErrLost
 	}
 	defer l.q.s.Release()
-	return l.q.q.Abort(l.l)
+	return l.q.abort(l.l)
 }
 
 // Message is a message that the caller reads in place. It is used by one goroutine at a time, and ends with Ack or Nack.
@@ -173,7 +181,7 @@ func (q *Queue) receive(ctx context.Context, m *Message, wait bool) error {
 	f, err := q.q.Frame(l)
 	switch {
 	case err != nil:
-		q.q.Ack(l)
+		q.ack(l)
 		q.s.Release()
 		return err
 	case f.Framed():
@@ -197,12 +205,62 @@ func (m *Message) check() error {
 // ReceiveCopy takes the next message, appends its payload to buf, acks it, and returns the extended buffer. A message that
 // a dying process had copied is lost with the process's memory only after the ack. Errors: as Receive.
 func (q *Queue) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
+	if q.lane != nil {
+		return q.receiveLane(ctx, buf)
+	}
 	m := Message{q: q}
 	if err := q.receive(ctx, &m, true); err != nil {
 		return buf, err
 	}
 	buf = append(buf, m.b...)
 	return buf, m.Ack()
+}
+
+// receiveLane is ReceiveCopy in one step.
+func (q *Queue) receiveLane(ctx context.Context, buf []byte) ([]byte, error) {
+	if err := q.s.Lease(); err != nil {
+		return buf, err
+	}
+	defer q.s.Release()
+	m := Message{q: q}
+	if q.frames.take(&m) {
+		return m.takeCopy(buf)
+	}
+	if err := q.r.asked(); err != nil {
+		return buf, err
+	}
+	out, l, err := q.lane.ReceiveTo(q.r.id, buf)
+	if err == ErrEmpty {
+		out, l, err = q.awaitReceiveTo(ctx, buf)
+	}
+	if err != nil || l.Open() == 0 {
+		return out, err
+	}
+	f, err := q.q.Frame(l)
+	if err != nil {
+		q.ack(l)
+		return buf, err
+	}
+	q.frames.open(&m, l, f)
+	return m.takeCopy(buf)
+}
+
+func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, l protocol.Lease, err error) {
+	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
+		out, l, err = q.lane.ReceiveTo(q.r.id, buf)
+		return err
+	})
+	return out, l, err
+}
+
+// takeCopy appends the payload of a message of a batch and acks it.
+func (m *Message) takeCopy(buf []byte) ([]byte, error) {
+	if m.b == nil {
+		m.q.frames.end(m, true)
+		return buf, m.q.q.Damaged(m.l, m.index)
+	}
+	buf = append(buf, m.b...)
+	return buf, m.q.frames.end(m, true)
 }
 
 // Messages returns the messages as they come, for range. It ends after ctx or the quit flag, silently, and after any other error,
@@ -264,24 +322,28 @@ func (m *Message) end(ack bool) error {
 	case m.frame != nil:
 		return m.q.frames.end(m, ack)
 	case ack:
-		return m.q.q.Ack(m.l)
+		return m.q.ack(m.l)
 	}
-	return m.q.q.Nack(m.l)
+	return m.q.nack(m.l)
 }
 
 // loan claims a slot, waiting for one if wait is set. The caller holds the segment's lease.
 func (q *Queue) loan(ctx context.Context, wait bool) (protocol.Loan, error) {
-	l, err := q.q.TryLoan(q.r.id)
+	l, err := q.tryLoan()
 	if !wait || err != ErrFull {
 		return l, err
 	}
 	return q.awaitLoan(ctx)
 }
 
+func (q *Queue) awaitSend(ctx context.Context, p []byte) error {
+	return q.r.await(ctx, q.q.Senders, &q.sending, func() error { return q.lane.Send(q.r.id, p) })
+}
+
 // awaitLoan is apart so that its closure costs the usual case nothing.
 func (q *Queue) awaitLoan(ctx context.Context) (l protocol.Loan, err error) {
 	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
-		l, err = q.q.TryLoan(q.r.id)
+		l, err = q.tryLoan()
 		return err
 	})
 	return l, err
@@ -292,7 +354,7 @@ func (q *Queue) lease(ctx context.Context, wait bool) (protocol.Lease, error) {
 	if err := q.r.asked(); err != nil {
 		return protocol.Lease{}, err
 	}
-	l, err := q.q.TryReceive(q.r.id)
+	l, err := q.tryReceive()
 	if !wait || err != ErrEmpty {
 		return l, err
 	}
@@ -301,7 +363,7 @@ func (q *Queue) lease(ctx context.Context, wait bool) (protocol.Lease, error) {
 
 func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
 	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
-		l, err = q.q.TryReceive(q.r.id)
+		l, err = q.tryReceive()
 		return err
 	})
 	return l, err

@@ -100,6 +100,14 @@ func (r *Region) Queue(name string) (*Queue, error) {
 	out := &Queue{r: r, q: q, s: r.segments[name], name: name}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if q.Flags()&protocol.QueueFlagLane != 0 {
+		if r.lanes[name] == nil {
+			if r.lanes[name], err = protocol.NewLane(q); err != nil {
+				return nil, err
+			}
+		}
+		out.lane = r.lanes[name]
+	}
 	r.queues = append(r.queues, out)
 	return out, nil
 }
@@ -186,7 +194,7 @@ func (r *Region) Close() error {
 		r.watching.Wait()
 		r.mu.Lock()
 		for _, q := range r.queues {
-			q.frames.giveBack(q.q)
+			q.frames.giveBack(q)
 		}
 		r.mu.Unlock()
 		var errs []error
