@@ -54,11 +54,13 @@ type Region struct {
 	lanes   map[string]*protocol.Lane // one for each channel: the process's ends are in it
 	latests sync.Map                  // name to *Latest: one for all goroutines
 
-	quit     context.Context
-	endQuit  context.CancelCauseFunc
-	watching sync.WaitGroup
-	many     bool        // processors: spinning can pay
-	spinning atomic.Bool // one goroutine of the process spins, the others sleep at once
+	quit      context.Context
+	endQuit   context.CancelCauseFunc
+	watching  sync.WaitGroup
+	many      bool // processors: spinning can pay
+	selecting spinner
+	turn      atomic.Uint32 // of Select: where it begins
+	spinning  atomic.Bool   // one goroutine of the process spins, the others sleep at once
 
 	change atomic.Uint32 // value of the roster's change word at the last call of Workers
 

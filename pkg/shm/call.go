@@ -382,6 +382,22 @@ func (c *Call) Accept(ctx context.Context) (*Incoming, error) {
 	return &Incoming{c: c, v: v}, nil
 }
 
+// TryAccept is Accept that does not wait. Errors: ErrEmpty beside those of Accept.
+func (c *Call) TryAccept() (*Incoming, error) {
+	if err := c.r.asked(); err != nil {
+		return nil, err
+	}
+	if err := c.s.Lease(); err != nil {
+		return nil, err
+	}
+	v, err := c.c.TryAccept(c.r.id, 0)
+	if err != nil {
+		c.s.Release()
+		return nil, err
+	}
+	return &Incoming{c: c, v: v}, nil
+}
+
 // accept takes a request, waiting for one. The caller holds the segment's lease.
 func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err error) {
 	if err := c.r.asked(); err != nil {

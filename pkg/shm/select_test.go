@@ -1,0 +1,140 @@
+package shm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+const selectRegion = `
+[region]
+name = "test"
+[channel.a]
+slots = 2
+slot_size = "64B"
+[channel.b]
+slots = 2
+slot_size = "64B"
+producers = 1
+consumers = 1
+[channel.value]
+kind = "latest"
+slot_size = "64B"
+[channel.ask]
+kind = "call"
+slot_size = "64B"
+[worker.idle]
+builtin = "idle"
+`
+
+func TestSelect(t *testing.T) {
+	d := testregion.Start(t, selectRegion)
+	all := []string{"a", "b", "value", "ask"}
+	r := d.Attach(shm.Options{Produce: all, Consume: all})
+	ctx := within(t)
+	a, b := queue(t, r, "a"), queue(t, r, "b")
+	value, err1 := r.Latest("value")
+	ask, err2 := r.Call("ask")
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	var got string
+	take := func(m *shm.Message) { got = string(m.Bytes()); m.Ack() }
+	seen := uint64(0)
+	serve := func(m *shm.Incoming) { got = string(m.Bytes()); m.Answer(copy(m.Room(), "yes")) }
+	receive := func(want string) {
+		t.Helper()
+		i, err := r.Select(ctx, a.CaseReceive(take), b.CaseReceive(take),
+			value.CaseChange(seen, func(v uint64) { seen = v; got = fmt.Sprint("version ", v) }), ask.CaseAccept(serve))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = fmt.Sprint(i, " ", got); got != want {
+			t.Fatalf("%q, want %q", got, want)
+		}
+	}
+
+	a.Send(ctx, []byte("x"))
+	receive("0 x")
+	b.Send(ctx, []byte("y"))
+	receive("1 y")
+	value.Put([]byte("z"))
+	receive("2 version 1")
+
+	// Asleep: what comes later, whichever it is. Another consumer of the same channel must not be kept asleep by a wake that went here.
+	for i := range 50 {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			switch i % 4 {
+			case 0:
+				a.Send(ctx, []byte("x"))
+			case 1:
+				b.Send(ctx, []byte("y"))
+			case 2:
+				value.Put(nil)
+			case 3:
+				if p, err := ask.Do(ctx, []byte("sure?"), nil); err != nil || string(p) != "yes" {
+					t.Error(string(p), err)
+				}
+			}
+		}()
+		receive([]string{"0 x", "1 y", fmt.Sprint("2 version ", seen+1), "3 sure?"}[i%4])
+		<-done
+	}
+
+	// None starves: both are always ready.
+	turns := map[int]int{}
+	for range 40 {
+		a.TrySend([]byte("x"))
+		b.TrySend([]byte("y"))
+		i, err := r.Select(ctx, a.CaseReceive(take), b.CaseReceive(take))
+		if err != nil {
+			t.Fatal(err)
+		}
+		turns[i]++
+	}
+	if turns[0] < 15 || turns[1] < 15 {
+		t.Error(turns)
+	}
+	for range 2 {
+		a.TrySend([]byte("x"))
+		b.TrySend([]byte("y"))
+	}
+	if i, err := r.Select(ctx, a.CaseSend([]byte("x")), b.CaseReceive(take)); i != 1 || err != nil { // a is full
+		t.Error(i, err)
+	}
+	var large *shm.TooLargeError
+	if i, err := r.Select(ctx, b.CaseReceive(take), a.CaseSend(make([]byte, 65))); i == 1 && !errors.As(err, &large) {
+		t.Error(i, err)
+	}
+
+	// It ends with its context, the quit flag, and the region.
+	for a.TrySend(nil) == nil {
+	}
+	short, cancel := context.WithCancel(ctx)
+	errs := make(chan error, 1)
+	go func() {
+		_, err := r.Select(short, a.CaseSend(nil))
+		errs <- err
+	}()
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	go func() {
+		_, err := r.Select(ctx, a.CaseSend(nil), ask.CaseAccept(serve))
+		errs <- err
+	}()
+	d.Shmctl("stop")
+	if err := <-errs; !errors.Is(err, shm.ErrQuit) {
+		t.Error(err)
+	}
+	if i, err := r.Select(ctx); i != -1 || !errors.Is(err, shm.ErrQuit) {
+		t.Error(i, err)
+	}
+}
