@@ -17,13 +17,14 @@ INPUT ?=
 FLAGS ?=
 # make fuzz, bench, torture
 FUZZTIME ?= 30s
-BENCH    ?= .
+BENCH    ?=
+BENCHFLAGS ?=
 COUNT    ?= 1
 TORTURE  ?= 20
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check race fuzz model torture bench generate man install uninstall clean help
+.PHONY: build run test check race fuzz model torture bench gobench generate man install uninstall clean help
 
 build: ## bin/shmd and bin/shmctl (BIN=DIR: elsewhere)
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
@@ -53,8 +54,12 @@ model: ## the Promela models of the queue, and the mutants that must fail
 torture: ## the tests under test/ in full: every crash point and mutant, TORTURE=20 times the kills of `make test`
 	SHMD_TEST_TORTURE=$(TORTURE) SHMD_KILLS=$$((2000 * $(TORTURE))) go test -count=1 -timeout 0 -v ./test/...
 
-bench: ## benchmarks (BENCH=regexp, COUNT=n)
-	@go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) \
+bench: ## every speed target beside its reference and the peers; writes docs/bench.* (BENCH=regexp: some, written nowhere; BENCHFLAGS=-quick)
+	@bench/deps.sh
+	@cd bench && go run . $(if $(BENCH),-run '$(BENCH)',-w ../docs) $(BENCHFLAGS)
+
+gobench: ## Go benchmarks (BENCH=regexp, COUNT=n)
+	@go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -count $(COUNT) \
 	  $$(grep -rl '^func Benchmark' --include='*_test.go' . | xargs -r -n 1 dirname | sort -u)
 
 ##@ Source

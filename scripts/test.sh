@@ -22,6 +22,7 @@ stage_format() { # gofmt
 
 stage_vet() { # go vet, for this machine
   check "go vet" go vet ./...
+  check "go vet, bench" go vet -C bench ./...
 }
 
 stage_arm64() { # vet and link of all tests for arm64
@@ -41,6 +42,7 @@ stage_shell() { # all shell scripts through shellcheck
 
 stage_unit() { # all packages but those in test/
   packages -v '/test(/|$)' && gotest -timeout 5m "${found[@]}"
+  in=bench gotest -timeout 5m ./... # a module of its own
 }
 
 stage_race() { # pkg/ and internal/ under the race detector
@@ -112,10 +114,10 @@ lines() {
   count "$ok" "$bad"
 }
 
-# gotest ARGUMENTS...: go test, one line a package, the output of what failed, and its counts.
+# [in=DIRECTORY] gotest ARGUMENTS...: go test, one line a package, the output of what failed, and its counts.
 gotest() {
   local ok=0 bad=1
-  go test -json "$@" 2>&1 | "$scratch/testjson" ${CI:+-no-skip} -counts "$scratch/counts" | tee "$scratch/output"
+  go test -C "${in:-.}" -json "$@" 2>&1 | "$scratch/testjson" ${CI:+-no-skip} -counts "$scratch/counts" | tee "$scratch/output"
   grep '^FAIL ' "$scratch/output" >>"$scratch/failures"
   read -r ok bad <"$scratch/counts"
   count "$ok" "$bad"

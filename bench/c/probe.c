@@ -1,0 +1,239 @@
+// The limits of the machine that the rest is measured by. None of these survives the death of a process.
+//
+//   line   round trip over two cache lines, both ends spinning
+//   futex  round trip, both ends asleep in the kernel
+//   ring   one way through a single-producer ring, one at a time or in batches
+//   loan   the same with slots of many pages, used in place; touch=0: handed over untouched
+//   copy   memcpy of the size, nobody else about
+#include "harness.h"
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+
+#define LINE 128 // two: the prefetcher takes them in pairs
+
+static struct args a;
+static struct source src;
+
+// ------------------------------------------------------------------ round trip
+
+struct side {
+  _Alignas(LINE) _Atomic uint64_t seq; // a payload of 8 bytes lies beside it, a longer one in the lines that follow
+  uint64_t small;
+  _Alignas(64) char large[4096];
+};
+
+static struct both {
+  struct side request, reply;
+  _Alignas(LINE) long slept;
+} *both;
+
+static inline char *place(struct side *s, size_t size) { return size <= 8 ? (char *)&s->small : s->large; }
+
+__attribute__((always_inline)) static inline void line_server(size_t size) {
+  for (uint64_t i = 1; i <= (uint64_t)(a.warm + a.count); i++) {
+    while (atomic_load_explicit(&both->request.seq, memory_order_acquire) != i) spin_hint();
+    memcpy(place(&both->reply, size), place(&both->request, size), size);
+    atomic_store_explicit(&both->reply.seq, i, memory_order_release);
+  }
+}
+
+__attribute__((always_inline)) static inline uint64_t line_client(size_t size, uint32_t *t) {
+  uint64_t got = 0, last = ticks();
+  for (long i = 0; i < a.warm + a.count; i++) {
+    memcpy(place(&both->request, size), message(&src, i), size);
+    atomic_store_explicit(&both->request.seq, (uint64_t)i + 1, memory_order_release);
+    while (atomic_load_explicit(&both->reply.seq, memory_order_acquire) != (uint64_t)i + 1) spin_hint();
+    got += sum(place(&both->reply, size), size);
+    uint64_t now = ticks();
+    if (i >= a.warm) t[i - a.warm] = now - last;
+    last = now;
+  }
+  return got;
+}
+
+static void line_peer(const struct args *arg) {
+  (void)arg;
+  if (a.size == 8) line_server(8);
+  else if (a.size == 64) line_server(64);
+  else line_server(a.size);
+}
+
+static void line(void) {
+  if (a.size > sizeof both->request.large) fail("line: size is limited to 4096");
+  uint32_t *t = calloc(a.count, sizeof *t);
+  both = shared(sizeof *both);
+  pid_t pid = forked(&a, line_peer);
+  uint64_t got = a.size == 8 ? line_client(8, t) : a.size == 64 ? line_client(64, t) : line_client(a.size, t);
+  joined(pid);
+  if (got != expected(&src, a.warm + a.count)) fail("line: payloads arrived wrong");
+  report_trips(&a, t, 0, 0);
+}
+
+// ------------------------------------------------------------------ asleep
+
+static void futex(_Atomic uint64_t *word, int op, uint32_t v) { syscall(SYS_futex, word, op, v, 0, 0, 0); }
+
+// The low half of seq is the futex word (little-endian, as shmd is).
+static void await(_Atomic uint64_t *word, uint64_t v) {
+  while (atomic_load(word) != v) futex(word, FUTEX_WAIT, (uint32_t)(v - 1));
+}
+
+static void publish(_Atomic uint64_t *word, uint64_t v) {
+  atomic_store(word, v);
+  futex(word, FUTEX_WAKE, 1);
+}
+
+static void futex_peer(const struct args *arg) {
+  (void)arg;
+  long before = 0;
+  for (long i = 1; i <= a.warm + a.count; i++) {
+    if (i == a.warm + 1) before = sleeps();
+    await(&both->request.seq, i);
+    memcpy(place(&both->reply, a.size), place(&both->request, a.size), a.size);
+    if (i == a.warm + a.count) both->slept = sleeps() - before;
+    publish(&both->reply.seq, i);
+  }
+}
+
+static void futex_trip(void) {
+  if (a.size > sizeof both->request.large) fail("futex: size is limited to 4096");
+  uint32_t *t = calloc(a.count, sizeof *t);
+  both = shared(sizeof *both);
+  pid_t pid = forked(&a, futex_peer);
+  uint64_t got = 0;
+  long slept = 0;
+  struct timespec next;
+  after(&next, a.pace);
+  for (long i = 0; i < a.warm + a.count; i++) {
+    until(&next);
+    after(&next, a.pace);
+    long before = sleeps();
+    uint64_t begin = ticks();
+    memcpy(place(&both->request, a.size), message(&src, i), a.size);
+    publish(&both->request.seq, i + 1);
+    await(&both->reply.seq, i + 1);
+    got += sum(place(&both->reply, a.size), a.size);
+    uint64_t end = ticks();
+    if (i >= a.warm) t[i - a.warm] = end - begin, slept += sleeps() - before;
+  }
+  joined(pid);
+  if (got != expected(&src, a.warm + a.count)) fail("futex: payloads arrived wrong");
+  report_trips(&a, t, slept, both->slept);
+}
+
+// ------------------------------------------------------------------ one way
+
+static struct ring {
+  _Alignas(LINE) _Atomic uint64_t tail;
+  _Alignas(LINE) _Atomic uint64_t head;
+  _Alignas(LINE) double cpu; // the producer's, in ns
+} *ring;
+static char *slots;
+static uint64_t nslots; // a power of two
+
+// Each side keeps what it last saw of the other and looks again only when that does not do.
+__attribute__((always_inline)) static inline void produce(size_t size, uint64_t batch, int touch) {
+  uint64_t tail = 0, head = 0, total = a.warm + a.count;
+  double begin = 0;
+  while (tail < total) {
+    if (tail >= (uint64_t)a.warm && !begin) begin = cpu_ns();
+    uint64_t n = batch < total - tail ? batch : total - tail;
+    while (tail + n - head > nslots) {
+      head = atomic_load_explicit(&ring->head, memory_order_acquire);
+      if (tail + n - head > nslots) spin_hint();
+    }
+    if (touch && batch == 1) {
+      put(slots + (tail & (nslots - 1)) * size, message(&src, tail), size);
+    } else if (touch) {
+      for (uint64_t i = 0; i < n; i++) memcpy(slots + ((tail + i) & (nslots - 1)) * size, message(&src, tail + i), size);
+    }
+    tail += n;
+    atomic_store_explicit(&ring->tail, tail, memory_order_release);
+  }
+  ring->cpu = cpu_ns() - begin;
+}
+
+__attribute__((always_inline)) static inline void consume(size_t size, uint64_t batch, int touch, uint64_t *begin, uint64_t *end) {
+  uint64_t tail = 0, head = 0, total = a.warm + a.count, got = 0;
+  while (head < total) {
+    if (head >= (uint64_t)a.warm && !*begin) {
+      *begin = ticks();
+      a.count = total - head; // a batch may have gone over the edge
+    }
+    while (tail == head) {
+      tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
+      if (tail == head) spin_hint();
+    }
+    uint64_t n = tail - head < batch ? tail - head : batch;
+    if (touch) {
+      for (uint64_t i = 0; i < n; i++) got += sum(slots + ((head + i) & (nslots - 1)) * size, size);
+    }
+    head += n;
+    atomic_store_explicit(&ring->head, head, memory_order_release);
+  }
+  *end = ticks();
+  if (touch && got != expected(&src, total)) fail("ring: payloads arrived wrong");
+}
+
+static void ring_peer(const struct args *arg) {
+  (void)arg;
+  if (!a.touch) produce(a.size, 1, 0);
+  else if (a.size == 8 && a.batch == 1) produce(8, 1, 1);
+  else if (a.size == 64 && a.batch == 1) produce(64, 1, 1);
+  else if (a.size == 8) produce(8, a.batch, 1);
+  else if (a.size == 64) produce(64, a.batch, 1);
+  else if (a.batch == 1) produce(a.size, 1, 1);
+  else produce(a.size, a.batch, 1);
+}
+
+static void one_way(void) {
+  ring = shared(sizeof *ring);
+  nslots = 1;
+  while (nslots * 2 * a.size <= a.footprint) nslots *= 2;
+  if (nslots < (uint64_t)a.batch) fail("ring: a batch does not fit into the footprint");
+  slots = a.touch ? shared(nslots * a.size) : 0;
+  pid_t pid = forked(&a, ring_peer);
+  uint64_t begin = 0, end = 0;
+  if (slots) sum(slots, nslots * a.size); // map the pages in
+  if (!a.touch) consume(a.size, 1, 0, &begin, &end);
+  else if (a.size == 8 && a.batch == 1) consume(8, 1, 1, &begin, &end);
+  else if (a.size == 64 && a.batch == 1) consume(64, 1, 1, &begin, &end);
+  else if (a.size == 8) consume(8, a.batch, 1, &begin, &end);
+  else if (a.size == 64) consume(64, a.batch, 1, &begin, &end);
+  else if (a.batch == 1) consume(a.size, 1, 1, &begin, &end);
+  else consume(a.size, a.batch, 1, &begin, &end);
+  joined(pid);
+  report_rate(&a, begin, end, ring->cpu);
+}
+
+// ------------------------------------------------------------------ copy
+
+static void copy(void) {
+  pin(a.cpu[0]);
+  uint32_t *t = calloc(a.count, sizeof *t);
+  char *to;
+  if (posix_memalign((void **)&to, 4096, a.size)) fail("no memory");
+  // Many copies a sample, as the clock costs as much as a small one.
+  long each = a.size < 4096 ? 64 : 8;
+  for (long i = 0; i < a.warm + a.count; i++) {
+    uint64_t begin = ticks();
+    for (long k = 0; k < each; k++) {
+      memcpy(to, message(&src, k), a.size);
+      __asm__ volatile("" : : "r"(to) : "memory");
+    }
+    if (i >= a.warm) t[i - a.warm] = ticks() - begin;
+  }
+  a.tick /= each;
+  report_trips(&a, t, 0, 0);
+}
+
+int main(int argc, char **argv) {
+  a = parse(argc, argv);
+  src = source(a.size);
+  if (!strcmp(a.measure, "line")) line();
+  else if (!strcmp(a.measure, "futex")) futex_trip();
+  else if (!strcmp(a.measure, "ring") || !strcmp(a.measure, "loan")) one_way();
+  else if (!strcmp(a.measure, "copy")) copy();
+  else fail("%s: unknown measure", a.measure);
+}

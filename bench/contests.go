@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// contests returns all of them, in the order of the table.
+func contests() []*contest {
+	var all []*contest
+	for _, size := range []int{8, 64} {
+		all = append(all, spinning(size))
+	}
+	all = append(all, busy(), asleep(false), asleep(true))
+	for _, size := range []int{64, 8} {
+		all = append(all, oneWay(size))
+	}
+	for _, size := range []int{64 << 10, 1 << 20} {
+		all = append(all, written(size))
+	}
+	return append(all, untouched(), many())
+}
+
+// c is a candidate of the C probe.
+func c(key, measure string, p params) entry {
+	return entry{key: key, p: p, run: func(ctx context.Context, l *lab, p params) (result, error) {
+		return l.program(ctx, "probe", measure, p)
+	}}
+}
+
+// pair is a candidate of two ends of this program.
+func pair(key, first, second string, p params) entry {
+	return entry{key: key, p: p, run: func(ctx context.Context, l *lab, p params) (result, error) {
+		return l.pair(ctx, p, first, second, false)
+	}}
+}
+
+// ratio compares a number of two candidates.
+func ratio(measure, unit, metric, of, against, reference, target string) rowSpec {
+	if reference == "" {
+		reference = against
+	}
+	scale := 1.0
+	if unit == "µs" {
+		scale = 1e-3
+	}
+	if unit == "M/s" {
+		scale = 1e-6
+	}
+	take := func(key string) func(map[string]result) float64 {
+		return func(r map[string]result) float64 { return r[key][metric] * scale }
+	}
+	return rowSpec{measure: measure, unit: unit, reference: reference, needs: []string{of, against}, value: take(of), against: take(against), target: target}
+}
+
+// with returns p with other numbers of messages.
+func (p params) with(warm, count int) params {
+	p.warm, p.count = warm, count
+	return p
+}
+
+// size names a size in bytes.
+func sizeName(n int) string {
+	switch {
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return fmt.Sprintf("%d MiB", n>>20)
+	case n >= 1<<10 && n%(1<<10) == 0:
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// oneToOne is added to a queue that has one producer and one consumer.
+const oneToOne = ""
+
+func queueTOML(name string, slots, size int, more string) string {
+	return fmt.Sprintf("[channel.%s]\nkind = \"queue\"\nslots = %d\nslot_size = %d\n%s", name, slots, size, more)
+}
+
+// spinning: round trip, both ends spinning.
+func spinning(size int) *contest {
+	p := params{size: size}.with(5000, 50000)
+	name := fmt.Sprintf("round trip, spinning, %d B", size)
+	n := &contest{name: name, channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne)}
+	n.entries = []entry{
+		c("C line", "line", p),
+		pair("shmd queues", "queue-trip-server", "queue-trip-client", p),
+	}
+	n.rows = []rowSpec{ratio(name+", pair of queues", "ns", "p50", "shmd queues", "C line", "C cache line", "<= 1.3")}
+	for _, peer := range peers {
+		if peer.spins {
+			n.entries = append(n.entries, peer.trip(p.with(500, 10000)))
+			target := "<= 1"
+			if peer.name == "iceoryx" {
+				target = "<= 0.15"
+			}
+			n.rows = append(n.rows, ratio(name+", pair of queues", "ns", "p50", "shmd queues", peer.name, peer.name+" polling", target))
+		}
+	}
+	return n
+}
+
+// busy: round trip, both ends waiting as the library waits, and busy.
+func busy() *contest {
+	n := &contest{name: "round trip, adaptive, busy", channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne)}
+	for _, size := range []int{8, 64} {
+		p := params{size: size, busy: true}.with(5000, 50000)
+		line, ours := fmt.Sprint("C line ", size), fmt.Sprint("shmd queues ", size)
+		n.entries = append(n.entries, c(line, "line", p), pair(ours, "queue-trip-server", "queue-trip-client", p))
+		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, %d B, pair of queues", n.name, size), "ns", "p50", ours, line, "C cache line", "<= 1.5"))
+	}
+	return n
+}
+
+// asleep: round trip, each message sent a while after the last, so that both ends sleep in the kernel.
+func asleep(one bool) *contest {
+	p := params{size: 64, sleep: true, pace: 1200 * time.Microsecond, one: one}.with(20, 400)
+	n := &contest{name: "round trip, asleep, two CPUs", channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne)}
+	limit := "<= 0.9"
+	if one {
+		n.name, n.apart, n.where, limit = "round trip, asleep, one CPU", true, "one CPU", "<= 1.15"
+	}
+	ours := "shmd queues"
+	n.entries = []entry{c("C futex", "futex", p), pair(ours, "queue-trip-server", "queue-trip-client", p)}
+	n.rows = []rowSpec{
+		ratio(n.name+", p50", "µs", "p50", ours, "C futex", "", limit),
+		ratio(n.name+", p99", "µs", "p99", ours, "C futex", "", "<= 1.3"),
+		{
+			measure: n.name + ", kernel sleeps a message", unit: "sleeps", reference: "messages", needs: []string{ours}, target: ">= 0.98",
+			value: func(r map[string]result) float64 { return r[ours]["sleeps_server"] }, against: func(map[string]result) float64 { return 1 },
+		},
+	}
+	for _, peer := range peers {
+		if peer.sleeps {
+			n.entries = append(n.entries, peer.trip(p))
+			n.rows = append(n.rows, ratio(n.name+", p50", "µs", "p50", ours, peer.name, peer.name, "<= 1"))
+		}
+	}
+	return n
+}
+
+// oneWay: a queue with one producer and one consumer, small messages.
+func oneWay(size int) *contest {
+	name := fmt.Sprintf("queue 1:1, %d B", size)
+	n := &contest{name: name, channels: queueTOML("there", 1024, 64, oneToOne)}
+	p := params{size: size, busy: true, ring: "there"}
+	n.entries = []entry{
+		c("C ring", "ring", p.with(50000, 10000000)),
+		pair("shmd", "queue-receive", "queue-send", p.with(50000, 5000000)),
+	}
+	n.rows = []rowSpec{ratio(name+", one at a time", "M/s", "rate", "shmd", "C ring", "", ">= 0.35")}
+	target := ">= 0.8"
+	if size == 8 {
+		target = ">= 0.5"
+	}
+	for _, batch := range []int{16, 64} {
+		// Slots that hold just a batch, and as many as make 128 KiB.
+		slot, slots := batch*size+8, 2
+		for slots*2*slot <= 160<<10 {
+			slots *= 2
+		}
+		p := params{size: size, busy: true, batch: batch, channel: fmt.Sprint("batch", batch)}
+		p.ring = p.channel
+		n.channels += queueTOML(p.channel, slots, slot, oneToOne)
+		ring, ours := fmt.Sprint("C ring, batches of ", batch), fmt.Sprint("shmd, batches of ", batch)
+		n.entries = append(n.entries,
+			c(ring, "ring", p.with(100000, 30000000)),
+			pair(ours, "queue-batch-receive", "queue-batch-send", p.with(100000, 30000000)))
+		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d", name, batch), "M/s", "rate", ours, ring, "", target))
+	}
+	for _, peer := range peers {
+		if peer.flows {
+			n.entries = append(n.entries, peer.way(p.with(5000, peer.rate/5)))
+			n.rows = append(n.rows, ratio(name+", one at a time", "M/s", "rate", "shmd", peer.name, "", ">= 1"))
+		}
+	}
+	return n
+}
+
+// footprint of the rings of large messages, in bytes: what the cache likes best.
+const footprint = 4 << 20
+
+// written: large payloads, written and read in place.
+func written(size int) *contest {
+	n := &contest{name: "queue 1:1, " + sizeName(size) + " written and read", channels: queueTOML("there", footprint/size, size, oneToOne)}
+	p := params{size: size, busy: true, footprint: footprint}.with(2*footprint/size, 4<<30/size)
+	n.entries = []entry{
+		c("C loan", "loan", p),
+		pair("shmd", "queue-take", "queue-lend", p),
+	}
+	n.rows = []rowSpec{ratio(n.name, "M/s", "rate", "shmd", "C loan", "", ">= 0.95")}
+	for _, peer := range peers {
+		if peer.large {
+			n.entries = append(n.entries, peer.way(p.with(2*footprint/size, 1<<30/size)))
+			n.rows = append(n.rows, ratio(n.name, "M/s", "rate", "shmd", peer.name, "", ">= 1"))
+		}
+	}
+	return n
+}
+
+// untouched: large payloads, handed over as they are.
+func untouched() *contest {
+	n := &contest{name: "queue 1:1, untouched"}
+	sizes := []int{64 << 10, 1 << 20, 16 << 20}
+	var keys []string
+	for _, size := range sizes {
+		key := "shmd " + sizeName(size)
+		keys = append(keys, key)
+		channel := fmt.Sprintf("m%d", size>>10)
+		n.channels += queueTOML(channel, 64, size, "sparse = true\n"+oneToOne)
+		p := params{size: size, busy: true, untouched: true, channel: channel}.with(10000, 2000000)
+		n.entries = append(n.entries, pair(key, "queue-take", "queue-lend", p))
+	}
+	n.entries = append(n.entries, c("C loan", "loan", params{size: 64 << 10, untouched: true, footprint: 64 * 64 << 10}.with(10000, 2000000)))
+	for _, key := range keys {
+		n.rows = append(n.rows, rowSpec{
+			measure: n.name + ", " + key[len("shmd "):], unit: "M/s", reference: "10 M/s", needs: []string{key}, target: ">= 1", near: true,
+			value: func(r map[string]result) float64 { return r[key]["rate"] / 1e6 }, against: func(map[string]result) float64 { return 10 },
+		})
+	}
+	n.rows = append(n.rows, rowSpec{
+		measure: n.name + ", slowest size beside the fastest", unit: "M/s", reference: "shmd, fastest size", needs: keys, target: ">= 0.9",
+		value: func(r map[string]result) float64 {
+			return min(r[keys[0]]["rate"], r[keys[1]]["rate"], r[keys[2]]["rate"]) / 1e6
+		},
+		against: func(r map[string]result) float64 {
+			return max(r[keys[0]]["rate"], r[keys[1]]["rate"], r[keys[2]]["rate"]) / 1e6
+		},
+	})
+	return n
+}

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+func init() {
+	roles["queue-trip-client"] = queueTripClient
+	roles["queue-trip-server"] = queueTripServer
+	roles["queue-send"] = queueSend
+	roles["queue-receive"] = queueReceive
+	roles["queue-lend"] = queueLend
+	roles["queue-take"] = queueTake
+	roles["queue-produce"] = queueProduce
+	roles["queue-consume"] = queueConsume
+	roles["queue-wait"] = queueWait
+}
+
+// queues returns the two queues of a round trip.
+func (e *end) queues(produce, consume string) (r *shm.Region, out, in *shm.Queue, err error) {
+	if r, err = e.attach([]string{produce}, []string{consume}); err != nil {
+		return nil, nil, nil, err
+	}
+	out, err1 := r.Queue(produce)
+	in, err2 := r.Queue(consume)
+	return r, out, in, errors.Join(err1, err2)
+}
+
+// next receives a message: spinning, or as the library waits.
+func (e *end) next(ctx context.Context, q *shm.Queue) (*shm.Message, error) {
+	if !e.spin {
+		return q.Receive(ctx)
+	}
+	for {
+		m, err := q.TryReceive()
+		if err != shm.ErrEmpty {
+			return m, err
+		}
+		pause()
+	}
+}
+
+func queueTripClient(e *end) error {
+	r, out, in, err := e.queues("there", "back")
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	ctx, src, t := context.Background(), newSource(e.size), e.trips()
+	for i := range e.total() {
+		t.begin()
+		if err := out.Send(ctx, src.message(i)); err != nil {
+			return err
+		}
+		m, err := e.next(ctx, in)
+		if err != nil {
+			return err
+		}
+		got := sum(m.Bytes())
+		if err := m.Ack(); err != nil {
+			return err
+		}
+		t.end()
+		if got != src.sum(i) {
+			return errSum(got, src.sum(i))
+		}
+	}
+	report(t.result())
+	return nil
+}
+
+func queueTripServer(e *end) error {
+	r, out, in, err := e.queues("back", "there")
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	ctx := context.Background()
+	e.ready()
+	var before, after int64
+	for i := range e.total() {
+		if i == e.warm {
+			before = sleeps()
+		}
+		m, err := e.next(ctx, in)
+		if err != nil {
+			return err
+		}
+		if i == e.total()-1 {
+			after = sleeps()
+		}
+		if err := out.Send(ctx, m.Bytes()); err != nil {
+			return err
+		}
+		if err := m.Ack(); err != nil {
+			return err
+		}
+	}
+	report(result{"sleeps_server": float64(after-before) / float64(e.count)})
+	return nil
+}
+
+// queueSend sends copies, one at a time.
+func queueSend(e *end) error {
+	r, err := e.attach([]string{e.channel}, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	ctx, src := context.Background(), newSource(e.size)
+	var begin int64
+	for i := range e.total() {
+		if i == e.warm {
+			begin = cpuNs()
+		}
+		if err := q.Send(ctx, src.message(i)); err != nil {
+			return err
+		}
+	}
+	report(result{"cpu_ns": float64(cpuNs()-begin) / float64(e.count)})
+	return nil
+}
+
+// queueReceive receives in place, one at a time.
+func queueReceive(e *end) error {
+	r, err := e.attach(nil, []string{e.channel})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	e.ready()
+	var begin, got uint64
+	for i := range e.total() {
+		if i == e.warm {
+			begin = ticks()
+		}
+		m, err := q.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		got += sum(m.Bytes())
+		if err := m.Ack(); err != nil {
+			return err
+		}
+	}
+	res := e.rate(begin, ticks(), e.count)
+	if want := newSource(e.size).expected(e.total()); got != want {
+		return errSum(got, want)
+	}
+	report(res)
+	return nil
+}
+
+// queueLend fills slots in place, or publishes them as they are.
+func queueLend(e *end) error {
+	r, err := e.attach([]string{e.channel}, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	ctx, src := context.Background(), newSource(e.size)
+	for i := range e.total() {
+		l, err := q.Loan(ctx)
+		if err != nil {
+			return err
+		}
+		if e.touch {
+			put(l.Bytes(), src.message(i))
+		}
+		if err := l.Commit(e.size); err != nil {
+			return err
+		}
+	}
+	report(result{})
+	return nil
+}
+
+// queueTake receives in place, and reads what it gets or does not.
+func queueTake(e *end) error {
+	r, err := e.attach(nil, []string{e.channel})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	e.ready()
+	var begin, got uint64
+	for i := range e.total() {
+		if i == e.warm {
+			begin = ticks()
+		}
+		m, err := q.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		if e.touch {
+			got += sum(m.Bytes())
+		}
+		if err := m.Ack(); err != nil {
+			return err
+		}
+	}
+	res := e.rate(begin, ticks(), e.count)
+	if want := newSource(e.size).expected(e.total()); e.touch && got != want {
+		return errSum(got, want)
+	}
+	report(res)
+	return nil
+}
+
+// queueProduce is one of several producers: it sends from "go" to "stop".
+func queueProduce(e *end) error {
+	r, err := e.attach([]string{e.channel}, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	src := newSource(e.size)
+	e.ready()
+	if err := e.wait(); err != nil {
+		return err
+	}
+	ctx := e.stopped()
+	var stop atomic.Bool
+	context.AfterFunc(ctx, func() { stop.Store(true) })
+	n := 0
+	for ; !stop.Load(); n++ {
+		if err := q.Send(ctx, src.message(n)); errors.Is(err, context.Canceled) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	report(result{"sent": float64(n)})
+	return nil
+}
+
+// queueConsume is one of several consumers: it counts what it gets between "go" and "stop".
+func queueConsume(e *end) error {
+	r, err := e.attach(nil, []string{e.channel})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	e.ready()
+	if err := e.wait(); err != nil {
+		return err
+	}
+	ctx := e.stopped()
+	var n int
+	var got uint64
+	for {
+		m, err := q.Receive(ctx)
+		if errors.Is(err, context.Canceled) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		got += sum(m.Bytes())
+		n++
+		if err := m.Ack(); err != nil {
+			return err
+		}
+	}
+	report(result{"received": float64(n), "sum": float64(got)})
+	return nil
+}
+
+// queueWait waits for a message that does not come.
+func queueWait(e *end) error {
+	r, err := e.attach(nil, []string{e.channel})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	q, err := r.Queue(e.channel)
+	if err != nil {
+		return err
+	}
+	ctx := e.stopped()
+	e.ready()
+	if _, err := q.Receive(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	report(result{})
+	return nil
+}
