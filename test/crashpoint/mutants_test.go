@@ -92,6 +92,43 @@ var mutants = []mutant{
 	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, w+1) {", "if d.waiters.CompareAndSwap(w, w) {"},
 }
 
+// latestMutants are for latest.go; latestHunters hunt them.
+var latestMutants = []mutant{
+	{"claim without owner", "kill", true, "latest.go", "mine := makeLatestWord(PhaseWriting, owner, c.next())", "mine := makeLatestWord(PhaseWriting, owner&0|uint16(w), c.next())"},
+	{"claim takes the newest value's slot", "unit", false, "latest.go", "if c.version() != 0 && c.slot() == i {", "if c.version() == 0 && c.slot() == i+l.mask+1 {"},
+	{"the newest is read before the slot [A1][A2]", "parked", true, "latest.go", "			w := LatestWord(s.State.Load()) // A1\n			if w.held() {\n				continue\n			}\n			c := l.current() // A2",
+		"			c := l.current()\n			w := LatestWord(s.State.Load())\n			if w.held() {\n				continue\n			}\n			// A2"},
+	{"claim keeps the version in the word", "parked", true, "latest.go", "mine := makeLatestWord(PhaseWriting, owner, c.next())", "mine := makeLatestWord(PhaseWriting, owner, w.Version()+0*c.next())"},
+	{"the word keeps the version of the claim [C]", "parked", true, "latest.go", "if !d.word.of(v) {", "if false {"},
+	{"the slot is let go before it is published", "parked", true, "latest.go",
+		"		if l.info.Current.CompareAndSwap(uint64(c), uint64(makeCurrent(v, d.slot))) { // D",
+		"		s.State.CompareAndSwap(uint64(d.word), uint64(makeLatestWord(PhaseReady, 0, v)))\n		if l.info.Current.CompareAndSwap(uint64(c), uint64(makeCurrent(v, d.slot))) { // D"},
+	{"the slot is never let go [E]", "unit", false, "latest.go", "s.State.CompareAndSwap(uint64(d.word), uint64(makeLatestWord(PhaseReady, 0, v))) // E", "// E"},
+	{"published before the length", "kill", true, "latest.go", "	s.Length.Store(uint32(n))\n	for range mostTries {", "	defer s.Length.Store(uint32(n))\n	for range mostTries {"},
+	{"published without a look at what is there", "parked", true, "latest.go", "if l.info.Current.CompareAndSwap(uint64(c), uint64(makeCurrent(v, d.slot))) { // D",
+		"if l.info.Current.Store(uint64(makeCurrent(v, d.slot))); true { // D"},
+	{"compare-and-set does not compare", "unit", false, "latest.go", "if !wanted(c.version()) {", "if false {"},
+	{"published without a wake", "wake", true, "latest.go", "			l.Changes.Broadcast()\n", ""},
+	{"a reader does not look at the version again [H]", "parked", true, "latest.go", "return LatestWord(g.state.Load()).of(g.version)", "return true"},
+	{"a reader goes by the slot alone", "parked", false, "latest.go", "	if !LatestWord(s.State.Load()).of(v) {\n		return g, true, nil\n	}\n", "	g.version = LatestWord(s.State.Load()).Version()\n"},
+	{"repair forgets", "kill", false, "latest.go", "if !w.held() || !dead(w.Owner()) {", "if true {"},
+	{"repair takes the slots of the living", "kill", false, "latest.go", "if !w.held() || !dead(w.Owner()) {", "if !w.held() {"},
+	{"repair calls a published slot FREE", "pairs", true, "latest.go", "if w.after(l.Version()) {", "if true {"},
+	{"repair forgets the version", "pairs", false, "latest.go", "next := makeLatestWord(PhaseReady, 0, w.Version())\n		if", "next := makeLatestWord(PhaseReady, 0, 0)\n		if"},
+	{"repair without wake-all", "wake", true, "latest.go", "	l.Changes.RingAll()\n	return r", "	return r"},
+	{"0 is a version", "unit", false, "latest.go", "return max(1, (c.version()+1)&(1<<LatestInfoVersionBits-1))", "return (c.version() + 1) & (1<<LatestInfoVersionBits - 1)"},
+	{"a draft holds the slot that it is given back from", "unit", false, "latest.go", "uint64(makeLatestWord(PhaseFree, 0, d.word.Version()))) { // G", "uint64(d.word)) { // G"},
+}
+
+var latestHunters = []hunter{
+	{"unit", "./pkg/protocol", "^TestLatest"},
+	{"kill", "./test/crashpoint", "^TestLatestKill$"},
+	{"parked", "./test/crashpoint", "^TestLatestParked$"},
+	{"wake", "./test/crashpoint", "^TestLatestWake$"},
+	{"repair", "./test/crashpoint", "^TestLatestRepairKilled$"},
+	{"pairs", "./test/crashpoint", "^TestLatestPairs$"},
+}
+
 type hunter struct{ name, pkg, run string }
 
 // hunters are what a mutant has to get past.
@@ -107,7 +144,12 @@ var hunters = []hunter{
 // TestMutants breaks pkg/protocol on purpose, in many ways, one at a time, and looks who notices: tests that find nothing in right
 // code are worth what they find in wrong code. A hunter that fails, or is not done in a minute (they take seconds), has found the mutant.
 // One after the other is sent until one has found it. SHMD_TORTURE=1: all mutants; SHMD_TORTURE=all: and each hunter to each of them.
-func TestMutants(t *testing.T) {
+func TestMutants(t *testing.T) { hunt(t, mutants, hunters) }
+
+// TestLatestMutants is TestMutants for the latest value.
+func TestLatestMutants(t *testing.T) { hunt(t, latestMutants, latestHunters) }
+
+func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 	if quick() {
 		return
 	}
@@ -132,7 +174,7 @@ func TestMutants(t *testing.T) {
 			fmt.Fprintf(&table, "\n%-50s", m.name)
 			binaries := map[string]string{}
 			yes := false
-			for _, h := range m.order() {
+			for _, h := range m.order(hunters) {
 				if yes && os.Getenv(tortured) != "all" {
 					break
 				}
@@ -172,7 +214,7 @@ func TestMutants(t *testing.T) {
 }
 
 // order is hunters, beginning with the one who should find it.
-func (m mutant) order() (o []hunter) {
+func (m mutant) order(hunters []hunter) (o []hunter) {
 	for _, h := range hunters {
 		if h.name == m.by {
 			o = append([]hunter{h}, o...)

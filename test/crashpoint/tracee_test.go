@@ -45,6 +45,8 @@ const (
 	wordBegun
 	wordDone
 	wordResult
+	wordFor     // the version that a compare-and-set is for
+	wordVersion // of a latest value: made, or found
 )
 
 const (
@@ -145,6 +147,9 @@ func traceeMain() {
 		if op < opNaiveSend {
 			q, d = openQueue(b), openDead(b)
 		}
+		if op >= opPut {
+			traced = openLatest(b)
+		}
 		stepped(b, q, d, op)
 	}
 }
@@ -197,10 +202,14 @@ func warmUp() {
 		set(b, wordValue, op)
 		operate(b, q, d, op)
 	}
+	warmUpLatest(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
+	if op >= opPut {
+		return operateLatest(b, traced, op)
+	}
 	switch op {
 	case opSend, opAbort:
 		l, err := q.TryLoan(owner)
@@ -275,6 +284,10 @@ func sleeperMain() {
 	for in.Scan() {
 		q := openQueue(b)
 		verb, arg, _ := strings.Cut(in.Text(), " ")
+		if verb == "wait" {
+			sleepForChange(openLatest(b), arg)
+			continue
+		}
 		bell := q.Receivers
 		try := func() (uint64, error) {
 			l, err := q.TryReceive(8)

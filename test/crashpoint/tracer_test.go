@@ -175,8 +175,12 @@ func (x *tracee) run(pid int) {
 func (x *tracee) cont() { x.run(x.pid) }
 
 // begin gives the tracee something to do and lets it run to where stepping begins.
-func (x *tracee) begin(op uint64, owner uint16, value uint64) {
+func (x *tracee) begin(op uint64, owner uint16, value uint64) { x.beginFor(op, owner, value, 0) }
+
+// beginFor is begin for an operation that needs a version, too.
+func (x *tracee) beginFor(op uint64, owner uint16, value, version uint64) {
 	clear(x.mem[:controlSize])
+	set(x.mem, wordFor, version)
 	set(x.mem, wordOp, op)
 	set(x.mem, wordOwner, uint64(owner))
 	set(x.mem, wordValue, value)
