@@ -101,11 +101,12 @@ func (l *Lane) takeSendEnd(owner uint16) error {
 	return nil
 }
 
-// mendTail moves Tail over what a dead producer committed and did not publish.
+// mendTail moves Tail over what a dead producer committed and did not publish. The consumer may have taken it; then the slot's
+// word need not show it any more, but Head does: it is stored before, and so loaded after.
 func (q *Queue) mendTail() {
 	for range q.mask + 1 {
 		t := q.info.Tail.Load()
-		if Word(q.slot(t).State.Load()) != q.ready(t) || !q.info.Tail.CompareAndSwap(t, t+1) {
+		if Word(q.slot(t).State.Load()) != q.ready(t) && int64(q.info.Head.Load()-t) <= 0 || !q.info.Tail.CompareAndSwap(t, t+1) {
 			return
 		}
 	}
@@ -130,10 +131,17 @@ func (l *Lane) claim(owner uint16) (uint64, error) {
 			return 0, ErrFull
 		}
 	}
-	if !l.q.usable(p) {
-		if p = l.around(p); p-l.room > l.q.mask {
+	for !l.q.usable(p) {
+		to := l.around(p)
+		if to-l.room <= l.q.mask {
+			p = to
+			break
+		}
+		room := l.q.info.Acked.Load()
+		if room == l.room {
 			return 0, ErrFull
 		}
+		l.room = room
 	}
 	l.next = p + 1
 	return p, nil
@@ -154,6 +162,7 @@ func (l *Lane) around(p uint64) uint64 {
 	}
 	l.next = to
 	l.publish()
+	q.Receivers.Ring(1) // so that the consumer moves Acked over them
 	return to
 }
 
@@ -186,10 +195,12 @@ func (l *Lane) skipEnded() {
 // commitAt publishes the message at p. sendMu is held.
 func (l *Lane) commitAt(p, meta uint64, messages int) {
 	q := l.q
-	for o := l.tail; o != p; o++ { // older loans: they have to be named now, for they are behind Tail then
-		if l.isLoaned(o) {
-			sys.StoreRelease(&q.slot(o).State, uint64(MakeWord(PhaseWriting, l.sender, 0, q.lap(o)))) // X
+	for ; l.tail != p; l.tail++ { // older loans: they have to be named now, for they are behind Tail then
+		if l.isLoaned(l.tail) {
+			sys.StoreRelease(&q.slot(l.tail).State, uint64(MakeWord(PhaseWriting, l.sender, 0, q.lap(l.tail)))) // X
 		}
+		// One by one: a repair looks no further than Tail, and neither finds a name there nor may leave what is committed.
+		sys.StoreRelease(&q.info.Tail, l.tail+1) // B
 	}
 	s := q.slot(p)
 	sys.StoreRelease(s.meta(), meta)
@@ -289,12 +300,12 @@ func (l *Lane) Abort(loan Loan) error {
 		} else {
 			l.ended = append(l.ended, p)
 			l.publish()
+			l.q.Receivers.Ring(1) // so that the consumer moves Acked over it
 		}
-		return nil
-	}
-	if !l.q.slot(p).State.CompareAndSwap(uint64(loan.word), uint64(MakeWord(PhaseFree, 0, 0, l.q.lap(p)+1))) {
+	} else if !l.q.slot(p).State.CompareAndSwap(uint64(loan.word), uint64(MakeWord(PhaseFree, 0, 0, l.q.lap(p)+1))) {
 		return ErrLost
 	}
+	l.q.Senders.Ring(1)
 	return nil
 }
 
@@ -309,7 +320,7 @@ func (l *Lane) takeReceiveEnd(owner uint16) error {
 		}
 	}
 	l.head = i.Head.Load()
-	if t := i.Tail.Load(); t-l.head > q.mask+1 { // only a hostile peer
+	if t := i.Tail.Load(); t-l.head+1 > q.mask+2 { // only a hostile peer; one beyond Tail is what a producer commits just now
 		l.head = t
 	}
 	l.acked = l.head
@@ -348,9 +359,8 @@ func (l *Lane) take(owner uint16) (Lease, error) {
 		}
 		l.head = p + 1 // the producer passed over it
 		sys.StoreRelease(&q.info.Head, l.head)
-		if l.acked == p {
-			l.done(p + 1)
-		}
+		l.stampLeases(p)
+		l.done(p + 1)
 	}
 	return Lease{}, q.corrupt(l.head, 0, "tail is beyond what a lane can hold; a peer is damaging the queue")
 }
@@ -385,9 +395,10 @@ func (l *Lane) done(p uint64) {
 	for p != l.head && Word(l.q.slot(p).State.Load()) != l.q.ready(p) {
 		p++
 	}
+	n := p - l.acked
 	l.acked = p
 	sys.StoreRelease(&l.q.info.Acked, p) // G: after the payload was read; pairs with the load in claim
-	l.q.Senders.Ring(1)
+	l.q.Senders.Ring(int(n))
 }
 
 // lease ends what TryReceive and ReceiveTo share. receiveMu is held.
@@ -398,6 +409,7 @@ func (l *Lane) lease(owner uint16) (Lease, error) {
 	}
 	if l.q.slot(lease.slot).meta().Load() > uint64(l.q.slotSize) { // a frame, or damaged
 		if err := l.q.leaseFrame(&lease); err != nil {
+			sys.StoreRelease(&l.q.info.Head, l.head) // before G: Acked is never beyond Head
 			l.end(lease)
 			return Lease{}, fmt.Errorf("%w; what was in the slot was dropped", err)
 		}
@@ -482,7 +494,7 @@ func (l *Lane) AckMessage(lease *Lease, f *Frame, i int) error {
 			return ErrLost
 		}
 		lease.open = 0
-	case i >= f.count || f.Done(i):
+	case i >= f.count || f.Done(i) || !l.holds(*lease):
 		return ErrLost
 	default:
 		if lease.word.Deliveries() > 0 && f.FirstOpen(0) == i { // then it is stamped
@@ -497,6 +509,17 @@ func (l *Lane) AckMessage(lease *Lease, f *Frame, i int) error {
 	}
 	l.countAck(1)
 	return nil
+}
+
+// holds reports whether a lease has not ended. receiveMu is held.
+func (l *Lane) holds(lease Lease) bool {
+	switch w := Word(l.q.slot(lease.slot).State.Load()); {
+	case w != lease.word:
+		return lease.word.Phase() == PhaseReady && w == MakeWord(PhaseReading, l.receiver, 0, lease.word.Lap())
+	case w.Phase() == PhaseReading:
+		return true
+	}
+	return lease.slot-l.acked < l.head-l.acked
 }
 
 // Nack gives a message back; see Queue.Nack. Errors: ErrLost.
@@ -514,10 +537,13 @@ func (l *Lane) giveBack(lease Lease, deliveries int) error {
 	if w.Phase() == PhaseReady && !leased {
 		w = MakeWord(PhaseReading, l.receiver, 0, w.Lap()) // it was overtaken, and stamped
 	}
+	if leased {
+		l.stampLeases(p)
+	}
 	if !q.giveBack(p, w, deliveries) { // N
 		return ErrLost
 	}
-	if leased && p == l.acked {
+	if leased {
 		l.done(p + 1) // after N
 	}
 	return nil
