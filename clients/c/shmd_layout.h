@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x4cf78ccbaee0579c) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xbec578c3dd6f1b27) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -99,6 +99,7 @@ enum shmd_phase {
     SHMD_PHASE_READING = 3, /* leased to a consumer */
     SHMD_PHASE_DEAD = 4, /* holds a message that is to be moved to the dead-letter channel */
     SHMD_PHASE_MOVING = 5, /* the daemon copies it to the dead-letter channel */
+    SHMD_PHASE_SKIP = 6, /* of a topic: holds no message, its publisher gave it back or died */
 };
 
 /* the phase of a call slot, bits 0-3 of its state word */
@@ -127,6 +128,22 @@ enum shmd_queue_flag {
 /* a set of properties of a latest value (bits) */
 enum shmd_latest_flag {
     SHMD_LATEST_FLAG_SPARSE = 1, /* slots are not allocated in advance */
+};
+
+/* a set of properties of a topic (bits) */
+enum shmd_topic_flag {
+    SHMD_TOPIC_FLAG_SPARSE = 1, /* slots are not allocated in advance */
+    SHMD_TOPIC_FLAG_DROP_OLDEST = 2, /* publishers overwrite what subscribers have not read; without it they wait */
+    SHMD_TOPIC_FLAG_SINGLE = 4, /* one publisher at a time: slots have no headers */
+    SHMD_TOPIC_FLAG_FENCED = 8, /* publishers and subscribers make no full barriers: who goes to sleep makes them, by membarrier */
+};
+
+/* the phase of a subscriber's row, bits 0-3 of its state word */
+enum shmd_cursor_phase {
+    SHMD_CURSOR_PHASE_FREE = 0, /* nobody's */
+    SHMD_CURSOR_PHASE_JOINING = 1, /* taken; publishers do not look at it yet */
+    SHMD_CURSOR_PHASE_OPEN = 2, /* a subscriber reads from its position on */
+    SHMD_CURSOR_PHASE_EVICTED = 3, /* publishers do not look at it any more; its owner finds out */
 };
 
 /* why a message was moved to the dead-letter channel */
@@ -172,6 +189,7 @@ enum shmd_stream {
 #define SHMD_CALL_INFO_OFFSET 256
 #define SHMD_CALL_COUNTERS_OFFSET 768
 #define SHMD_CALL_COUNTERS_COUNT 16
+#define SHMD_TOPIC_INFO_OFFSET 256
 #define SHMD_LOG_INFO_OFFSET 256
 
 /* The first 256 bytes of every segment. Magic is stored last, with release. */
@@ -482,6 +500,83 @@ SHMD_ASSERT(offsetof(struct shmd_queue_counters, acked) == 16, "offset of queue_
 SHMD_ASSERT(offsetof(struct shmd_queue_counters, redelivered) == 24, "offset of queue_counters.redelivered");
 SHMD_ASSERT(offsetof(struct shmd_queue_counters, dead) == 32, "offset of queue_counters.dead");
 SHMD_ASSERT(offsetof(struct shmd_queue_counters, aborted) == 40, "offset of queue_counters.aborted");
+
+/* Head of a topic: geometry, positions, doorbells. */
+struct shmd_topic_info {
+    SHMD_ATOMIC(uint32_t) slots;               /* 0, creator: a power of two */
+    SHMD_ATOMIC(uint32_t) slot_size;           /* 4, creator: bytes of payload that a slot holds */
+    SHMD_ATOMIC(uint32_t) stride;              /* 8, creator: bytes from one slot to the next */
+    SHMD_ATOMIC(uint32_t) flags;               /* 12, creator: see TopicFlag */
+    SHMD_ATOMIC(uint64_t) slots_offset;        /* 16, creator: of slot 0 */
+    SHMD_ATOMIC(uint32_t) headers;             /* 24, creator: slots that begin with a SlotHeader: all of them, or 0 with the flag Single */
+    SHMD_ATOMIC(uint32_t) cursors;             /* 28, creator: rows for subscribers */
+    SHMD_ATOMIC(uint64_t) cursors_offset;      /* 32, creator: of the first TopicCursor */
+    SHMD_ATOMIC(uint64_t) lengths_offset;      /* 40, creator: with the flag Single: of the lengths, 4 bytes a slot; else 0 */
+    SHMD_ATOMIC(uint64_t) evict_after_ns;      /* 48, creator: a subscriber that keeps a publisher waiting so long is evicted; 0: never */
+    SHMD_ATOMIC(uint64_t) first;               /* 56, creator: first position of all */
+    SHMD_ATOMIC(uint64_t) tail;                /* 64, peers: next position; with the flag Single what lies before it is published, else it is a hint, never ahead of the truth */
+    uint8_t reserved_72[56];
+    SHMD_ATOMIC(uint64_t) limit;               /* 128, peers: version:32 | position modulo 2^32: publishers write below it only; subscribers that join raise the version. Without the flag DropOldest */
+    uint8_t reserved_136[56];
+    SHMD_ATOMIC(uint64_t) floor;               /* 192, peers: with the flag DropOldest: messages below it are given up, raised before they are overwritten */
+    uint8_t reserved_200[56];
+    SHMD_ATOMIC(uint64_t) receive_waiters;     /* 256, peers: epoch:32 | subscribers asleep:32 */
+    uint8_t reserved_264[56];
+    SHMD_ATOMIC(uint32_t) receive_bell;        /* 320, peers: doorbell (futex) of the subscribers: raised by what was published */
+    uint8_t reserved_324[60];
+    SHMD_ATOMIC(uint64_t) send_waiters;        /* 384, peers: epoch:32 | publishers asleep:32 */
+    uint8_t reserved_392[56];
+    SHMD_ATOMIC(uint32_t) send_bell;           /* 448, peers: doorbell (futex) of the publishers: raised when a cursor moved or ended */
+    uint8_t reserved_452[60];
+    SHMD_ATOMIC(uint32_t) publisher;           /* 512, daemon: with the flag Single: attachment id that may publish, 0 for none */
+    uint8_t reserved_516[60];
+    SHMD_ATOMIC(uint32_t) cursors_used;        /* 576, peers: cursors from this row on were never used; never lowered */
+    uint8_t reserved_580[60];
+    SHMD_ATOMIC(uint64_t) received;            /* 640, peers: messages that subscribers had read when their cursors ended */
+    SHMD_ATOMIC(uint64_t) lost;                /* 648, peers: messages that subscribers had lost when their cursors ended */
+    SHMD_ATOMIC(uint64_t) skipped;             /* 656, peers: positions without a message: loans given back, by abort or by repair */
+    SHMD_ATOMIC(uint64_t) evicted;             /* 664, peers: cursors that were evicted */
+    uint8_t reserved_672[352];
+};
+SHMD_ASSERT(sizeof(struct shmd_topic_info) == 1024, "size of topic_info");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, slots) == 0, "offset of topic_info.slots");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, slot_size) == 4, "offset of topic_info.slot_size");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, stride) == 8, "offset of topic_info.stride");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, flags) == 12, "offset of topic_info.flags");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, slots_offset) == 16, "offset of topic_info.slots_offset");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, headers) == 24, "offset of topic_info.headers");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, cursors) == 28, "offset of topic_info.cursors");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, cursors_offset) == 32, "offset of topic_info.cursors_offset");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, lengths_offset) == 40, "offset of topic_info.lengths_offset");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, evict_after_ns) == 48, "offset of topic_info.evict_after_ns");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, first) == 56, "offset of topic_info.first");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, tail) == 64, "offset of topic_info.tail");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, limit) == 128, "offset of topic_info.limit");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, floor) == 192, "offset of topic_info.floor");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, receive_waiters) == 256, "offset of topic_info.receive_waiters");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, receive_bell) == 320, "offset of topic_info.receive_bell");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, send_waiters) == 384, "offset of topic_info.send_waiters");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, send_bell) == 448, "offset of topic_info.send_bell");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, publisher) == 512, "offset of topic_info.publisher");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, cursors_used) == 576, "offset of topic_info.cursors_used");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, received) == 640, "offset of topic_info.received");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, lost) == 648, "offset of topic_info.lost");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, skipped) == 656, "offset of topic_info.skipped");
+SHMD_ASSERT(offsetof(struct shmd_topic_info, evicted) == 664, "offset of topic_info.evicted");
+
+/* One subscriber of a topic. */
+struct shmd_topic_cursor {
+    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened */
+    SHMD_ATOMIC(uint64_t) position;            /* 8, the row's owner: next position to read: everything before it is done */
+    SHMD_ATOMIC(uint64_t) begun;               /* 16, the row's owner: position at which it joined */
+    SHMD_ATOMIC(uint64_t) lost;                /* 24, the row's owner: messages that were overwritten before it read them */
+    uint8_t reserved_32[96];
+};
+SHMD_ASSERT(sizeof(struct shmd_topic_cursor) == 128, "size of topic_cursor");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, state) == 0, "offset of topic_cursor.state");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, position) == 8, "offset of topic_cursor.position");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, begun) == 16, "offset of topic_cursor.begun");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, lost) == 24, "offset of topic_cursor.lost");
 
 /* Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4. */
 struct shmd_slot_header {

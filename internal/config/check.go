@@ -314,7 +314,7 @@ func (ch *Channel) least() int64 {
 		return int64(ch.Slots) * (2*ch.SlotSize + callOverhead)
 	}
 	n := int64(ch.Slots) * (ch.SlotSize + slotOverhead)
-	if ch.MaxDeliveries > 0 && 0 < ch.DeadSlots && ch.DeadSlots <= MaxSlots {
+	if ch.Kind == KindQueue && ch.MaxDeliveries > 0 && 0 < ch.DeadSlots && ch.DeadSlots <= MaxSlots {
 		n += int64(ch.DeadSlots) * (ch.SlotSize + slotOverhead + deadOverhead)
 	}
 	return n

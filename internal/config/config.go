@@ -31,6 +31,7 @@ const (
 	MinVersions    = 4         // slots of a latest value
 	MaxVersions    = 256       // slots of a latest value
 	MaxSlotSize    = 1 << 30   // bytes of payload of a slot
+	MaxSubscribers = 4096      // of a topic
 	MaxDeliveries  = 63        // what the slot's state word can count
 	MinLogSize     = 64 << 10  // bytes of the log ring: four of the longest records
 	MaxLogSize     = 1 << 30   // bytes of the log ring
@@ -68,17 +69,21 @@ type Region struct {
 // configuration cannot name.
 type Channel struct {
 	Name          string
-	Kind          string   `toml:"kind"`            // KindQueue, KindLatest, KindCall
-	Slots         int      `toml:"slots"`           // a power of two
-	SlotSize      int64    `toml:"slot_size"`       // bytes of payload that a slot holds
-	MaxDeliveries int      `toml:"max_deliveries"`  // then a message is a dead letter; 0: never
-	DeadSlots     int      `toml:"dead_slots"`      // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
-	OnServerDeath string   `toml:"on_server_death"` // OnServerDeathRetry, OnServerDeathFail
-	Producers     int      `toml:"producers"`       // how many processes may produce: 1, or 0 for any number
-	Consumers     int      `toml:"consumers"`       // how many processes may consume: 1, or 0 for any number
-	Sparse        bool     `toml:"sparse"`          // memory is taken when it is touched, not in advance
-	AllowProduce  []string `toml:"allow_produce"`   // outsiders who may produce: "alice", "@ops", "*"
-	AllowConsume  []string `toml:"allow_consume"`   // outsiders who may consume
+	Kind          string        `toml:"kind"`            // KindQueue, KindTopic, KindLatest, KindCall
+	Slots         int           `toml:"slots"`           // a power of two
+	SlotSize      int64         `toml:"slot_size"`       // bytes of payload that a slot holds
+	MaxDeliveries int           `toml:"max_deliveries"`  // then a message is a dead letter; 0: never
+	DeadSlots     int           `toml:"dead_slots"`      // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
+	OnServerDeath string        `toml:"on_server_death"` // OnServerDeathRetry, OnServerDeathFail
+	Producers     int           `toml:"producers"`       // how many processes may produce: 1, or 0 for any number
+	Consumers     int           `toml:"consumers"`       // how many processes may consume: 1, or 0 for any number
+	Overflow      string        `toml:"overflow"`        // topic: OverflowBlock, OverflowDropOldest
+	Publishers    int           `toml:"publishers"`      // topic: 1: one at a time, and faster; 0: any number
+	Subscribers   int           `toml:"subscribers"`     // topic: how many at a time
+	EvictAfter    time.Duration `toml:"evict_after"`     // topic: how long a subscriber may keep a publisher waiting; 0: for ever
+	Sparse        bool          `toml:"sparse"`          // memory is taken when it is touched, not in advance
+	AllowProduce  []string      `toml:"allow_produce"`   // outsiders who may produce: "alice", "@ops", "*"
+	AllowConsume  []string      `toml:"allow_consume"`   // outsiders who may consume
 }
 
 // Group is one table [worker.NAME]. Exactly one of Command and Builtin is set.
@@ -119,26 +124,27 @@ const (
 	ReadyCall = "call" // ready when it says so through the library
 
 	KindQueue  = "queue"  // each message to one consumer
+	KindTopic  = "topic"  // each message to every subscriber
 	KindLatest = "latest" // the newest value
 	KindCall   = "call"   // each request to one server, and back
 
 	OnServerDeathRetry = "retry" // another server gets the request
 	OnServerDeathFail  = "fail"  // the caller gets an error
 
+	OverflowBlock      = "block"       // publishers wait for the slowest subscriber
+	OverflowDropOldest = "drop-oldest" // a subscriber that is too slow loses messages, and is told how many
+
 	BuiltinWordcount = "wordcount" // counts the words that its one consumed channel names, tells its one produced one
 	BuiltinIdle      = "idle"      // ready, then sleeps until quit
 	BuiltinEcho      = "echo"      // moves its one consumed channel to its one produced one
 )
-
-// channelKinds are the values of Channel.Kind.
-var channelKinds = []string{KindQueue, KindCall}
 
 func defaultRegion() Region {
 	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024}
 }
 
 func defaultChannel(name string) Channel {
-	return Channel{Name: name, Kind: KindQueue, Slots: 1024, SlotSize: 4 << 10, MaxDeliveries: 5}
+	return Channel{Name: name, Kind: KindQueue, Slots: 1024, SlotSize: 4 << 10, MaxDeliveries: 5, Overflow: OverflowBlock, Subscribers: 64}
 }
 
 // kindDefaults sets what the defaults of a channel's kind are, where the file says nothing.
@@ -157,6 +163,12 @@ func (ch *Channel) kindDefaults(given func(key string) bool) {
 			ch.OnServerDeath = OnServerDeathRetry
 		}
 	}
+	if ch.Kind != KindTopic {
+		set("subscribers", &ch.Subscribers, 0)
+		if !given("overflow") {
+			ch.Overflow = ""
+		}
+	}
 	dead := min(ch.Slots, 1024)
 	if slices.Contains(kinds, ch.Kind) { // else it is refused for its kind
 		if !slices.Contains(kindKeys["max_deliveries"], ch.Kind) {
@@ -170,7 +182,7 @@ func (ch *Channel) kindDefaults(given func(key string) bool) {
 }
 
 // kinds are the kinds of channels.
-var kinds = []string{KindQueue, KindLatest, KindCall}
+var kinds = []string{KindQueue, KindTopic, KindLatest, KindCall}
 
 // kindKeys are the keys that not every kind of channel has, with the kinds that have it.
 var kindKeys = map[string][]string{
@@ -179,6 +191,10 @@ var kindKeys = map[string][]string{
 	"on_server_death": {KindCall},
 	"producers":       {KindQueue},
 	"consumers":       {KindQueue},
+	"overflow":        {KindTopic},
+	"publishers":      {KindTopic},
+	"subscribers":     {KindTopic},
+	"evict_after":     {KindTopic},
 }
 
 // Lane reports whether the channel is a queue with one producer and one consumer.

@@ -48,6 +48,13 @@ slot_size = "64B"
 kind = "call"
 slots = 4
 
+[channel.news]
+kind = "topic"
+overflow = "block"
+publishers = 1
+subscribers = 7
+evict_after = "5s"
+
 [worker.parser]
 command = ["python3", "parse.py"]
 count = 4
@@ -98,6 +105,7 @@ func TestComplete(t *testing.T) {
 			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
 			{Name: "service", Kind: KindCall, Slots: 64, SlotSize: 64, MaxDeliveries: 5, OnServerDeath: OnServerDeathFail},
 			{Name: "other", Kind: KindCall, Slots: 4, SlotSize: 4 << 10, MaxDeliveries: 5, OnServerDeath: OnServerDeathRetry},
+			{Name: "news", Kind: KindTopic, Slots: 1024, SlotSize: 4096, Overflow: OverflowBlock, Publishers: 1, Subscribers: 7, EvictAfter: 5 * time.Second},
 		},
 		Groups: []Group{parser, a},
 		Access: Access{Observe: []string{"*"}, Operate: []string{"@wheel"}},

@@ -20,6 +20,7 @@ func TestDocs(t *testing.T) {
 	}
 	ch := defaultChannel("x")
 	ch.kindDefaults(func(string) bool { return false })
+	ch.Overflow, ch.Subscribers = defaultChannel("x").Overflow, defaultChannel("x").Subscribers // topics'
 	defaults := map[string]reflect.Value{
 		"region":  reflect.ValueOf(defaultRegion()),
 		"channel": reflect.ValueOf(ch),

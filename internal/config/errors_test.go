@@ -154,6 +154,45 @@ slots = 512
 5:1: max_deliveries in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue", "call"; remove it
 6:1: dead_slots in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
 9:1: slots in [channel.level]: 512 is out of range (4 to 256, a power of two); the nearest are 128 and 256`},
+	{"topics", `
+[channel.q]
+subscribers = 4
+publishers = 1
+[channel.t]
+kind = "topic"
+max_deliveries = 3
+dead_slots = 2
+overflow = "drop_oldest"
+publishers = 2
+subscribers = 0
+evict_after = "25h"
+[channel.u]
+kind = "topic"
+overflow = "drop-oldest"
+publishers = 1
+evict_after = "1s"
+[worker.a]
+builtin = "idle"
+count = 2
+produce = ["u"]
+[worker.b]
+builtin = "idle"
+produce = ["u"]
+[worker.c]
+builtin = "idle"
+produce = ["u"]
+`,
+		`3:1: subscribers in [channel.q]: a channel of kind "queue" has no such key, it is for kind "topic"; remove it
+4:1: publishers in [channel.q]: a channel of kind "queue" has no such key, it is for kind "topic"; remove it
+7:1: max_deliveries in [channel.t]: a channel of kind "topic" has no such key, it is for kind "queue", "call"; remove it
+8:1: dead_slots in [channel.t]: a channel of kind "topic" has no such key, it is for kind "queue"; remove it
+9:1: overflow in [channel.t]: unknown overflow "drop_oldest"; did you mean "drop-oldest"?
+10:1: publishers in [channel.t]: 2 is out of range; use 0 to 1
+11:1: subscribers in [channel.t]: 0 is out of range; use 1 to 4096
+12:1: evict_after in [channel.t]: 25h is out of range; use 0s to 24h
+17:1: evict_after in [channel.u]: with overflow = "drop-oldest" no subscriber keeps a publisher waiting; remove one of them
+21:1: produce in [worker.a]: channel "u" has publishers = 1, and this group has 2 instances; give it one, or remove publishers
+27:1: produce in [worker.c]: channel "u" has publishers = 1, and group "b" produces it already; remove one of them`},
 
 	{"channel values", `
 [region]
@@ -181,7 +220,7 @@ slot_size = "128MiB"
 `, `
 3:1: log_size in [region]: 3MiB is not a power of two; the nearest are 2MiB and 4MiB
 4:1: max_attachments in [region]: 40000 is out of range; use 0 to 32768
-6:1: kind in [channel.a]: unknown kind "bus"; there are "queue", "latest", "call"
+6:1: kind in [channel.a]: unknown kind "bus"; there are "queue", "topic", "latest", "call"
 7:1: slots in [channel.a]: 1000 is not a power of two; the nearest are 512 and 1024
 8:1: slot_size in [channel.a]: 0B is out of range; use 1B to 1GiB
 9:1: max_deliveries in [channel.a]: 64 is out of range; use 0 to 63

@@ -72,10 +72,12 @@ func invariants(t *testing.T, c *Config) {
 		must(name(ch.Name) && !channels[ch.Name], "name", ch)
 		must(ch.Name != "roster" && ch.Name != "command" && ch.Name != "log" && ch.Name != "group", "reserved", ch)
 		channels[ch.Name] = true
-		must(ch.Kind == "queue" || ch.Kind == "latest" || ch.Kind == "call", "kind", ch)
+		must(ch.Kind == "queue" || ch.Kind == "latest" || ch.Kind == "call" || ch.Kind == "topic", "kind", ch)
 		must(power(int64(ch.Slots)) && ch.Slots >= 2 && ch.Slots <= 1<<20, "slots", ch)
 		must(ch.Kind != "latest" || ch.Slots >= 4 && ch.Slots <= 256, "versions", ch)
 		must(ch.Kind != "queue" && ch.DeadSlots == 0 || power(int64(ch.DeadSlots)) && ch.DeadSlots >= 2 && ch.DeadSlots <= 1<<20, "dead_slots", ch)
+		must(ch.Kind != "topic" || (ch.Overflow == "block" || ch.Overflow == "drop-oldest") && ch.Publishers >= 0 && ch.Publishers <= 1 &&
+			ch.Subscribers >= 1 && ch.Subscribers <= 4096 && ch.EvictAfter >= 0 && ch.EvictAfter <= maxDuration, "topic", ch)
 		must(ch.SlotSize >= 1 && ch.SlotSize <= 1<<30, "slot_size", ch)
 		must(ch.Producers == ch.Consumers && ch.Producers>>1 == 0, "producers and consumers", ch)
 		must(ch.MaxDeliveries >= 0 && ch.MaxDeliveries <= 63, "max_deliveries", ch)

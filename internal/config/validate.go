@@ -112,6 +112,7 @@ func (v *validator) channel(ch *Channel) {
 		v.fail(at.key("slots"), "%d slots of %s are more than the %s that a process can map; use fewer or smaller ones",
 			ch.Slots, FormatSize(ch.SlotSize), FormatSize(MaxChannelSize))
 	}
+	v.topic(at, ch)
 	if has("max_deliveries") {
 		v.between(at.key("max_deliveries"), ch.MaxDeliveries, 0, MaxDeliveries)
 	}
@@ -158,6 +159,35 @@ func (v *validator) lanes(g *Group) {
 					name, end.what, end.what, g.Count)
 			}
 			v.ended[key] = g.Name
+		}
+	}
+}
+
+// topic checks what only topics have.
+func (v *validator) topic(at path, ch *Channel) {
+	if ch.Kind != KindTopic {
+		return
+	}
+	v.oneOf(at.key("overflow"), ch.Overflow, OverflowBlock, OverflowDropOldest)
+	v.between(at.key("publishers"), ch.Publishers, 0, 1)
+	v.between(at.key("subscribers"), ch.Subscribers, 1, MaxSubscribers)
+	v.duration(at.key("evict_after"), ch.EvictAfter, 0)
+	if ch.Overflow == OverflowDropOldest && ch.EvictAfter > 0 {
+		v.fail(at.key("evict_after"), "with overflow = %q no subscriber keeps a publisher waiting; remove one of them", OverflowDropOldest)
+	}
+	if ch.Publishers != 1 {
+		return
+	}
+	first := ""
+	for _, g := range v.c.Groups {
+		switch {
+		case !slices.Contains(g.Produce, ch.Name):
+		case g.Count > 1:
+			v.fail(path{"worker", g.Name, "produce"}, "channel %q has publishers = 1, and this group has %d instances; give it one, or remove publishers", ch.Name, g.Count)
+		case first != "":
+			v.fail(path{"worker", g.Name, "produce"}, "channel %q has publishers = 1, and group %q produces it already; remove one of them", ch.Name, first)
+		default:
+			first = g.Name
 		}
 	}
 }

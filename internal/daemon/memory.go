@@ -39,6 +39,7 @@ type channel struct {
 	protocol.Channel
 	conf  config.Channel
 	queue *protocol.Queue // nil for another kind
+	topic *protocol.Topic // nil for another kind
 	dead  *protocol.Queue // nil: no limit of deliveries, or this is a dead-letter channel itself
 }
 
@@ -140,6 +141,8 @@ func (m *memory) addChannel(r config.Region, c config.Channel) error {
 		return m.addLatest(r, c)
 	case config.KindCall:
 		return m.addCall(r, c)
+	case config.KindTopic:
+		return m.addTopic(r, c)
 	}
 	return fmt.Errorf("channel %q: no such kind of channel: %q", c.Name, c.Kind)
 }
@@ -215,6 +218,36 @@ func (m *memory) addCall(r config.Region, c config.Channel) error {
 	}
 	m.add(&channel{Channel: call, conf: c})
 	return nil
+}
+
+func (m *memory) addTopic(r config.Region, c config.Channel) error {
+	o := protocol.TopicOptions{Slots: c.Slots, SlotSize: int(c.SlotSize), Cursors: c.Subscribers, DropOldest: c.Overflow == config.OverflowDropOldest,
+		Single: c.Publishers == 1, Sparse: c.Sparse, Fenced: sys.RegisterFence() == nil, EvictAfter: c.EvictAfter}
+	size, err := protocol.TopicSize(o)
+	if err != nil {
+		return fmt.Errorf("channel %q: %w", c.Name, err)
+	}
+	b, h, err := m.create(r, c.Name, size, o.Sparse)
+	if err != nil {
+		return err
+	}
+	t, err := protocol.FormatTopic(b, h, o)
+	if err != nil {
+		return err
+	}
+	m.add(&channel{Channel: t, conf: c, topic: t})
+	return nil
+}
+
+// single returns the topics among the channels that admit one publisher at a time.
+func (m *memory) single(channels []string) []*protocol.Topic {
+	var all []*protocol.Topic
+	for _, name := range channels {
+		if t := m.channels[name].topic; t != nil && t.Flags()&protocol.TopicFlagSingle != 0 {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
 // describe fills the roster's directory and the group table.

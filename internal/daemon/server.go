@@ -431,6 +431,9 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 			err = fmt.Errorf("all %d attachments of outsiders are in use: end some of them (shmctl ps --all lists them), or raise max_attachments in [region]", most)
 			return
 		}
+		if err = d.mayPublish(r.Produce); err != nil {
+			return
+		}
 		if o.id, err = d.ids.take(); err != nil {
 			return
 		}
@@ -440,6 +443,7 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 			d.ids.free(o.id)
 			return
 		}
+		d.admit(o.id, r.Produce)
 		d.outsiders[o.id] = o
 		d.log.Debug("attached", "attachment", o.id, "name", o.name, "pid", o.pid, "uid", p.uid, "role", role.String(), "channels", strings.Join(channels, ","))
 	})

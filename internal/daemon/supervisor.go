@@ -74,8 +74,10 @@ func (d *Daemon) start(w *worker) {
 	w.row.Attachment = id
 	w.stopping, w.unwanted = notStopping, false
 	d.setState(w, protocol.StateStarting, "")
+	d.admit(id, w.conf.Produce)
 	p, err := d.launch(w)
 	if err != nil {
+		d.admit(0, w.conf.Produce)
 		d.ids.free(id)
 		w.row.Attachment = 0
 		d.startFailed(w, err)
@@ -263,6 +265,33 @@ func (d *Daemon) again(w *worker, reason string) {
 			d.start(w)
 		}
 	})
+}
+
+// mayPublish says why an outsider may not produce on channels that have one publisher at a time, if so.
+func (d *Daemon) mayPublish(produce []string) error {
+	for _, t := range d.mem.single(produce) {
+		name := t.Header().Name
+		for _, g := range d.conf.Groups {
+			if slices.Contains(g.Produce, name) {
+				return fmt.Errorf("channel %q has publishers = 1, and that is worker %s.0", name, g.Name)
+			}
+		}
+		if id := t.PublisherID(); id != 0 {
+			a, err := d.mem.roster.Attachment(id)
+			if err != nil {
+				return err
+			}
+			return fmt.Errorf("channel %q has publishers = 1, and that is %q (pid %d) now: wait for its end, or remove publishers", name, a.Name, a.Pid)
+		}
+	}
+	return nil
+}
+
+// admit makes an attachment the publisher of those of the channels that have one at a time.
+func (d *Daemon) admit(id uint16, produce []string) {
+	for _, t := range d.mem.single(produce) {
+		t.Admit(id)
+	}
 }
 
 // giveBack repairs every channel that a dead process could use, and only then lets its id be used again.

@@ -152,6 +152,10 @@ func emitMap(p func(string, ...any), l *layout, kind string) error {
 		p("| %-*s |", mapWidth-2, "  each followed by LatestInfo.slot_size bytes of value")
 	case "queue":
 		p("| %-*s |", mapWidth-2, "  each followed by QueueInfo.slot_size bytes of payload")
+	case "topic":
+		p("| %-*s |", mapWidth-2, "  each followed by TopicInfo.slot_size bytes of payload;")
+		p("| %-*s |", mapWidth-2, "  with the flag Single slots are payload alone, and their")
+		p("| %-*s |", mapWidth-2, "  lengths, 4 bytes each, are at TopicInfo.lengths_offset")
 	case "log":
 		p("%s LogInfo.ring_offset", rule)
 		p("| %-*s |", mapWidth-2, "ring of LogInfo.ring_size bytes: a record at position p")

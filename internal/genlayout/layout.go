@@ -80,6 +80,7 @@ const (
 	callSide  = "the slot's caller"
 	serveSide = "the slot's server"
 	anyPeer   = "peers" // every process that holds the channel writable, by compare-and-swap
+	rowOwner  = "the row's owner"
 )
 
 // Structs in the order in which docs/layout.md shows them.
@@ -219,6 +220,38 @@ var Structs = []Struct{
 		w64("Dead", 32, anyPeer, "messages that reached MaxDeliveries"),
 		w64("Aborted", 40, anyPeer, "loans given back, by abort or by repair"),
 	}},
+	{Name: "TopicInfo", Size: 1024, Doc: "Head of a topic: geometry, positions, doorbells.", Fields: []Field{
+		w32("Slots", 0, creator, "a power of two"),
+		w32("SlotSize", 4, creator, "bytes of payload that a slot holds"),
+		w32("Stride", 8, creator, "bytes from one slot to the next"),
+		w32("Flags", 12, creator, "see TopicFlag"),
+		w64("SlotsOffset", 16, creator, "of slot 0"),
+		w32("Headers", 24, creator, "slots that begin with a SlotHeader: all of them, or 0 with the flag Single"),
+		w32("Cursors", 28, creator, "rows for subscribers"),
+		w64("CursorsOffset", 32, creator, "of the first TopicCursor"),
+		w64("LengthsOffset", 40, creator, "with the flag Single: of the lengths, 4 bytes a slot; else 0"),
+		w64("EvictAfterNs", 48, creator, "a subscriber that keeps a publisher waiting so long is evicted; 0: never"),
+		w64("First", 56, creator, "first position of all"),
+		w64("Tail", 64, anyPeer, "next position; with the flag Single what lies before it is published, else it is a hint, never ahead of the truth"),
+		w64("Limit", 128, anyPeer, "version:32 | position modulo 2^32: publishers write below it only; subscribers that join raise the version. Without the flag DropOldest"),
+		w64("Floor", 192, anyPeer, "with the flag DropOldest: messages below it are given up, raised before they are overwritten"),
+		w64("ReceiveWaiters", 256, anyPeer, "epoch:32 | subscribers asleep:32"),
+		w32("ReceiveBell", 320, anyPeer, "doorbell (futex) of the subscribers: raised by what was published"),
+		w64("SendWaiters", 384, anyPeer, "epoch:32 | publishers asleep:32"),
+		w32("SendBell", 448, anyPeer, "doorbell (futex) of the publishers: raised when a cursor moved or ended"),
+		w32("Publisher", 512, daemon, "with the flag Single: attachment id that may publish, 0 for none"),
+		w32("CursorsUsed", 576, anyPeer, "cursors from this row on were never used; never lowered"),
+		w64("Received", 640, anyPeer, "messages that subscribers had read when their cursors ended"),
+		w64("Lost", 648, anyPeer, "messages that subscribers had lost when their cursors ended"),
+		w64("Skipped", 656, anyPeer, "positions without a message: loans given back, by abort or by repair"),
+		w64("Evicted", 664, anyPeer, "cursors that were evicted"),
+	}},
+	{Name: "TopicCursor", Size: 128, Doc: "One subscriber of a topic.", Fields: []Field{
+		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened"),
+		w64("Position", 8, rowOwner, "next position to read: everything before it is done"),
+		w64("Begun", 16, rowOwner, "position at which it joined"),
+		w64("Lost", 24, rowOwner, "messages that were overwritten before it read them"),
+	}},
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []Field{
 		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"),
 		w32("Length", 8, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"),
@@ -339,6 +372,7 @@ var Consts = []Const{
 	{"Phase", "Reading", 3, "leased to a consumer"},
 	{"Phase", "Dead", 4, "holds a message that is to be moved to the dead-letter channel"},
 	{"Phase", "Moving", 5, "the daemon copies it to the dead-letter channel"},
+	{"Phase", "Skip", 6, "of a topic: holds no message, its publisher gave it back or died"},
 
 	{"CallPhase", "Free", 0, "holds nothing"},
 	{"CallPhase", "Calling", 1, "a caller writes its request"},
@@ -355,6 +389,16 @@ var Consts = []Const{
 	{"QueueFlag", "Lane", 4, "one producer and one consumer: see docs/lane.md"},
 
 	{"LatestFlag", "Sparse", 1, "slots are not allocated in advance"},
+
+	{"TopicFlag", "Sparse", 1, "slots are not allocated in advance"},
+	{"TopicFlag", "DropOldest", 2, "publishers overwrite what subscribers have not read; without it they wait"},
+	{"TopicFlag", "Single", 4, "one publisher at a time: slots have no headers"},
+	{"TopicFlag", "Fenced", 8, "publishers and subscribers make no full barriers: who goes to sleep makes them, by membarrier"},
+
+	{"CursorPhase", "Free", 0, "nobody's"},
+	{"CursorPhase", "Joining", 1, "taken; publishers do not look at it yet"},
+	{"CursorPhase", "Open", 2, "a subscriber reads from its position on"},
+	{"CursorPhase", "Evicted", 3, "publishers do not look at it any more; its owner finds out"},
 
 	{"DeadReason", "MaxDeliveries", 1, "delivered too often without an ack"},
 
@@ -384,5 +428,8 @@ var Sections = []Section{
 	{"call", "CallInfo", "256", "", "1", ""},
 	{"call", "CallCounters", "768", "64", "16", "stripes"},
 	{"call", "CallSlot", "CallInfo.SlotsOffset", "CallInfo.Stride", "CallInfo.Slots", ""},
+	{"topic", "TopicInfo", "256", "", "1", ""},
+	{"topic", "TopicCursor", "TopicInfo.CursorsOffset", "128", "TopicInfo.Cursors", ""},
+	{"topic", "SlotHeader", "TopicInfo.SlotsOffset", "TopicInfo.Stride", "TopicInfo.Headers", ""},
 	{"log", "LogInfo", "256", "", "1", ""},
 }

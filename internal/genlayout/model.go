@@ -29,7 +29,7 @@ func description() *layout {
 var goTypes = map[string]string{"Attachment": "AttachmentState"}
 
 // flagGroups are groups whose values are single bits that may be set together.
-var flagGroups = map[string]bool{"QueueFlag": true, "LatestFlag": true, "CallFlag": true}
+var flagGroups = map[string]bool{"QueueFlag": true, "LatestFlag": true, "CallFlag": true, "TopicFlag": true}
 
 // groupDocs says what a group of constants is.
 var groupDocs = map[string]string{
@@ -45,6 +45,8 @@ var groupDocs = map[string]string{
 	"CallFlag":    "a set of properties of a call channel",
 	"QueueFlag":   "a set of properties of a queue",
 	"LatestFlag":  "a set of properties of a latest value",
+	"TopicFlag":   "a set of properties of a topic",
+	"CursorPhase": "the phase of a subscriber's row, bits 0-3 of its state word",
 	"DeadReason":  "why a message was moved to the dead-letter channel",
 	"Stream":      "where a record of the log comes from",
 }

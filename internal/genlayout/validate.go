@@ -13,15 +13,20 @@ var sharedLines = map[[2]string]string{
 	{"SlotHeader.State", "SlotHeader.Frame"}: "as Length",
 	{"SlotHeader.State", "SlotHeader.Length"}: "a small slot is one cache line on purpose: state word, length and payload are " +
 		"handed over together, and only the owner that State names writes Length",
-	{"LatestSlot.State", "LatestSlot.Length"}: "the same, for a small value",
-	{"CallSlot.State", "CallSlot.Request"}:    callLine,
-	{"CallSlot.State", "CallSlot.Reply"}:      callLine,
-	{"CallSlot.Request", "CallSlot.Reply"}:    callLine,
-	{"CallSlot.Request", "CallSlot.Bell"}:     callLine,
-	{"CallSlot.Reply", "CallSlot.Bell"}:       callLine,
+	{"LatestSlot.State", "LatestSlot.Length"}:     "the same, for a small value",
+	{"CallSlot.State", "CallSlot.Request"}:        callLine,
+	{"CallSlot.State", "CallSlot.Reply"}:          callLine,
+	{"CallSlot.Request", "CallSlot.Reply"}:        callLine,
+	{"CallSlot.Request", "CallSlot.Bell"}:         callLine,
+	{"CallSlot.Reply", "CallSlot.Bell"}:           callLine,
+	{"TopicCursor.State", "TopicCursor.Position"}: rareState,
+	{"TopicCursor.State", "TopicCursor.Begun"}:    rareState,
+	{"TopicCursor.State", "TopicCursor.Lost"}:     rareState,
 }
 
 const callLine = "a small call is one cache line on purpose: it goes to the server and back, and State says whose it is"
+
+const rareState = "others change State only when they end the cursor; its owner looks at it with each message, on the line that it writes anyway"
 
 // writers are all sides that may write a field.
 var writers = []struct{ name, doc string }{
@@ -31,6 +36,7 @@ var writers = []struct{ name, doc string }{
 	{instance, "the one instance that the page belongs to; the daemon zeroes the page before it starts the instance"},
 	{"instances", "every instance of the group, by atomic addition"},
 	{anyPeer, "every process that holds the channel writable, by compare-and-swap or atomic addition"},
+	{rowOwner, "the attachment that the row's state word names"},
 	{"the slot's owner", "the attachment that the slot's state word names"},
 	{callSide, "the attachment that the slot's state word names as the caller, while nobody serves"},
 	{serveSide, "the attachment that the slot's state word names as the server"},

@@ -31,7 +31,9 @@ type Summary struct {
 type Repaired struct{ Loans, Leases, Moves int }
 
 // IsChannel reports whether segments of the kind are channels.
-func IsChannel(k Kind) bool { return k == KindQueue || k == KindLatest || k == KindCall }
+func IsChannel(k Kind) bool {
+	return k == KindQueue || k == KindLatest || k == KindCall || k == KindTopic
+}
 
 // OpenChannel opens a channel of whichever kind. Errors: those of ReadHeader, *KindError, and of the kind's own Open function.
 func OpenChannel(b []byte) (Channel, error) {
@@ -46,6 +48,8 @@ func OpenChannel(b []byte) (Channel, error) {
 		return opened(OpenLatest(b))
 	case KindCall:
 		return opened(OpenCall(b))
+	case KindTopic:
+		return opened(OpenTopic(b))
 	}
 	return nil, &KindError{h.Name, h.Kind, KindQueue}
 }

@@ -47,6 +47,32 @@ var (
 	ErrCallerLeft = errors.New("the caller no longer waits for the answer")
 )
 
+// Errors of topics.
+var (
+	// ErrNotPublisher: the topic is for one publisher at a time, and it is another attachment, or this process publishes already.
+	ErrNotPublisher = errors.New("topic is for one publisher at a time, and that is another one")
+	// ErrLoaned: the one publisher of a topic has a loan out, which must end before it publishes anything else.
+	ErrLoaned = errors.New("the publisher's loan must end first")
+	// ErrCursors: every row for subscribers is taken.
+	ErrCursors = errors.New("topic has no room for another subscriber: raise subscribers in its configuration")
+	// ErrEvicted: the subscription was ended, because it kept publishers waiting, or by an operator. What was read after the
+	// last message that counted may have been overwritten.
+	ErrEvicted = errors.New("subscription was evicted")
+	// ErrLapped: the message was overwritten while it was read. What was read of it does not count.
+	ErrLapped = errors.New("message was overwritten while it was read")
+)
+
+// A LostError says how many messages of a topic were overwritten before a subscriber read them. It is told once for each gap; the
+// subscription goes on after it. Among them count positions that have no message, because a loan was given back or its holder died.
+type LostError struct {
+	Topic string
+	Count uint64
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("topic %q: %d messages were overwritten before they were read", e.Topic, e.Count)
+}
+
 // A VersionError says that a segment has a layout of another major version.
 type VersionError struct {
 	Segment            string

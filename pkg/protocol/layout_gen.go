@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x4cf78ccbaee0579c
+const LayoutHash uint64 = 0xbec578c3dd6f1b27
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -243,6 +243,7 @@ const (
 	PhaseReading Phase = 3 // leased to a consumer
 	PhaseDead    Phase = 4 // holds a message that is to be moved to the dead-letter channel
 	PhaseMoving  Phase = 5 // the daemon copies it to the dead-letter channel
+	PhaseSkip    Phase = 6 // of a topic: holds no message, its publisher gave it back or died
 )
 
 // String returns the name in lower case, its words separated by '-'; "phase(99)" for an unknown value.
@@ -260,6 +261,8 @@ func (v Phase) String() string {
 		return "dead"
 	case PhaseMoving:
 		return "moving"
+	case PhaseSkip:
+		return "skip"
 	}
 	return "phase(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
@@ -386,6 +389,72 @@ func (v LatestFlag) String() string {
 		add("latest-flag(" + strconv.FormatUint(uint64(v), 10) + ")")
 	}
 	return s
+}
+
+// TopicFlag is a set of properties of a topic.
+type TopicFlag uint32
+
+const (
+	TopicFlagSparse     TopicFlag = 1 // slots are not allocated in advance
+	TopicFlagDropOldest TopicFlag = 2 // publishers overwrite what subscribers have not read; without it they wait
+	TopicFlagSingle     TopicFlag = 4 // one publisher at a time: slots have no headers
+	TopicFlagFenced     TopicFlag = 8 // publishers and subscribers make no full barriers: who goes to sleep makes them, by membarrier
+)
+
+// String returns the names of the set bits, joined by |, "topic-flag(8)" for an unknown bit, "" for none.
+func (v TopicFlag) String() string {
+	s := ""
+	add := func(name string) {
+		if s != "" {
+			s += "|"
+		}
+		s += name
+	}
+	if v&TopicFlagSparse != 0 {
+		add("sparse")
+		v &^= TopicFlagSparse
+	}
+	if v&TopicFlagDropOldest != 0 {
+		add("drop-oldest")
+		v &^= TopicFlagDropOldest
+	}
+	if v&TopicFlagSingle != 0 {
+		add("single")
+		v &^= TopicFlagSingle
+	}
+	if v&TopicFlagFenced != 0 {
+		add("fenced")
+		v &^= TopicFlagFenced
+	}
+	if v != 0 {
+		add("topic-flag(" + strconv.FormatUint(uint64(v), 10) + ")")
+	}
+	return s
+}
+
+// CursorPhase is the phase of a subscriber's row, bits 0-3 of its state word.
+type CursorPhase uint32
+
+const (
+	CursorPhaseFree    CursorPhase = 0 // nobody's
+	CursorPhaseJoining CursorPhase = 1 // taken; publishers do not look at it yet
+	CursorPhaseOpen    CursorPhase = 2 // a subscriber reads from its position on
+	CursorPhaseEvicted CursorPhase = 3 // publishers do not look at it any more; its owner finds out
+)
+
+// String returns the name in lower case, its words separated by '-'; "cursor-phase(99)" for an unknown value.
+func (v CursorPhase) String() string {
+	switch v {
+	case CursorPhaseFree:
+		return "free"
+	case CursorPhaseJoining:
+		return "joining"
+	case CursorPhaseOpen:
+		return "open"
+	case CursorPhaseEvicted:
+		return "evicted"
+	}
+	return "cursor-phase(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
 
 // DeadReason is why a message was moved to the dead-letter channel.
@@ -918,6 +987,123 @@ const (
 	OffsetofQueueCountersAborted     = 40
 )
 
+// TopicInfo is 1024 bytes. Head of a topic: geometry, positions, doorbells.
+type TopicInfo struct {
+	_ structs.HostLayout
+
+	// Slots is at 0, written by creator: a power of two
+	Slots atomic.Uint32
+	// SlotSize is at 4, written by creator: bytes of payload that a slot holds
+	SlotSize atomic.Uint32
+	// Stride is at 8, written by creator: bytes from one slot to the next
+	Stride atomic.Uint32
+	// Flags is at 12, written by creator: see TopicFlag
+	Flags atomic.Uint32
+	// SlotsOffset is at 16, written by creator: of slot 0
+	SlotsOffset atomic.Uint64
+	// Headers is at 24, written by creator: slots that begin with a SlotHeader: all of them, or 0 with the flag Single
+	Headers atomic.Uint32
+	// Cursors is at 28, written by creator: rows for subscribers
+	Cursors atomic.Uint32
+	// CursorsOffset is at 32, written by creator: of the first TopicCursor
+	CursorsOffset atomic.Uint64
+	// LengthsOffset is at 40, written by creator: with the flag Single: of the lengths, 4 bytes a slot; else 0
+	LengthsOffset atomic.Uint64
+	// EvictAfterNs is at 48, written by creator: a subscriber that keeps a publisher waiting so long is evicted; 0: never
+	EvictAfterNs atomic.Uint64
+	// First is at 56, written by creator: first position of all
+	First atomic.Uint64
+	// Tail is at 64, written by peers: next position; with the flag Single what lies before it is published, else it is a hint, never ahead of the truth
+	Tail atomic.Uint64
+	_    [56]byte
+	// Limit is at 128, written by peers: version:32 | position modulo 2^32: publishers write below it only; subscribers that join raise the version. Without the flag DropOldest
+	Limit atomic.Uint64
+	_     [56]byte
+	// Floor is at 192, written by peers: with the flag DropOldest: messages below it are given up, raised before they are overwritten
+	Floor atomic.Uint64
+	_     [56]byte
+	// ReceiveWaiters is at 256, written by peers: epoch:32 | subscribers asleep:32
+	ReceiveWaiters atomic.Uint64
+	_              [56]byte
+	// ReceiveBell is at 320, written by peers: doorbell (futex) of the subscribers: raised by what was published
+	ReceiveBell atomic.Uint32
+	_           [60]byte
+	// SendWaiters is at 384, written by peers: epoch:32 | publishers asleep:32
+	SendWaiters atomic.Uint64
+	_           [56]byte
+	// SendBell is at 448, written by peers: doorbell (futex) of the publishers: raised when a cursor moved or ended
+	SendBell atomic.Uint32
+	_        [60]byte
+	// Publisher is at 512, written by daemon: with the flag Single: attachment id that may publish, 0 for none
+	Publisher atomic.Uint32
+	_         [60]byte
+	// CursorsUsed is at 576, written by peers: cursors from this row on were never used; never lowered
+	CursorsUsed atomic.Uint32
+	_           [60]byte
+	// Received is at 640, written by peers: messages that subscribers had read when their cursors ended
+	Received atomic.Uint64
+	// Lost is at 648, written by peers: messages that subscribers had lost when their cursors ended
+	Lost atomic.Uint64
+	// Skipped is at 656, written by peers: positions without a message: loans given back, by abort or by repair
+	Skipped atomic.Uint64
+	// Evicted is at 664, written by peers: cursors that were evicted
+	Evicted atomic.Uint64
+	_       [352]byte
+}
+
+// Size of TopicInfo and offsets of its fields, in bytes.
+const (
+	SizeofTopicInfo                 = 1024
+	OffsetofTopicInfoSlots          = 0
+	OffsetofTopicInfoSlotSize       = 4
+	OffsetofTopicInfoStride         = 8
+	OffsetofTopicInfoFlags          = 12
+	OffsetofTopicInfoSlotsOffset    = 16
+	OffsetofTopicInfoHeaders        = 24
+	OffsetofTopicInfoCursors        = 28
+	OffsetofTopicInfoCursorsOffset  = 32
+	OffsetofTopicInfoLengthsOffset  = 40
+	OffsetofTopicInfoEvictAfterNs   = 48
+	OffsetofTopicInfoFirst          = 56
+	OffsetofTopicInfoTail           = 64
+	OffsetofTopicInfoLimit          = 128
+	OffsetofTopicInfoFloor          = 192
+	OffsetofTopicInfoReceiveWaiters = 256
+	OffsetofTopicInfoReceiveBell    = 320
+	OffsetofTopicInfoSendWaiters    = 384
+	OffsetofTopicInfoSendBell       = 448
+	OffsetofTopicInfoPublisher      = 512
+	OffsetofTopicInfoCursorsUsed    = 576
+	OffsetofTopicInfoReceived       = 640
+	OffsetofTopicInfoLost           = 648
+	OffsetofTopicInfoSkipped        = 656
+	OffsetofTopicInfoEvicted        = 664
+)
+
+// TopicCursor is 128 bytes. One subscriber of a topic.
+type TopicCursor struct {
+	_ structs.HostLayout
+
+	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened
+	State atomic.Uint64
+	// Position is at 8, written by the row's owner: next position to read: everything before it is done
+	Position atomic.Uint64
+	// Begun is at 16, written by the row's owner: position at which it joined
+	Begun atomic.Uint64
+	// Lost is at 24, written by the row's owner: messages that were overwritten before it read them
+	Lost atomic.Uint64
+	_    [96]byte
+}
+
+// Size of TopicCursor and offsets of its fields, in bytes.
+const (
+	SizeofTopicCursor           = 128
+	OffsetofTopicCursorState    = 0
+	OffsetofTopicCursorPosition = 8
+	OffsetofTopicCursorBegun    = 16
+	OffsetofTopicCursorLost     = 24
+)
+
 // SlotHeader is 16 bytes. Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.
 type SlotHeader struct {
 	_ structs.HostLayout
@@ -1372,6 +1558,38 @@ var Layouts = []StructInfo{
 		{"dead", "u64", 32, 8, "peers", "messages that reached MaxDeliveries"},
 		{"aborted", "u64", 40, 8, "peers", "loans given back, by abort or by repair"},
 	}},
+	{Name: "TopicInfo", Size: 1024, Doc: "Head of a topic: geometry, positions, doorbells.", Fields: []FieldInfo{
+		{"slots", "u32", 0, 4, "creator", "a power of two"},
+		{"slot_size", "u32", 4, 4, "creator", "bytes of payload that a slot holds"},
+		{"stride", "u32", 8, 4, "creator", "bytes from one slot to the next"},
+		{"flags", "u32", 12, 4, "creator", "see TopicFlag"},
+		{"slots_offset", "u64", 16, 8, "creator", "of slot 0"},
+		{"headers", "u32", 24, 4, "creator", "slots that begin with a SlotHeader: all of them, or 0 with the flag Single"},
+		{"cursors", "u32", 28, 4, "creator", "rows for subscribers"},
+		{"cursors_offset", "u64", 32, 8, "creator", "of the first TopicCursor"},
+		{"lengths_offset", "u64", 40, 8, "creator", "with the flag Single: of the lengths, 4 bytes a slot; else 0"},
+		{"evict_after_ns", "u64", 48, 8, "creator", "a subscriber that keeps a publisher waiting so long is evicted; 0: never"},
+		{"first", "u64", 56, 8, "creator", "first position of all"},
+		{"tail", "u64", 64, 8, "peers", "next position; with the flag Single what lies before it is published, else it is a hint, never ahead of the truth"},
+		{"limit", "u64", 128, 8, "peers", "version:32 | position modulo 2^32: publishers write below it only; subscribers that join raise the version. Without the flag DropOldest"},
+		{"floor", "u64", 192, 8, "peers", "with the flag DropOldest: messages below it are given up, raised before they are overwritten"},
+		{"receive_waiters", "u64", 256, 8, "peers", "epoch:32 | subscribers asleep:32"},
+		{"receive_bell", "u32", 320, 4, "peers", "doorbell (futex) of the subscribers: raised by what was published"},
+		{"send_waiters", "u64", 384, 8, "peers", "epoch:32 | publishers asleep:32"},
+		{"send_bell", "u32", 448, 4, "peers", "doorbell (futex) of the publishers: raised when a cursor moved or ended"},
+		{"publisher", "u32", 512, 4, "daemon", "with the flag Single: attachment id that may publish, 0 for none"},
+		{"cursors_used", "u32", 576, 4, "peers", "cursors from this row on were never used; never lowered"},
+		{"received", "u64", 640, 8, "peers", "messages that subscribers had read when their cursors ended"},
+		{"lost", "u64", 648, 8, "peers", "messages that subscribers had lost when their cursors ended"},
+		{"skipped", "u64", 656, 8, "peers", "positions without a message: loans given back, by abort or by repair"},
+		{"evicted", "u64", 664, 8, "peers", "cursors that were evicted"},
+	}},
+	{Name: "TopicCursor", Size: 128, Doc: "One subscriber of a topic.", Fields: []FieldInfo{
+		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened"},
+		{"position", "u64", 8, 8, "the row's owner", "next position to read: everything before it is done"},
+		{"begun", "u64", 16, 8, "the row's owner", "position at which it joined"},
+		{"lost", "u64", 24, 8, "the row's owner", "messages that were overwritten before it read them"},
+	}},
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []FieldInfo{
 		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"},
 		{"length", "u32", 8, 4, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"},
@@ -1467,5 +1685,8 @@ var SegmentSections = []SectionInfo{
 	{"call", "CallInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"call", "CallCounters", SectionValue{Number: 768}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},
 	{"call", "CallSlot", SectionValue{Struct: "CallInfo", Field: "slots_offset"}, SectionValue{Struct: "CallInfo", Field: "stride"}, SectionValue{Struct: "CallInfo", Field: "slots"}, ""},
+	{"topic", "TopicInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
+	{"topic", "TopicCursor", SectionValue{Struct: "TopicInfo", Field: "cursors_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "TopicInfo", Field: "cursors"}, ""},
+	{"topic", "SlotHeader", SectionValue{Struct: "TopicInfo", Field: "slots_offset"}, SectionValue{Struct: "TopicInfo", Field: "stride"}, SectionValue{Struct: "TopicInfo", Field: "headers"}, ""},
 	{"log", "LogInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 }

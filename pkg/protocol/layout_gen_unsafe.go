@@ -142,6 +142,38 @@ const (
 	_ = -uint(unsafe.Offsetof(QueueCounters{}.Redelivered) ^ OffsetofQueueCountersRedelivered)
 	_ = -uint(unsafe.Offsetof(QueueCounters{}.Dead) ^ OffsetofQueueCountersDead)
 	_ = -uint(unsafe.Offsetof(QueueCounters{}.Aborted) ^ OffsetofQueueCountersAborted)
+	_ = -uint(unsafe.Sizeof(TopicInfo{}) ^ SizeofTopicInfo)
+	_ = -uint(unsafe.Alignof(TopicInfo{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Slots) ^ OffsetofTopicInfoSlots)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.SlotSize) ^ OffsetofTopicInfoSlotSize)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Stride) ^ OffsetofTopicInfoStride)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Flags) ^ OffsetofTopicInfoFlags)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.SlotsOffset) ^ OffsetofTopicInfoSlotsOffset)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Headers) ^ OffsetofTopicInfoHeaders)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Cursors) ^ OffsetofTopicInfoCursors)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.CursorsOffset) ^ OffsetofTopicInfoCursorsOffset)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.LengthsOffset) ^ OffsetofTopicInfoLengthsOffset)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.EvictAfterNs) ^ OffsetofTopicInfoEvictAfterNs)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.First) ^ OffsetofTopicInfoFirst)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Tail) ^ OffsetofTopicInfoTail)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Limit) ^ OffsetofTopicInfoLimit)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Floor) ^ OffsetofTopicInfoFloor)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.ReceiveWaiters) ^ OffsetofTopicInfoReceiveWaiters)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.ReceiveBell) ^ OffsetofTopicInfoReceiveBell)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.SendWaiters) ^ OffsetofTopicInfoSendWaiters)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.SendBell) ^ OffsetofTopicInfoSendBell)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Publisher) ^ OffsetofTopicInfoPublisher)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.CursorsUsed) ^ OffsetofTopicInfoCursorsUsed)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Received) ^ OffsetofTopicInfoReceived)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Lost) ^ OffsetofTopicInfoLost)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Skipped) ^ OffsetofTopicInfoSkipped)
+	_ = -uint(unsafe.Offsetof(TopicInfo{}.Evicted) ^ OffsetofTopicInfoEvicted)
+	_ = -uint(unsafe.Sizeof(TopicCursor{}) ^ SizeofTopicCursor)
+	_ = -uint(unsafe.Alignof(TopicCursor{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(TopicCursor{}.State) ^ OffsetofTopicCursorState)
+	_ = -uint(unsafe.Offsetof(TopicCursor{}.Position) ^ OffsetofTopicCursorPosition)
+	_ = -uint(unsafe.Offsetof(TopicCursor{}.Begun) ^ OffsetofTopicCursorBegun)
+	_ = -uint(unsafe.Offsetof(TopicCursor{}.Lost) ^ OffsetofTopicCursorLost)
 	_ = -uint(unsafe.Sizeof(SlotHeader{}) ^ SizeofSlotHeader)
 	_ = -uint(unsafe.Alignof(SlotHeader{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(SlotHeader{}.State) ^ OffsetofSlotHeaderState)
@@ -283,6 +315,16 @@ func overlayQueueInfo(b []byte, off int64) *QueueInfo {
 // overlayQueueCounters returns the QueueCounters at b[off], nil if it would not lie within b or not be 8-aligned.
 func overlayQueueCounters(b []byte, off int64) *QueueCounters {
 	return (*QueueCounters)(overlayAt(b, off, SizeofQueueCounters))
+}
+
+// overlayTopicInfo returns the TopicInfo at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayTopicInfo(b []byte, off int64) *TopicInfo {
+	return (*TopicInfo)(overlayAt(b, off, SizeofTopicInfo))
+}
+
+// overlayTopicCursor returns the TopicCursor at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayTopicCursor(b []byte, off int64) *TopicCursor {
+	return (*TopicCursor)(overlayAt(b, off, SizeofTopicCursor))
 }
 
 // overlaySlotHeader returns the SlotHeader at b[off], nil if it would not lie within b or not be 8-aligned.

@@ -45,6 +45,21 @@ var (
 	ErrNoChannel = errors.New("no such channel here")
 )
 
+// Errors of topics.
+var (
+	// ErrNotPublisher: the topic is for one publisher at a time, and it is another process, or this one uses its Publisher.
+	ErrNotPublisher = protocol.ErrNotPublisher
+	// ErrEvicted: the subscription was ended, because it kept publishers waiting, or by an operator.
+	ErrEvicted = protocol.ErrEvicted
+	// ErrLapped: the message was overwritten while it was read.
+	ErrLapped = protocol.ErrLapped
+	// ErrBusy: the message before has not ended.
+	ErrBusy = errors.New("the message before must end first")
+)
+
+// LostError says how many messages of a topic were overwritten before a subscription read them.
+type LostError = protocol.LostError
+
 // A TooLargeError says that a payload does not fit into a slot.
 type TooLargeError struct {
 	Channel     string

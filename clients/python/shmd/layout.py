@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x4cf78ccbaee0579c  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xbec578c3dd6f1b27  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -95,6 +95,7 @@ class Phase(enum.IntEnum):
     READING = 3  # leased to a consumer
     DEAD = 4  # holds a message that is to be moved to the dead-letter channel
     MOVING = 5  # the daemon copies it to the dead-letter channel
+    SKIP = 6  # of a topic: holds no message, its publisher gave it back or died
 
 
 class CallPhase(enum.IntEnum):
@@ -129,6 +130,24 @@ class LatestFlag(enum.IntFlag):
     SPARSE = 1  # slots are not allocated in advance
 
 
+class TopicFlag(enum.IntFlag):
+    """A set of properties of a topic."""
+
+    SPARSE = 1  # slots are not allocated in advance
+    DROP_OLDEST = 2  # publishers overwrite what subscribers have not read; without it they wait
+    SINGLE = 4  # one publisher at a time: slots have no headers
+    FENCED = 8  # publishers and subscribers make no full barriers: who goes to sleep makes them, by membarrier
+
+
+class CursorPhase(enum.IntEnum):
+    """The phase of a subscriber's row, bits 0-3 of its state word."""
+
+    FREE = 0  # nobody's
+    JOINING = 1  # taken; publishers do not look at it yet
+    OPEN = 2  # a subscriber reads from its position on
+    EVICTED = 3  # publishers do not look at it any more; its owner finds out
+
+
 class DeadReason(enum.IntEnum):
     """Why a message was moved to the dead-letter channel."""
 
@@ -157,6 +176,8 @@ SIZES = {
     "InstancePage": 4096,
     "QueueInfo": 1024,
     "QueueCounters": 64,
+    "TopicInfo": 1024,
+    "TopicCursor": 128,
     "SlotHeader": 16,
     "DeadLetter": 64,
     "LatestInfo": 512,
@@ -318,6 +339,40 @@ FIELDS = {
         "dead": (32, "Q"),  # peers: messages that reached MaxDeliveries
         "aborted": (40, "Q"),  # peers: loans given back, by abort or by repair
     },
+    # Head of a topic: geometry, positions, doorbells.
+    "TopicInfo": {
+        "slots": (0, "I"),  # creator: a power of two
+        "slot_size": (4, "I"),  # creator: bytes of payload that a slot holds
+        "stride": (8, "I"),  # creator: bytes from one slot to the next
+        "flags": (12, "I"),  # creator: see TopicFlag
+        "slots_offset": (16, "Q"),  # creator: of slot 0
+        "headers": (24, "I"),  # creator: slots that begin with a SlotHeader: all of them, or 0 with the flag Single
+        "cursors": (28, "I"),  # creator: rows for subscribers
+        "cursors_offset": (32, "Q"),  # creator: of the first TopicCursor
+        "lengths_offset": (40, "Q"),  # creator: with the flag Single: of the lengths, 4 bytes a slot; else 0
+        "evict_after_ns": (48, "Q"),  # creator: a subscriber that keeps a publisher waiting so long is evicted; 0: never
+        "first": (56, "Q"),  # creator: first position of all
+        "tail": (64, "Q"),  # peers: next position; with the flag Single what lies before it is published, else it is a hint, never ahead of the truth
+        "limit": (128, "Q"),  # peers: version:32 | position modulo 2^32: publishers write below it only; subscribers that join raise the version. Without the flag DropOldest
+        "floor": (192, "Q"),  # peers: with the flag DropOldest: messages below it are given up, raised before they are overwritten
+        "receive_waiters": (256, "Q"),  # peers: epoch:32 | subscribers asleep:32
+        "receive_bell": (320, "I"),  # peers: doorbell (futex) of the subscribers: raised by what was published
+        "send_waiters": (384, "Q"),  # peers: epoch:32 | publishers asleep:32
+        "send_bell": (448, "I"),  # peers: doorbell (futex) of the publishers: raised when a cursor moved or ended
+        "publisher": (512, "I"),  # daemon: with the flag Single: attachment id that may publish, 0 for none
+        "cursors_used": (576, "I"),  # peers: cursors from this row on were never used; never lowered
+        "received": (640, "Q"),  # peers: messages that subscribers had read when their cursors ended
+        "lost": (648, "Q"),  # peers: messages that subscribers had lost when their cursors ended
+        "skipped": (656, "Q"),  # peers: positions without a message: loans given back, by abort or by repair
+        "evicted": (664, "Q"),  # peers: cursors that were evicted
+    },
+    # One subscriber of a topic.
+    "TopicCursor": {
+        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened
+        "position": (8, "Q"),  # the row's owner: next position to read: everything before it is done
+        "begun": (16, "Q"),  # the row's owner: position at which it joined
+        "lost": (24, "Q"),  # the row's owner: messages that were overwritten before it read them
+    },
     # Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.
     "SlotHeader": {
         "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap
@@ -440,6 +495,9 @@ SECTIONS = [
     (Kind.CALL, "CallInfo", 256, 0, 1, ""),
     (Kind.CALL, "CallCounters", 768, 64, 16, "stripes"),
     (Kind.CALL, "CallSlot", ("CallInfo", "slots_offset"), ("CallInfo", "stride"), ("CallInfo", "slots"), ""),
+    (Kind.TOPIC, "TopicInfo", 256, 0, 1, ""),
+    (Kind.TOPIC, "TopicCursor", ("TopicInfo", "cursors_offset"), 128, ("TopicInfo", "cursors"), ""),
+    (Kind.TOPIC, "SlotHeader", ("TopicInfo", "slots_offset"), ("TopicInfo", "stride"), ("TopicInfo", "headers"), ""),
     (Kind.LOG, "LogInfo", 256, 0, 1, ""),
 ]
 
