@@ -237,8 +237,8 @@ func (e *entry) calibrate(ctx context.Context, l *lab) error {
 		return err
 	}
 	rate := r["rate"]
-	if r["p50"] > 0 {
-		rate = 1e9 / r["p50"]
+	if ns := max(r["p50"], r["cpu_ns"]); rate == 0 && ns > 0 {
+		rate = 1e9 / ns
 	}
 	e.p.count = min(e.p.count, max(int(rate*span.Seconds()), 1000))
 	e.p.warm = min(e.p.warm, e.p.count)

@@ -19,7 +19,11 @@ func contests() []*contest {
 	for _, size := range []int{64 << 10, 1 << 20} {
 		all = append(all, written(size))
 	}
-	return append(all, untouched(), many())
+	all = append(all, untouched(), many())
+	for _, size := range []int{64, 4 << 10, 64 << 10} {
+		all = append(all, latestReads(size))
+	}
+	return append(all, latestWrites())
 }
 
 // c is a candidate of the C probe.
@@ -72,7 +76,9 @@ func sizeName(n int) string {
 }
 
 // oneToOne is added to a queue that has one producer and one consumer.
-const oneToOne = ""
+const oneToOne = "producers = 1\nconsumers = 1\n"
+
+const callTOML = "[channel.calls]\nkind = \"call\"\nslots = 64\nslot_size = 64\n"
 
 func queueTOML(name string, slots, size int, more string) string {
 	return fmt.Sprintf("[channel.%s]\nkind = \"queue\"\nslots = %d\nslot_size = %d\n%s", name, slots, size, more)
@@ -82,12 +88,18 @@ func queueTOML(name string, slots, size int, more string) string {
 func spinning(size int) *contest {
 	p := params{size: size}.with(5000, 50000)
 	name := fmt.Sprintf("round trip, spinning, %d B", size)
-	n := &contest{name: name, channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne)}
+	n := &contest{name: name, channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne) + callTOML}
+	call := p
+	call.channel = "calls"
 	n.entries = []entry{
 		c("C line", "line", p),
 		pair("shmd queues", "queue-trip-server", "queue-trip-client", p),
+		pair("shmd call", "call-trip-server", "call-trip-client", call),
 	}
-	n.rows = []rowSpec{ratio(name+", pair of queues", "ns", "p50", "shmd queues", "C line", "C cache line", "<= 1.3")}
+	n.rows = []rowSpec{
+		ratio(name+", call", "ns", "p50", "shmd call", "C line", "C cache line", "<= 1.3"),
+		ratio(name+", pair of queues", "ns", "p50", "shmd queues", "C line", "C cache line", "<= 1.3"),
+	}
 	for _, peer := range peers {
 		if peer.spins {
 			n.entries = append(n.entries, peer.trip(p.with(500, 10000)))
@@ -95,7 +107,9 @@ func spinning(size int) *contest {
 			if peer.name == "iceoryx" {
 				target = "<= 0.15"
 			}
-			n.rows = append(n.rows, ratio(name+", pair of queues", "ns", "p50", "shmd queues", peer.name, peer.name+" polling", target))
+			n.rows = append(n.rows,
+				ratio(name+", call", "ns", "p50", "shmd call", peer.name, peer.name+" polling", target),
+				ratio(name+", pair of queues", "ns", "p50", "shmd queues", peer.name, peer.name+" polling", target))
 		}
 	}
 	return n
@@ -103,12 +117,16 @@ func spinning(size int) *contest {
 
 // busy: round trip, both ends waiting as the library waits, and busy.
 func busy() *contest {
-	n := &contest{name: "round trip, adaptive, busy", channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne)}
+	n := &contest{name: "round trip, adaptive, busy", channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne) + callTOML}
 	for _, size := range []int{8, 64} {
 		p := params{size: size, busy: true}.with(5000, 50000)
-		line, ours := fmt.Sprint("C line ", size), fmt.Sprint("shmd queues ", size)
-		n.entries = append(n.entries, c(line, "line", p), pair(ours, "queue-trip-server", "queue-trip-client", p))
-		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, %d B, pair of queues", n.name, size), "ns", "p50", ours, line, "C cache line", "<= 1.5"))
+		calls := p
+		calls.channel = "calls"
+		line, queues, call := fmt.Sprint("C line ", size), fmt.Sprint("shmd queues ", size), fmt.Sprint("shmd call ", size)
+		n.entries = append(n.entries, c(line, "line", p), pair(queues, "queue-trip-server", "queue-trip-client", p), pair(call, "call-trip-server", "call-trip-client", calls))
+		n.rows = append(n.rows,
+			ratio(fmt.Sprintf("%s, %d B, call", n.name, size), "ns", "p50", call, line, "C cache line", "<= 1.5"),
+			ratio(fmt.Sprintf("%s, %d B, pair of queues", n.name, size), "ns", "p50", queues, line, "C cache line", "<= 1.5"))
 	}
 	return n
 }
@@ -116,25 +134,37 @@ func busy() *contest {
 // asleep: round trip, each message sent a while after the last, so that both ends sleep in the kernel.
 func asleep(one bool) *contest {
 	p := params{size: 64, sleep: true, pace: 1200 * time.Microsecond, one: one}.with(20, 400)
-	n := &contest{name: "round trip, asleep, two CPUs", channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne)}
+	n := &contest{name: "round trip, asleep, two CPUs", channels: queueTOML("there", 1024, 64, oneToOne) + queueTOML("back", 1024, 64, oneToOne) + callTOML}
 	limit := "<= 0.9"
 	if one {
 		n.name, n.apart, n.where, limit = "round trip, asleep, one CPU", true, "one CPU", "<= 1.15"
 	}
-	ours := "shmd queues"
-	n.entries = []entry{c("C futex", "futex", p), pair(ours, "queue-trip-server", "queue-trip-client", p)}
-	n.rows = []rowSpec{
-		ratio(n.name+", p50", "µs", "p50", ours, "C futex", "", limit),
-		ratio(n.name+", p99", "µs", "p99", ours, "C futex", "", "<= 1.3"),
-		{
-			measure: n.name + ", kernel sleeps a message", unit: "sleeps", reference: "messages", needs: []string{ours}, target: ">= 0.98",
-			value: func(r map[string]result) float64 { return r[ours]["sleeps_server"] }, against: func(map[string]result) float64 { return 1 },
-		},
+	call := p
+	call.channel = "calls"
+	n.entries = []entry{
+		c("C futex", "futex", p),
+		pair("shmd queues", "queue-trip-server", "queue-trip-client", p),
+		pair("shmd call", "call-trip-server", "call-trip-client", call),
+	}
+	for _, ours := range []string{"shmd call", "shmd queues"} {
+		what := n.name + ", call"
+		if ours == "shmd queues" {
+			what = n.name + ", pair of queues"
+		}
+		n.rows = append(n.rows,
+			ratio(what+", p50", "µs", "p50", ours, "C futex", "", limit),
+			ratio(what+", p99", "µs", "p99", ours, "C futex", "", "<= 1.3"),
+			rowSpec{
+				measure: what + ", kernel sleeps a message", unit: "sleeps", reference: "messages", needs: []string{ours}, target: ">= 0.98",
+				value: func(r map[string]result) float64 { return r[ours]["sleeps_server"] }, against: func(map[string]result) float64 { return 1 },
+			})
 	}
 	for _, peer := range peers {
 		if peer.sleeps {
 			n.entries = append(n.entries, peer.trip(p))
-			n.rows = append(n.rows, ratio(n.name+", p50", "µs", "p50", ours, peer.name, peer.name, "<= 1"))
+			n.rows = append(n.rows,
+				ratio(n.name+", call, p50", "µs", "p50", "shmd call", peer.name, "", "<= 1"),
+				ratio(n.name+", pair of queues, p50", "µs", "p50", "shmd queues", peer.name, "", "<= 1"))
 		}
 	}
 	return n

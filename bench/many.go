@@ -111,3 +111,69 @@ func (l *lab) crowd(ctx context.Context, p params, producers, consumers int) (re
 	res["rate"] = res["sent"] / elapsed.Seconds()
 	return res, nil
 }
+
+// A job is a number of ends that do the same.
+type job struct {
+	role string
+	n    int
+	cpu  int // index of lab.cpus, or -1: both
+}
+
+// beside runs the end role on the first CPU while others do their jobs, and adds up what those report.
+func (l *lab) beside(ctx context.Context, p params, role string, jobs ...job) (result, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var all []*process
+	defer func() {
+		for _, e := range all {
+			e.kill()
+		}
+	}()
+	for _, j := range jobs {
+		cpus := l.cpus[:]
+		if j.cpu >= 0 {
+			cpus = cpus[j.cpu : j.cpu+1]
+		}
+		for range j.n {
+			e, err := l.end(ctx, cpus, nil, j.role, p)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, e)
+		}
+	}
+	for _, e := range all {
+		if err := e.await(); err != nil {
+			return nil, err
+		}
+	}
+	main, err := l.end(ctx, l.cpus[:1], nil, role, p)
+	if err != nil {
+		return nil, err
+	}
+	defer main.kill()
+	res, err := main.result()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range all {
+		if _, err := fmt.Fprintln(e.in, "stop"); err != nil {
+			return nil, e.failed(err)
+		}
+	}
+	for _, e := range all {
+		r, err := e.result()
+		if err != nil {
+			return nil, err
+		}
+		for k, v := range r {
+			res[k] += v
+		}
+	}
+	return res, nil
+}
+
+// alongside is a candidate of an end that runs while others do their jobs.
+func alongside(key, role string, p params, jobs ...job) entry {
+	return entry{key: key, p: p, run: func(ctx context.Context, l *lab, p params) (result, error) { return l.beside(ctx, p, role, jobs...) }}
+}

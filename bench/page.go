@@ -105,8 +105,8 @@ func (d *document) pictures() map[string]string {
 			files[file] = bars(title+" ("+where+")", axis, all)
 		}
 	}
-	compare("bench-spinning.svg", "Round trip, both ends spinning, 64 B, p50", "round trip, spinning, 64 B, pair of queues", place, "shmd, pair of queues")
-	compare("bench-asleep.svg", "Round trip, both ends asleep, two CPUs, p50", "round trip, asleep, two CPUs, p50", place, "shmd")
+	compare("bench-spinning.svg", "Round trip, both ends spinning, 64 B, p50", "round trip, spinning, 64 B, call", place, "shmd, call")
+	compare("bench-asleep.svg", "Round trip, both ends asleep, two CPUs, p50", "round trip, asleep, two CPUs, call, p50", place, "shmd, call")
 	compare("bench-oneway.svg", "One way, 64 B, one at a time", "queue 1:1, 64 B, one at a time", place, "shmd, queue")
 	compare("bench-large.svg", "One way, 64 KiB, written and read", "queue 1:1, 64 KiB written and read", place, "shmd, queue")
 	// How far each row of the issue is from its target: the targets lie at 1, right of it is better.

@@ -5,6 +5,7 @@
 //   ring   one way through a single-producer ring, one at a time or in batches
 //   loan   the same with slots of many pages, used in place; touch=0: handed over untouched
 //   copy   memcpy of the size, nobody else about
+//   fetch  memcpy of what the other CPU has just written, while it waits
 #include "harness.h"
 #include <linux/futex.h>
 #include <stdatomic.h>
@@ -228,6 +229,39 @@ static void copy(void) {
   report_trips(&a, t, 0, 0);
 }
 
+// ------------------------------------------------------------------ fetch
+
+static void fetch_peer(const struct args *arg) {
+  (void)arg;
+  for (long i = 1; i <= a.warm + a.count; i++) {
+    put(slots, message(&src, i), a.size);
+    atomic_store_explicit(&both->request.seq, i, memory_order_release);
+    while (atomic_load_explicit(&both->reply.seq, memory_order_acquire) != (uint64_t)i) spin_hint();
+  }
+}
+
+static void fetch(void) {
+  uint32_t *t = calloc(a.count, sizeof *t);
+  char *to;
+  if (posix_memalign((void **)&to, 4096, a.size)) fail("no memory");
+  memset(to, 0, a.size);
+  both = shared(sizeof *both);
+  slots = shared(a.size);
+  pid_t pid = forked(&a, fetch_peer);
+  for (long i = 1; i <= a.warm + a.count; i++) {
+    while (atomic_load_explicit(&both->request.seq, memory_order_acquire) != (uint64_t)i) spin_hint();
+    uint64_t begin = ticks();
+    put(to, slots, a.size);
+    __asm__ volatile("" : : "r"(to) : "memory");
+    uint64_t end = ticks();
+    if (i > a.warm) t[i - a.warm - 1] = end - begin;
+    if (sum(to, a.size) != src.sums[i & (src.n - 1)]) fail("fetch: the payload arrived wrong");
+    atomic_store_explicit(&both->reply.seq, i, memory_order_release);
+  }
+  joined(pid);
+  report_trips(&a, t, 0, 0);
+}
+
 int main(int argc, char **argv) {
   a = parse(argc, argv);
   src = source(a.size);
@@ -235,5 +269,6 @@ int main(int argc, char **argv) {
   else if (!strcmp(a.measure, "futex")) futex_trip();
   else if (!strcmp(a.measure, "ring") || !strcmp(a.measure, "loan")) one_way();
   else if (!strcmp(a.measure, "copy")) copy();
+  else if (!strcmp(a.measure, "fetch")) fetch();
   else fail("%s: unknown measure", a.measure);
 }
