@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0xbec578c3dd6f1b27) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x3a2230e002e0db70) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -149,6 +149,8 @@ enum shmd_cursor_phase {
 /* why a message was moved to the dead-letter channel */
 enum shmd_dead_reason {
     SHMD_DEAD_REASON_MAX_DELIVERIES = 1, /* delivered too often without an ack */
+    SHMD_DEAD_REASON_DELIMITER = 2, /* the payload holds the delimiter of the filter that was to read it */
+    SHMD_DEAD_REASON_ANSWER = 3, /* the answer to it is larger than a slot of the channel that it was for */
 };
 
 /* where a record of the log comes from */
@@ -315,14 +317,15 @@ struct shmd_worker_row {
     SHMD_ATOMIC(uint32_t) group;               /* 12, daemon: index of the GroupRow */
     SHMD_ATOMIC(uint32_t) instance;            /* 16, daemon: number within the group */
     SHMD_ATOMIC(uint32_t) attachment;          /* 20, daemon: attachment id of the running process, 0 for none */
-    SHMD_ATOMIC(uint64_t) start_ticks;         /* 24, daemon: start time of the process, with Pid its identity */
+    SHMD_ATOMIC(uint64_t) start_ticks;         /* 24, daemon: start time of the process, with Pid (of a filter, ShimPid) its identity */
     SHMD_ATOMIC(uint64_t) since_unix_ns;       /* 32, daemon: since when the state is what it is */
     SHMD_ATOMIC(uint64_t) restarts;            /* 40, daemon: how often it was started again */
     SHMD_ATOMIC(uint32_t) exit_code;           /* 48, daemon: of the last process that ended */
     SHMD_ATOMIC(uint32_t) exit_signal;         /* 52, daemon: of the last process that ended, 0 for none */
     char name[64];                             /* 56, daemon: GROUP.INSTANCE */
     char reason[192];                          /* 120, daemon: why the state is what it is, for people; cut */
-    uint8_t reserved_312[8];
+    SHMD_ATOMIC(uint32_t) shim_pid;            /* 312, daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker */
+    SHMD_ATOMIC(uint32_t) stalled;             /* 316, daemon: 1 while a filter does not answer */
 };
 SHMD_ASSERT(sizeof(struct shmd_worker_row) == 320, "size of worker_row");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, seq) == 0, "offset of worker_row.seq");
@@ -338,6 +341,8 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, exit_code) == 48, "offset of worker
 SHMD_ASSERT(offsetof(struct shmd_worker_row, exit_signal) == 52, "offset of worker_row.exit_signal");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, name) == 56, "offset of worker_row.name");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, reason) == 120, "offset of worker_row.reason");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, shim_pid) == 312, "offset of worker_row.shim_pid");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, stalled) == 316, "offset of worker_row.stalled");
 
 /* One process that holds segments. The index of the row is the id that stamps slots. */
 struct shmd_attachment_row {
@@ -426,7 +431,11 @@ struct shmd_instance_page {
     uint8_t reserved_24[40];
     SHMD_ATOMIC(uint64_t) heartbeat_ns;        /* 64, instance: CLOCK_MONOTONIC of the last heartbeat */
     SHMD_ATOMIC(uint32_t) asleep;              /* 72, instance: number of its goroutines that wait in the library; while above 0 no heartbeat is expected */
-    uint8_t reserved_76[4020];
+    uint8_t reserved_76[52];
+    SHMD_ATOMIC(uint32_t) filter_pid;          /* 128, instance: of a shim: the filter that it runs; 0 before it does */
+    SHMD_ATOMIC(uint32_t) stalled;             /* 132, instance: 1 while the filter does not answer */
+    char note[192];                            /* 136, instance: what the instance says of its state, for people; the daemon makes it the row's reason */
+    uint8_t reserved_328[3768];
 };
 SHMD_ASSERT(sizeof(struct shmd_instance_page) == 4096, "size of instance_page");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, attached_pid) == 0, "offset of instance_page.attached_pid");
@@ -435,6 +444,9 @@ SHMD_ASSERT(offsetof(struct shmd_instance_page, ready_ns) == 8, "offset of insta
 SHMD_ASSERT(offsetof(struct shmd_instance_page, quit_seen_ns) == 16, "offset of instance_page.quit_seen_ns");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, heartbeat_ns) == 64, "offset of instance_page.heartbeat_ns");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, asleep) == 72, "offset of instance_page.asleep");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, filter_pid) == 128, "offset of instance_page.filter_pid");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, stalled) == 132, "offset of instance_page.stalled");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, note) == 136, "offset of instance_page.note");
 
 /* Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth. */
 struct shmd_queue_info {
@@ -580,7 +592,7 @@ SHMD_ASSERT(offsetof(struct shmd_topic_cursor, lost) == 24, "offset of topic_cur
 
 /* Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4. */
 struct shmd_slot_header {
-    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap */
+    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap */
     SHMD_ATOMIC(uint32_t) length;              /* 8, the slot's owner: bytes of payload; written while WRITING, checked against SlotSize by every reader */
     SHMD_ATOMIC(uint32_t) frame;               /* 12, the slot's owner: 0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time */
 };

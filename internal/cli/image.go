@@ -302,8 +302,13 @@ func meaning(layout, name string, n uint64) string {
 		if w.Deliveries() != 0 {
 			text += fmt.Sprintf(", deliveries %d", w.Deliveries())
 		}
-		if w.Passed() {
-			text += ", passed"
+		switch w.Phase() {
+		case protocol.PhaseDead, protocol.PhaseMoving:
+			text += fmt.Sprintf(", reason %v", w.Reason())
+		case protocol.PhaseWriting:
+			if w.Passed() {
+				text += ", passed"
+			}
 		}
 		return text
 	case layout == "LatestSlot" && name == "state":

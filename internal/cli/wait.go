@@ -253,8 +253,8 @@ func (w *waiter) look(row worker, alive bool) (missing string, err error) {
 
 // changed reports whether a row tells of what came after before: of another process, or that there is none any more.
 func changed(before, now protocol.Worker) bool {
-	if before.Pid != 0 {
-		return now.Pid != before.Pid || now.StartTicks != before.StartTicks
+	if before.Process() != 0 {
+		return now.Process() != before.Process() || now.StartTicks != before.StartTicks
 	}
 	return now != before
 }

@@ -28,8 +28,8 @@ func (s *session) worker(i int, kept bool) (worker, error) {
 	if err != nil || kept {
 		return w, err
 	}
-	if alive, _ := control.Alive(w.Pid, w.StartTicks); w.Pid > 0 && !alive {
-		w.Pid, w.StartTicks, w.Attachment = 0, 0, 0
+	if alive, _ := control.Alive(w.Process(), w.StartTicks); w.Process() > 0 && !alive {
+		w.Pid, w.ShimPid, w.StartTicks, w.Attachment, w.Stalled = 0, 0, 0, 0, false
 		w.State, w.Reason = protocol.StateExited, "ended while no daemon looked after it"
 	}
 	if p := s.page(w.Worker); w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
@@ -102,12 +102,15 @@ type workerJSON struct {
 	ExitCode   int    `json:"exit_code"`
 	ExitSignal int    `json:"exit_signal"`
 	Reason     string `json:"reason"`
+	ShimPid    pid    `json:"shim_pid"` // of a filter, the process that holds its messages and pipes; null for another worker
+	Stalled    bool   `json:"stalled"`  // a filter that does not answer
 }
 
 func (s *session) workerJSON(w worker) workerJSON {
 	return workerJSON{
 		Name: w.Name, Group: s.groupName(w.Worker), Instance: w.Instance, Pid: pid(w.Pid), State: stateCell(w.State).text, Desired: w.Desired.String(),
 		Since: timestamp(w.Since), Restarts: w.Restarts, Attachment: w.Attachment, ExitCode: w.ExitCode, ExitSignal: w.ExitSignal, Reason: w.Reason,
+		ShimPid: pid(w.ShimPid), Stalled: w.Stalled,
 	}
 }
 

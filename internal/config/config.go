@@ -38,6 +38,7 @@ const (
 	MaxChannelSize = 1 << 46   // bytes of a channel, sparse or not: what a process can map
 	MaxFileSize    = 256 << 10 // bytes of a configuration file
 	MaxCrashLimit  = 1 << 20   // restarts
+	MaxWindow      = 1 << 16   // filter_window
 	maxDuration    = 24 * time.Hour
 	systemDir      = "/etc/shmd"
 	embeddedName   = "default.toml (embedded)"
@@ -94,6 +95,12 @@ type Group struct {
 	Count        int               `toml:"count"`         // instances
 	Consume      []string          `toml:"consume"`       // channels, all declared
 	Produce      []string          `toml:"produce"`       // channels, all declared
+	Stdin        string            `toml:"stdin"`         // channel whose messages a filter reads as lines; see Filter
+	Stdout       string            `toml:"stdout"`        // channel to which the lines go that a filter writes
+	FilterWindow int               `toml:"filter_window"` // messages that a filter has at a time
+	Ack          string            `toml:"ack"`           // AckOutput, AckWritten
+	Delimiter    string            `toml:"delimiter"`     // DelimiterNewline, DelimiterNUL
+	StallTimeout time.Duration     `toml:"stall_timeout"` // a filter that has not answered for so long is reported as stalled; 0: never
 	Restart      string            `toml:"restart"`       // RestartAlways, RestartOnFailure, RestartNever
 	StopTimeout  time.Duration     `toml:"stop_timeout"`  // from quit flag to SIGTERM, and from SIGTERM to SIGKILL
 	Ready        string            `toml:"ready"`         // ReadyExec, ReadyCall; empty: see ReadyAtExec
@@ -114,7 +121,7 @@ type Access struct {
 	Operate []string `toml:"operate"` // command segment writable; includes observe
 }
 
-// Values of Group.Restart, Group.Ready, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
+// Values of Group.Restart, Group.Ready, Group.Ack, Group.Delimiter, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
 const (
 	RestartAlways    = "always"
 	RestartOnFailure = "on-failure"
@@ -133,6 +140,12 @@ const (
 
 	OverflowBlock      = "block"       // publishers wait for the slowest subscriber
 	OverflowDropOldest = "drop-oldest" // a subscriber that is too slow loses messages, and is told how many
+
+	AckOutput  = "output"  // a message is done when the line that answers it is committed
+	AckWritten = "written" // a message is done when it is written to the filter
+
+	DelimiterNewline = "newline"
+	DelimiterNUL     = "nul"
 
 	BuiltinWordcount = "wordcount" // counts the words that its one consumed channel names, tells its one produced one
 	BuiltinIdle      = "idle"      // ready, then sleeps until quit
@@ -204,6 +217,10 @@ func defaultGroup(name string) Group {
 	return Group{
 		Name:         name,
 		Count:        1,
+		FilterWindow: 1,
+		Ack:          AckOutput,
+		Delimiter:    DelimiterNewline,
+		StallTimeout: 10 * time.Second,
 		Restart:      RestartAlways,
 		StopTimeout:  5 * time.Second,
 		ReadyTimeout: 30 * time.Second,

@@ -30,6 +30,9 @@ slot_size = 1_000
 producers = 1
 consumers = 1
 
+[channel.lines]
+slots = 8
+
 [channel.jobs]
 kind = "queue"
 slots = 2
@@ -72,6 +75,15 @@ env = { A = "1", "b.c" = "" }
 dir = "/srv"
 user = "nobody"
 
+[worker.filter]
+command = ["sed"]
+stdin = "lines"
+stdout = "results"
+filter_window = 8
+ack = "output"
+delimiter = "nul"
+stall_timeout = "1m"
+
 [worker.a]
 builtin = "wordcount"
 ready = "exec"
@@ -91,9 +103,13 @@ func TestComplete(t *testing.T) {
 	parser := Group{
 		Name: "parser", Command: []string{"python3", "parse.py"}, Count: 4,
 		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
+		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
 		CrashWindow: 2 * time.Hour, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
+	filter := defaultGroup("filter")
+	filter.Command, filter.Stdin, filter.Stdout = []string{"sed"}, "lines", "results"
+	filter.FilterWindow, filter.Ack, filter.Delimiter, filter.StallTimeout = 8, AckOutput, DelimiterNUL, time.Minute
 	a := defaultGroup("a")
 	a.Builtin, a.Ready, a.Consume, a.Produce = BuiltinWordcount, ReadyExec, []string{"jobs"}, []string{"results"}
 	want := &Config{
@@ -102,12 +118,13 @@ func TestComplete(t *testing.T) {
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},
+			{Name: "lines", Kind: KindQueue, Slots: 8, SlotSize: 4 << 10, MaxDeliveries: 5, DeadSlots: 8},
 			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
 			{Name: "service", Kind: KindCall, Slots: 64, SlotSize: 64, MaxDeliveries: 5, OnServerDeath: OnServerDeathFail},
 			{Name: "other", Kind: KindCall, Slots: 4, SlotSize: 4 << 10, MaxDeliveries: 5, OnServerDeath: OnServerDeathRetry},
 			{Name: "news", Kind: KindTopic, Slots: 1024, SlotSize: 4096, Overflow: OverflowBlock, Publishers: 1, Subscribers: 7, EvictAfter: 5 * time.Second},
 		},
-		Groups: []Group{parser, a},
+		Groups: []Group{parser, filter, a},
 		Access: Access{Observe: []string{"*"}, Operate: []string{"@wheel"}},
 		src:    got.src,
 	}
@@ -174,7 +191,8 @@ func TestDefaultsOfChannelAndGroup(t *testing.T) {
 		t.Errorf("got %+v", c.Channels)
 	}
 	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
-		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute}
+		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute,
+		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second}
 	if !reflect.DeepEqual(c.Groups, []Group{w}) {
 		t.Errorf("got %+v", c.Groups)
 	}

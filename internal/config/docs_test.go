@@ -58,7 +58,7 @@ func TestDocs(t *testing.T) {
 			t.Errorf("%s has\n%s\nwant\n%s", tables[name].title, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	}
-	for _, word := range slices.Concat(reservedChannels, reservedEnv, []string{BuiltinEcho, BuiltinIdle, BuiltinWordcount, RestartAlways, RestartNever, RestartOnFailure, ReadyExec, ReadyCall}, kinds) {
+	for _, word := range slices.Concat(reservedChannels, reservedEnv, []string{BuiltinEcho, BuiltinIdle, BuiltinWordcount, RestartAlways, RestartNever, RestartOnFailure, ReadyExec, ReadyCall, AckOutput, AckWritten, DelimiterNewline, DelimiterNUL}, kinds) {
 		if !strings.Contains(string(text), "`"+word+"`") && !strings.Contains(string(text), "`\""+word+"\"`") {
 			t.Errorf("docs/configuration.md does not name %s", word)
 		}

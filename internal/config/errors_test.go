@@ -26,7 +26,7 @@ instances = 4
 cwd = "/"
 timeout = "5s"
 crash = "5s"
-stdin = "jobs"
+input = "jobs"
 `, `
 3:1: unknown key "nmae" in [region]; did you mean "name"?
 4:1: unknown key "hugepages" in [region]; did you mean "huge_pages"?
@@ -37,7 +37,7 @@ stdin = "jobs"
 11:1: unknown key "cwd" in [worker.w]; did you mean "dir"?
 12:1: unknown key "timeout" in [worker.w]; did you mean "stop_timeout"?
 13:1: unknown key "crash" in [worker.w]; did you mean "crash_limit"?
-14:1: unknown key "stdin" in [worker.w]; did you mean "consume"?`},
+14:1: unknown key "input" in [worker.w]; did you mean "consume"?`},
 	{"top of the file", "name = \"x\"\nslots = 4\nregoin = 1\nfoo = 1",
 		`1:1: unknown key "name" at the top of the file; it belongs below a header [region]
 2:1: unknown key "slots" at the top of the file; it belongs below a header [channel.NAME]
@@ -375,6 +375,108 @@ produce = ["a"]
 8:1: consume in [worker.w]: builtin "wordcount" needs exactly one channel here, not 2; write consume = ["CHANNEL"]
 9:1: produce in [worker.w]: builtin "wordcount" needs exactly one channel here, not 0; write produce = ["CHANNEL"]
 13:1: produce in [worker.x]: builtin "echo" would feed itself: it consumes "a" as well; name another channel`},
+	{"filters", `
+[channel.a]
+slots = 4
+[channel.b]
+max_deliveries = 0
+[channel.c]
+max_deliveries = 1
+[worker.a]
+command = ["x"]
+stdin = "a"
+stdout = "a"
+filter_window = 0
+ack = "writen"
+delimiter = "\n"
+stall_timeout = "25h"
+[worker.b]
+command = ["x"]
+stdin = "b"
+stdout = "c"
+consume = ["c"]
+produce = ["a"]
+ready = "call"
+[worker.c]
+command = ["x"]
+stdin = "a"
+filter_window = 70000
+[worker.d]
+command = ["x"]
+stdin = "a"
+filter_window = 8
+ack = "written"
+[worker.e]
+command = ["x"]
+stdin = "c"
+stdout = "a"
+filter_window = 2
+[worker.f]
+command = ["x"]
+stdin = "a"
+stdout = "b"
+filter_window = 8
+`, `
+11:1: stdout in [worker.a]: the filter would feed itself: it reads "a" as well; name another channel
+12:1: filter_window in [worker.a]: 0 is out of range; use 1 to 65536
+13:1: ack in [worker.a]: unknown ack "writen"; did you mean "written"?
+14:1: delimiter in [worker.a]: unknown delimiter "\n"; there are "newline", "nul"
+15:1: stall_timeout in [worker.a]: 25h is out of range; use 0s to 24h
+18:1: stdin in [worker.b]: "b" has max_deliveries = 0, and messages that no filter can take need its dead letters; give it 1 to 63
+20:1: consume in [worker.b]: a filter has no channels but stdin and stdout; remove it, or remove those
+21:1: produce in [worker.b]: a filter has no channels but stdin and stdout; remove it, or remove those
+22:1: ready in [worker.b]: a filter cannot say that it is ready; remove the key: it is ready when it runs
+25:1: stdin in [worker.c]: without stdout nothing tells when a message is done; add ack = "written" (what the filter has not finished when it dies is lost), or stdout = "CHANNEL"
+26:1: filter_window in [worker.c]: 70000 is out of range; use 1 to 65536
+30:1: filter_window in [worker.d]: with ack = "written" a message is done when it is written, and none is in flight; remove one of the two
+36:1: filter_window in [worker.e]: with max_deliveries = 1 of "c" one death makes dead letters of all that is in flight; give it 2 or more, or use 1 here
+41:1: filter_window in [worker.f]: 8 is more than "a" has slots; use 4 at most`},
+	{"filters, more", `
+[channel.jobs]
+[worker.a]
+builtin = "idle"
+stdin = "jobs"
+[worker.b]
+command = ["x"]
+stdin = ""
+ack = "written"
+[worker.c]
+command = ["x"]
+ack = "written"
+delimiter = "nul"
+filter_window = 3
+stall_timeout = "1s"
+[worker.d]
+command = ["x"]
+stdin = "jbos"
+stdout = "jobs.dead"
+[worker.e]
+command = ["x"]
+stdout = "jobs"
+ack = "written"
+[worker.f]
+command = ["x"]
+stdout = "jobs"
+filter_window = 2
+[worker.g]
+command = ["x"]
+stdin = ["jobs"]
+[worker.h]
+window = 3
+`, `
+5:1: stdin in [worker.a]: a built-in worker reads and writes no lines; use consume and produce, or a command
+8:1: stdin in [worker.b]: it is empty; name a channel, or remove the key
+12:1: ack in [worker.c]: it is for filters; add stdin = "CHANNEL" or stdout = "CHANNEL", or remove it
+13:1: delimiter in [worker.c]: it is for filters; add stdin = "CHANNEL" or stdout = "CHANNEL", or remove it
+14:1: filter_window in [worker.c]: it is for filters; add stdin = "CHANNEL" or stdout = "CHANNEL", or remove it
+15:1: stall_timeout in [worker.c]: it is for filters; add stdin = "CHANNEL" or stdout = "CHANNEL", or remove it
+18:1: stdin in [worker.d]: unknown channel "jbos"; did you mean "jobs"?
+19:1: stdout in [worker.d]: "jobs.dead" holds the dead letters of "jobs" and is not for workers; name a channel of the configuration
+23:1: ack in [worker.e]: without stdin there is nothing to ack; remove it
+27:1: filter_window in [worker.f]: without stdin no message is in flight; remove it
+30:1: stdin in [worker.g]: must be a string, not an array
+31:9: [worker.h]: it has nothing to run; add command = ["program", "argument"] or builtin = "idle"
+32:1: unknown key "window" in [worker.h]; did you mean "filter_window"?`},
 	{"workers in total", "[worker.a]\nbuiltin = \"idle\"\ncount = 1000\n[worker.b]\nbuiltin = \"idle\"\ncount = 24\n[worker.c]\nbuiltin = \"idle\"\n[worker.d]\nbuiltin = \"idle\"",
 		`7:9: count in [worker.c]: with these 1 all groups together have 1025 workers, and a region has 1024 at most; lower the counts`},
 	{"access", "[access]\nobserve = [\"@\"]\noperate = [\"a/b\", \"*\", \"@*\"]",

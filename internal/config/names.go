@@ -61,8 +61,8 @@ var synonyms = map[string][]string{
 	"slot_size":      {"size", "message_size", "max_size", "value_size"},
 	"slots":          {"capacity", "length", "depth", "slot_count", "versions", "history"},
 	"dir":            {"cwd", "directory", "workdir", "working_directory", "chdir"},
-	"consume":        {"input", "inputs", "in", "subscribe", "reads", "stdin"},
-	"produce":        {"output", "outputs", "out", "publish", "writes", "stdout"},
+	"consume":        {"input", "inputs", "subscribe", "reads"},
+	"produce":        {"output", "outputs", "publish", "writes"},
 	"stop_timeout":   {"timeout", "kill_timeout", "grace_period"},
 	"max_deliveries": {"retries", "max_retries", "attempts", "max_attempts"},
 	"kind":           {"type"},
@@ -72,6 +72,12 @@ var synonyms = map[string][]string{
 	"evict_after":    {"slow_timeout", "evict", "kick_after", "lag_timeout"},
 	"restart":        {"restart_policy", "autorestart"},
 	"env":            {"environment"},
+	"stdin":          {"in", "standard_input"},
+	"stdout":         {"out", "standard_output"},
+	"filter_window":  {"window", "in_flight", "inflight", "prefetch", "batch"},
+	"ack":            {"acknowledge", "acks"},
+	"delimiter":      {"separator", "terminator"},
+	"stall_timeout":  {"stall", "stalled", "answer_timeout"},
 	"user":           {"uid", "run_as"},
 }
 

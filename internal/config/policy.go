@@ -1,5 +1,7 @@
 package config
 
+import "slices"
+
 // Open reports whether users other than root and the daemon's own may have any access at all.
 func (c *Config) Open() bool {
 	for _, ch := range c.Channels {
@@ -16,5 +18,19 @@ func (g *Group) ReadyAtExec() bool {
 	if g.Ready != "" {
 		return g.Ready == ReadyExec
 	}
-	return g.Builtin == "" && len(g.Consume)+len(g.Produce) == 0
+	return g.Builtin == "" && len(g.Consume)+len(g.Produce) == 0 && !g.Filter()
+}
+
+// Filter reports whether the command of the group is a filter: it reads and writes lines, and knows nothing of channels.
+func (g *Group) Filter() bool { return g.Stdin != "" || g.Stdout != "" }
+
+// Channels returns the channels that the workers of the group hold, each once.
+func (g *Group) Channels() []string {
+	var names []string
+	for _, name := range slices.Concat(g.Consume, g.Produce, []string{g.Stdin, g.Stdout}) {
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }

@@ -143,14 +143,15 @@ func (v *validator) lanes(g *Group) {
 	for _, end := range []struct {
 		key, what string
 		names     []string
-	}{{"produce", "producer", g.Produce}, {"consume", "consumer", g.Consume}} {
+	}{{"produce", "producer", g.Produce}, {"consume", "consumer", g.Consume},
+		{"stdout", "producer", nonEmpty(g.Stdout)}, {"stdin", "consumer", nonEmpty(g.Stdin)}} {
 		for _, name := range end.names {
 			i := slices.IndexFunc(v.c.Channels, func(ch Channel) bool { return ch.Name == name })
 			if i < 0 || !v.c.Channels[i].Lane() || g.Count < 1 {
 				continue
 			}
 			at := path{"worker", g.Name, end.key}
-			key := end.key + " " + name
+			key := end.what + " " + name
 			switch first := v.ended[key]; {
 			case first != "":
 				v.fail(at, "channel %q has one %s (%ss = 1), and that is worker %q; remove the key there, or one of the two here", name, end.what, end.what, first)
@@ -206,6 +207,7 @@ func (v *validator) group(g *Group) {
 	v.channels(at.key("consume"), g.Consume)
 	v.channels(at.key("produce"), g.Produce)
 	v.ends(at, g)
+	v.filter(at, g)
 	v.oneOf(at.key("restart"), g.Restart, RestartAlways, RestartOnFailure, RestartNever)
 	v.duration(at.key("stop_timeout"), g.StopTimeout, time.Millisecond)
 	if ready := at.key("ready"); g.Ready != "" || v.given(ready) && !v.bad(ready) {

@@ -109,6 +109,7 @@ type stopper struct {
 type target struct {
 	*process
 	name     string
+	shown    int                    // its pid for people: of a filter, the filter's
 	index    int                    // of its row; -1 for one that the roster does not list
 	page     *protocol.InstancePage // nil: unknown
 	timeout  time.Duration
@@ -247,22 +248,22 @@ func (s *stopper) watchDaemon(stop bool) error {
 
 // watch makes a target of a worker's process, unless it has none, or is one already.
 func (s *stopper) watch(i int, w protocol.Worker) error {
-	if w.Pid <= 0 {
+	if w.Process() <= 0 {
 		return nil
 	}
 	for _, t := range s.targets {
-		if t.index == i && t.pid == w.Pid {
+		if t.index == i && t.pid == w.Process() {
 			return nil
 		}
 	}
-	p, err := openProcess(w.Pid, w.StartTicks)
+	p, err := openProcess(w.Process(), w.StartTicks)
 	if errors.Is(err, errGone) {
 		return nil // the roster has not noticed yet, or nobody is left to notice
 	}
 	if err != nil {
 		return fmt.Errorf("worker %s: %w", w.Name, err)
 	}
-	return s.add(&target{process: p, name: w.Name, index: i, page: s.page(w)})
+	return s.add(&target{process: p, name: w.Name, shown: w.Pid, index: i, page: s.page(w)})
 }
 
 func (s *stopper) add(t *target) error {
@@ -527,7 +528,7 @@ func (s *stopper) findStrays(timeouts map[string]time.Duration) (newborn bool, e
 		if err != nil {
 			return false, err
 		}
-		t := &target{process: p, name: name, index: -1}
+		t := &target{process: p, name: name, shown: p.pid, index: -1}
 		if err := s.add(t); err != nil {
 			return false, err
 		}
@@ -632,7 +633,7 @@ func (s *stopper) waitDaemon() error {
 func (s *stopper) fill() {
 	s.report.Workers = make([]WorkerReport, 0, len(s.targets))
 	for _, t := range s.targets {
-		w := WorkerReport{Name: t.name, Pid: t.pid}
+		w := WorkerReport{Name: t.name, Pid: t.shown}
 		if t.page != nil {
 			if seen := int64(t.page.QuitSeenNs.Load()); seen >= t.flagged && seen != 0 {
 				w.AckNs = max(seen-t.flagged, 1)
@@ -643,7 +644,7 @@ func (s *stopper) fill() {
 			w.How = s.how(t, w)
 		}
 		if t.trouble != "" {
-			s.warn("worker %s (pid %d): %s", t.name, t.pid, t.trouble)
+			s.warn("worker %s (pid %d): %s", t.name, t.shown, t.trouble)
 		}
 		s.report.Workers = append(s.report.Workers, w)
 	}
@@ -681,7 +682,7 @@ func (s *stopper) running() string {
 	var list []string
 	for _, t := range s.targets {
 		if t.exit == 0 {
-			list = append(list, fmt.Sprintf("%s (pid %d)", t.name, t.pid))
+			list = append(list, fmt.Sprintf("%s (pid %d)", t.name, t.shown))
 		}
 	}
 	if s.report.Daemon != nil && s.daemon != nil {

@@ -42,6 +42,7 @@ func (d *Daemon) reconcile(w *worker) {
 	case w.proc != nil && restart:
 		d.beginStop(w, "restart asked for")
 	case w.proc != nil:
+		d.noticeFilter(w)
 		d.noticeReady(w)
 	case !wanted:
 		if w.row.State != protocol.StateExited {
@@ -85,6 +86,9 @@ func (d *Daemon) start(w *worker) {
 	}
 	w.proc = p
 	w.row.Pid, w.row.StartTicks = p.pid, p.ticks
+	if w.conf.Filter() {
+		w.row.ShimPid = p.pid
+	}
 	d.setAttachment(id, protocol.Attachment{State: protocol.AttachmentLive, Pid: p.pid, UID: d.workerUID(w), StartTicks: p.ticks,
 		Worker: w.index, Role: protocol.RoleWorker, Name: w.row.Name})
 	d.writeRow(w)
@@ -121,6 +125,7 @@ func (d *Daemon) launched(w *worker, p *process) {
 		return
 	}
 	p.running = true
+	d.noticeFilter(w)
 	d.noticeReady(w)
 }
 
@@ -191,18 +196,19 @@ func (d *Daemon) workerDied(w *worker) {
 		p.running = true
 		d.noticeReady(w)
 	}
+	d.endFilter(p)
 	d.deaths.Remove(p.pidfd)
 	p.pidfd.Close()
 	d.cancelTimer(w)
 	w.proc = nil
 	id := w.row.Attachment
-	d.giveBack(id, w.channels())
+	d.giveBack(id, w.conf.Channels())
 	sys.ReapOrphans(d.isWorker)
 
-	how, stopped := describeExit(exit), w.stopping != notStopping
+	how, stopped := d.describeEnd(w, exit), w.stopping != notStopping
 	flagged := !stopped && protocol.Flagged(d.mem.command.WorkerQuit(w.index)) // and wanted: a stop, and a start before it was seen here
 	took := time.Since(p.started)
-	w.row.Pid, w.row.StartTicks, w.row.Attachment = 0, 0, 0
+	w.row.Pid, w.row.ShimPid, w.row.StartTicks, w.row.Attachment, w.row.Stalled = 0, 0, 0, 0, false
 	w.row.ExitCode, w.row.ExitSignal = exit.Code, int(exit.Signal)
 	w.stopping = notStopping
 	clean := exit.Code == 0 && exit.Signal == 0

@@ -55,6 +55,9 @@ type process struct {
 	running bool        // the command runs: the launcher has done its part
 	said    chan string // one text: why the launcher could not start the command, "" if it could
 	failure string      // that text, once it was heard
+
+	filter   int      // pid of the filter that this shim runs, 0 for none
+	filterFD *os.File // its pidfd, if there is one
 }
 
 // heard returns why the launcher could not start the command, "" if it could. It waits for the answer, which is there when the
@@ -96,6 +99,9 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 		}
 	}()
 	s := spec.Spec{Command: w.conf.Command, Builtin: w.conf.Builtin, Dir: w.conf.Dir, User: as, Status: len(in.files), Consume: w.conf.Consume, Produce: w.conf.Produce}
+	if w.conf.Filter() {
+		s.Filter = filterSpec(w.conf)
+	}
 	what := w.conf.Builtin
 	if what == "" {
 		what = strings.Join(w.conf.Command, " ")
@@ -166,7 +172,7 @@ func (d *Daemon) inheritance(w *worker, as *spec.User) (in inheritance, err erro
 	names := []string{"roster", "command", "group"}
 	group := d.mem.segments["group/"+w.conf.Name]
 	in.files = append(in.files, d.mem.segments["roster"].readOnly, d.mem.segments["command"].readOnly, group.File())
-	for _, name := range w.channels() {
+	for _, name := range w.conf.Channels() {
 		names = append(names, name)
 		in.files = append(in.files, d.mem.segments[name].File())
 	}
@@ -194,17 +200,6 @@ func (d *Daemon) inheritance(w *worker, as *spec.User) (in inheritance, err erro
 		in.env = append(in.env, k+"="+vars[k])
 	}
 	return in, nil
-}
-
-// channels returns the channels that the worker holds, each once.
-func (w *worker) channels() []string {
-	var names []string
-	for _, name := range slices.Concat(w.conf.Consume, w.conf.Produce) {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 // outputPipe makes a pipe for a worker's output. The worker's end is open for reading too, so that there is a reader for as

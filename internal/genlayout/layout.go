@@ -145,13 +145,15 @@ var Structs = []Struct{
 		w32("Group", 12, daemon, "index of the GroupRow"),
 		w32("Instance", 16, daemon, "number within the group"),
 		w32("Attachment", 20, daemon, "attachment id of the running process, 0 for none"),
-		w64("StartTicks", 24, daemon, "start time of the process, with Pid its identity"),
+		w64("StartTicks", 24, daemon, "start time of the process, with Pid (of a filter, ShimPid) its identity"),
 		w64("SinceUnixNs", 32, daemon, "since when the state is what it is"),
 		w64("Restarts", 40, daemon, "how often it was started again"),
 		w32("ExitCode", 48, daemon, "of the last process that ended"),
 		w32("ExitSignal", 52, daemon, "of the last process that ended, 0 for none"),
 		text("Name", 56, 64, daemon, "GROUP.INSTANCE"),
 		text("Reason", 120, 192, daemon, "why the state is what it is, for people; cut"),
+		w32("ShimPid", 312, daemon, "of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker"),
+		w32("Stalled", 316, daemon, "1 while a filter does not answer"),
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
@@ -192,6 +194,9 @@ var Structs = []Struct{
 		w64("QuitSeenNs", 16, instance, "CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement"),
 		w64("HeartbeatNs", 64, instance, "CLOCK_MONOTONIC of the last heartbeat"),
 		w32("Asleep", 72, instance, "number of its goroutines that wait in the library; while above 0 no heartbeat is expected"),
+		w32("FilterPid", 128, instance, "of a shim: the filter that it runs; 0 before it does"),
+		w32("Stalled", 132, instance, "1 while the filter does not answer"),
+		text("Note", 136, 192, instance, "what the instance says of its state, for people; the daemon makes it the row's reason"),
 	}},
 	{Name: "QueueInfo", Size: 1024, Doc: "Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.", Fields: []Field{
 		w32("Slots", 0, creator, "a power of two"),
@@ -253,7 +258,7 @@ var Structs = []Struct{
 		w64("Lost", 24, rowOwner, "messages that were overwritten before it read them"),
 	}},
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []Field{
-		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"),
+		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap"),
 		w32("Length", 8, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"),
 		w32("Frame", 12, "the slot's owner", "0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time"),
 	}},
@@ -401,6 +406,8 @@ var Consts = []Const{
 	{"CursorPhase", "Evicted", 3, "publishers do not look at it any more; its owner finds out"},
 
 	{"DeadReason", "MaxDeliveries", 1, "delivered too often without an ack"},
+	{"DeadReason", "Delimiter", 2, "the payload holds the delimiter of the filter that was to read it"},
+	{"DeadReason", "Answer", 3, "the answer to it is larger than a slot of the channel that it was for"},
 
 	{"Stream", "Daemon", 1, "the daemon's own records"},
 	{"Stream", "Stdout", 2, "a line that a worker wrote to standard output"},

@@ -73,6 +73,13 @@ func Run() (code int, ok bool) {
 		}
 		return 0, true
 	}
+	if s.Filter != nil { // the thread stays locked: see filter.Run
+		code, err := runFilter(s, status)
+		if err != nil {
+			return fail(cannotRun(s.Command[0], "", err))
+		}
+		return code, true
+	}
 	path, err := exec.LookPath(s.Command[0])
 	if err == nil {
 		err = sys.Exec(path, s.Command, os.Environ())

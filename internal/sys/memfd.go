@@ -182,6 +182,15 @@ func SetPipeSize(f *os.File, n int) error {
 	})
 }
 
+// PipePending returns how many bytes wait in a pipe.
+func PipePending(f *os.File) (n int, err error) {
+	err = control(f, "ioctl FIONREAD", func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.TIOCINQ) // which is FIONREAD
+		return err
+	})
+	return n, err
+}
+
 // Pipe makes a pipe for a worker's output: w is blocking, as programs expect it of
 // their stdout; r is non-blocking and known to Go's poller, so that a Read parks a
 // goroutine instead of a thread and Close or SetReadDeadline ends it. Both are

@@ -86,6 +86,19 @@ func StartTicks(pid int) (uint64, error) {
 	return ticks, nil
 }
 
+// Parent returns the pid of the process's parent. fs.ErrNotExist if there is no such process.
+func Parent(pid int) (int, error) {
+	fields, err := procStat(pid)
+	if err != nil {
+		return 0, err
+	}
+	parent, err := strconv.Atoi(fields[parentField-stateField])
+	if err != nil {
+		return 0, fmt.Errorf("/proc/%d/stat: parent: %w", pid, err)
+	}
+	return parent, nil
+}
+
 // ProcState returns the state letter of the process: 'R' running, 'S' asleep, 'D' in
 // the kernel, 'T' stopped, 't' traced, 'Z' dead but not reaped, 'X' going. fs.ErrNotExist
 // if there is no such process.
@@ -100,6 +113,7 @@ func ProcState(pid int) (byte, error) {
 // Numbers of fields of /proc/PID/stat as proc(5) counts them.
 const (
 	stateField      = 3
+	parentField     = 4
 	startTicksField = 22
 )
 

@@ -39,7 +39,7 @@ func (q *Queue) MoveDead(to *Queue, owner uint16) (int, error) {
 		if w.Phase() != PhaseDead {
 			continue
 		}
-		moving := MakeWord(PhaseMoving, owner, w.Deliveries(), w.Lap())
+		moving := MakeWord(PhaseMoving, owner, w.Deliveries(), w.Lap()) | w&reasonMask
 		if !s.State.CompareAndSwap(uint64(w), uint64(moving)) {
 			continue
 		}
@@ -58,7 +58,7 @@ func (q *Queue) MoveDead(to *Queue, owner uint16) (int, error) {
 				s.State.CompareAndSwap(uint64(moving), uint64(w))
 				return moved, err
 			}
-			n := to.writeDead(loan, DeadInfo{position, index, w.Deliveries(), DeadReasonMaxDeliveries, time.Now()}, f.At(index))
+			n := to.writeDead(loan, DeadInfo{position, index, w.Deliveries(), w.Reason(), time.Now()}, f.At(index))
 			if err := to.Commit(loan, n); err != nil {
 				return moved, err
 			}

@@ -28,6 +28,8 @@ var (
 	// ErrLost: the loan or lease is no longer the caller's: it was ended before, or a repair took it because
 	// the attachment had been declared dead.
 	ErrLost = errors.New("slot is no longer held: already committed, acked or given back, or taken by a repair")
+	// ErrNoDeadLetters: the message cannot become a dead letter.
+	ErrNoDeadLetters = errors.New("the channel has no dead-letter channel: give it a max_deliveries above 0")
 )
 
 // Errors of latest values, beside those.

@@ -127,6 +127,8 @@ var (
 			ExitSignal: 9, Reason: "killed by signal 9 – again in 400 ms"},
 		{Name: "größe.0", Group: 1, Instance: 0, State: StateFailed, Since: goldenTime.Add(3 * time.Second), ExitCode: 3,
 			Reason: "x" + strings.Repeat("é", 95)}, // as it reads back: written longer, cut at a whole character
+		{Name: "filter.0", Group: 1, Instance: 1, State: StateReady, Pid: 4501, ShimPid: 4500, StartTicks: 987654600, Attachment: 2,
+			Since: goldenTime.Add(4 * time.Second), Stalled: true, Reason: "stalled"},
 	}
 	goldenAttachments = map[uint16]Attachment{
 		1: {State: AttachmentLive, Pid: 4300, UID: 1000, StartTicks: 987654400, Worker: 0, Role: RoleWorker, Name: "parser.0"},
@@ -243,6 +245,9 @@ func makeGroup(t *testing.T) []byte {
 	g.Ring()
 	p.HeartbeatNs.Store(88_000_000_002)
 	p.Asleep.Store(1)
+	p.FilterPid.Store(4302)
+	p.Stalled.Store(1)
+	SetText(p.Note[:], "no answer, größer")
 	p = g.Page(1)
 	p.AttachedPid.Store(4301)
 	p.QuitSeenNs.Store(88_000_000_003)
@@ -255,6 +260,8 @@ func readGroup(t *testing.T, b []byte) {
 	noErr(t, err)
 	wantEqual(t, g.Instances(), 2)
 	p, q := g.Page(0), g.Page(1)
+	wantEqual(t, []uint32{p.FilterPid.Load(), p.Stalled.Load()}, []uint32{4302, 1})
+	wantEqual(t, Text(p.Note[:]), "no answer, größer")
 	wantEqual(t, []uint32{p.AttachedPid.Load(), p.Ready.Load(), p.Asleep.Load(), g.Bell().Load()}, []uint32{4300, 1, 1, 1})
 	wantEqual(t, []uint64{p.ReadyNs.Load(), p.HeartbeatNs.Load(), p.QuitSeenNs.Load()}, []uint64{88_000_000_001, 88_000_000_002, 0})
 	wantEqual(t, []uint64{uint64(q.AttachedPid.Load()), uint64(q.Ready.Load()), q.QuitSeenNs.Load()}, []uint64{4301, 0, 88_000_000_003})

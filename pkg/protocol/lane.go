@@ -523,13 +523,18 @@ func (l *Lane) holds(lease Lease) bool {
 }
 
 // Nack gives a message back; see Queue.Nack. Errors: ErrLost.
-func (l *Lane) Nack(lease Lease) error { return l.giveBack(lease, 1) }
+func (l *Lane) Nack(lease Lease) error {
+	return l.giveBack(lease, func(i uint64, w Word) bool { return l.q.giveBack(i, w, 1) })
+}
 
 // Return gives back what nobody looked at; see Queue.Return. Errors: ErrLost.
-func (l *Lane) Return(lease Lease) error { return l.giveBack(lease, 0) }
+func (l *Lane) Return(lease Lease) error {
+	return l.giveBack(lease, func(i uint64, w Word) bool { return l.q.giveBack(i, w, 0) })
+}
 
-func (l *Lane) giveBack(lease Lease, deliveries int) error {
-	q, p := l.q, lease.slot
+// giveBack ends a lease by the transition how.
+func (l *Lane) giveBack(lease Lease, how func(slot uint64, w Word) bool) error {
+	p := lease.slot
 	l.receiveMu.Lock()
 	defer l.receiveMu.Unlock()
 	w := lease.word
@@ -540,7 +545,7 @@ func (l *Lane) giveBack(lease Lease, deliveries int) error {
 	if leased {
 		l.stampLeases(p)
 	}
-	if !q.giveBack(p, w, deliveries) { // N
+	if !how(p, w) { // N
 		return ErrLost
 	}
 	if leased {

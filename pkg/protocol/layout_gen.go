@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xbec578c3dd6f1b27
+const LayoutHash uint64 = 0x3a2230e002e0db70
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -462,6 +462,8 @@ type DeadReason uint32
 
 const (
 	DeadReasonMaxDeliveries DeadReason = 1 // delivered too often without an ack
+	DeadReasonDelimiter     DeadReason = 2 // the payload holds the delimiter of the filter that was to read it
+	DeadReasonAnswer        DeadReason = 3 // the answer to it is larger than a slot of the channel that it was for
 )
 
 // String returns the name in lower case, its words separated by '-'; "dead-reason(99)" for an unknown value.
@@ -469,6 +471,10 @@ func (v DeadReason) String() string {
 	switch v {
 	case DeadReasonMaxDeliveries:
 		return "max-deliveries"
+	case DeadReasonDelimiter:
+		return "delimiter"
+	case DeadReasonAnswer:
+		return "answer"
 	}
 	return "dead-reason(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
@@ -695,7 +701,7 @@ type WorkerRow struct {
 	Instance atomic.Uint32
 	// Attachment is at 20, written by daemon: attachment id of the running process, 0 for none
 	Attachment atomic.Uint32
-	// StartTicks is at 24, written by daemon: start time of the process, with Pid its identity
+	// StartTicks is at 24, written by daemon: start time of the process, with Pid (of a filter, ShimPid) its identity
 	StartTicks atomic.Uint64
 	// SinceUnixNs is at 32, written by daemon: since when the state is what it is
 	SinceUnixNs atomic.Uint64
@@ -709,7 +715,10 @@ type WorkerRow struct {
 	Name [8]atomic.Uint64
 	// Reason is at 120, written by daemon: why the state is what it is, for people; cut
 	Reason [24]atomic.Uint64
-	_      [8]byte
+	// ShimPid is at 312, written by daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker
+	ShimPid atomic.Uint32
+	// Stalled is at 316, written by daemon: 1 while a filter does not answer
+	Stalled atomic.Uint32
 }
 
 // Size of WorkerRow and offsets of its fields, in bytes.
@@ -728,6 +737,8 @@ const (
 	OffsetofWorkerRowExitSignal  = 52
 	OffsetofWorkerRowName        = 56
 	OffsetofWorkerRowReason      = 120
+	OffsetofWorkerRowShimPid     = 312
+	OffsetofWorkerRowStalled     = 316
 )
 
 // AttachmentRow is 128 bytes. One process that holds segments. The index of the row is the id that stamps slots.
@@ -873,7 +884,14 @@ type InstancePage struct {
 	HeartbeatNs atomic.Uint64
 	// Asleep is at 72, written by instance: number of its goroutines that wait in the library; while above 0 no heartbeat is expected
 	Asleep atomic.Uint32
-	_      [4020]byte
+	_      [52]byte
+	// FilterPid is at 128, written by instance: of a shim: the filter that it runs; 0 before it does
+	FilterPid atomic.Uint32
+	// Stalled is at 132, written by instance: 1 while the filter does not answer
+	Stalled atomic.Uint32
+	// Note is at 136, written by instance: what the instance says of its state, for people; the daemon makes it the row's reason
+	Note [24]atomic.Uint64
+	_    [3768]byte
 }
 
 // Size of InstancePage and offsets of its fields, in bytes.
@@ -885,6 +903,9 @@ const (
 	OffsetofInstancePageQuitSeenNs  = 16
 	OffsetofInstancePageHeartbeatNs = 64
 	OffsetofInstancePageAsleep      = 72
+	OffsetofInstancePageFilterPid   = 128
+	OffsetofInstancePageStalled     = 132
+	OffsetofInstancePageNote        = 136
 )
 
 // QueueInfo is 1024 bytes. Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.
@@ -1108,7 +1129,7 @@ const (
 type SlotHeader struct {
 	_ structs.HostLayout
 
-	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap
+	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap
 	State atomic.Uint64
 	// Length is at 8, written by the slot's owner: bytes of payload; written while WRITING, checked against SlotSize by every reader
 	Length atomic.Uint32
@@ -1483,13 +1504,15 @@ var Layouts = []StructInfo{
 		{"group", "u32", 12, 4, "daemon", "index of the GroupRow"},
 		{"instance", "u32", 16, 4, "daemon", "number within the group"},
 		{"attachment", "u32", 20, 4, "daemon", "attachment id of the running process, 0 for none"},
-		{"start_ticks", "u64", 24, 8, "daemon", "start time of the process, with Pid its identity"},
+		{"start_ticks", "u64", 24, 8, "daemon", "start time of the process, with Pid (of a filter, ShimPid) its identity"},
 		{"since_unix_ns", "u64", 32, 8, "daemon", "since when the state is what it is"},
 		{"restarts", "u64", 40, 8, "daemon", "how often it was started again"},
 		{"exit_code", "u32", 48, 4, "daemon", "of the last process that ended"},
 		{"exit_signal", "u32", 52, 4, "daemon", "of the last process that ended, 0 for none"},
 		{"name", "text", 56, 64, "daemon", "GROUP.INSTANCE"},
 		{"reason", "text", 120, 192, "daemon", "why the state is what it is, for people; cut"},
+		{"shim_pid", "u32", 312, 4, "daemon", "of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker"},
+		{"stalled", "u32", 316, 4, "daemon", "1 while a filter does not answer"},
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -1530,6 +1553,9 @@ var Layouts = []StructInfo{
 		{"quit_seen_ns", "u64", 16, 8, "instance", "CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement"},
 		{"heartbeat_ns", "u64", 64, 8, "instance", "CLOCK_MONOTONIC of the last heartbeat"},
 		{"asleep", "u32", 72, 4, "instance", "number of its goroutines that wait in the library; while above 0 no heartbeat is expected"},
+		{"filter_pid", "u32", 128, 4, "instance", "of a shim: the filter that it runs; 0 before it does"},
+		{"stalled", "u32", 132, 4, "instance", "1 while the filter does not answer"},
+		{"note", "text", 136, 192, "instance", "what the instance says of its state, for people; the daemon makes it the row's reason"},
 	}},
 	{Name: "QueueInfo", Size: 1024, Doc: "Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.", Fields: []FieldInfo{
 		{"slots", "u32", 0, 4, "creator", "a power of two"},
@@ -1591,7 +1617,7 @@ var Layouts = []StructInfo{
 		{"lost", "u64", 24, 8, "the row's owner", "messages that were overwritten before it read them"},
 	}},
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []FieldInfo{
-		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap"},
+		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap"},
 		{"length", "u32", 8, 4, "the slot's owner", "bytes of payload; written while WRITING, checked against SlotSize by every reader"},
 		{"frame", "u32", 12, 4, "the slot's owner", "0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time"},
 	}},

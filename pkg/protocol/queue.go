@@ -517,7 +517,7 @@ func (q *Queue) Repair(dead func(owner uint16) bool) Repaired {
 				}
 				r.Leases++
 			case PhaseMoving:
-				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap()))) {
+				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap())|w&reasonMask)) {
 					continue
 				}
 				r.Moves++

@@ -61,12 +61,22 @@ type Worker struct {
 	Instance             int
 	State                State
 	Pid                  int    // 0 when no process runs
-	StartTicks           uint64 // with Pid the identity of the process
+	ShimPid              int    // of a filter: the process that the daemon started and that is attached; Pid is the filter's then
+	StartTicks           uint64 // with Process the identity of the process
 	Attachment           uint16
 	Since                time.Time
 	Restarts             uint64
 	ExitCode, ExitSignal int
+	Stalled              bool // a filter that does not answer
 	Reason               string
+}
+
+// Process returns the pid of the process that is the worker to the region: of a filter the shim, else Pid.
+func (w Worker) Process() int {
+	if w.ShimPid != 0 {
+		return w.ShimPid
+	}
+	return w.Pid
 }
 
 // Attachment is a row of the attachment table; its index is the id that stamps slots.
@@ -304,9 +314,10 @@ func (r *Roster) Worker(i int) (Worker, error) {
 	var w Worker
 	err = readRow(&p.Seq, func() {
 		w = Worker{Name: Text(p.Name[:]), Group: int(p.Group.Load()), Instance: int(p.Instance.Load()), State: State(p.State.Load()),
-			Pid: int(int32(p.Pid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
+			Pid: int(int32(p.Pid.Load())), ShimPid: int(int32(p.ShimPid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
 			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(),
-			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())), Reason: Text(p.Reason[:])}
+			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())),
+			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:])}
 	})
 	if err != nil {
 		return w, fmt.Errorf("roster: worker %d: %w", i, err)
@@ -337,6 +348,12 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 	writeRow(&p.Seq, func() {
 		p.State.Store(uint32(w.State))
 		p.Pid.Store(uint32(w.Pid))
+		p.ShimPid.Store(uint32(w.ShimPid))
+		stalled := uint32(0)
+		if w.Stalled {
+			stalled = 1
+		}
+		p.Stalled.Store(stalled)
 		p.Group.Store(uint32(w.Group))
 		p.Instance.Store(uint32(w.Instance))
 		p.Attachment.Store(uint32(w.Attachment))

@@ -41,6 +41,8 @@ var (
 	ErrServerDied = protocol.ErrServerDied
 	// ErrCallerLeft: the caller no longer waits for the answer.
 	ErrCallerLeft = protocol.ErrCallerLeft
+	// ErrNoDeadLetters: the message cannot become a dead letter, as its channel has max_deliveries = 0.
+	ErrNoDeadLetters = protocol.ErrNoDeadLetters
 	// ErrNoChannel: this process does not hold a channel of that name.
 	ErrNoChannel = errors.New("no such channel here")
 )

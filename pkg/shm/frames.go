@@ -2,6 +2,7 @@ package shm
 
 import (
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/shmd/shmd/pkg/protocol"
@@ -11,11 +12,13 @@ import (
 type frame struct {
 	l     protocol.Lease
 	f     protocol.Frame
-	first int    // the message that deliveries counts for
-	skip  uint64 // bit i: message i was acked in an earlier lease, or handed out
-	taken uint64 // was handed out
-	acked uint64 // and acked
-	nacks uint64 // or nacked
+	first int                 // the message that deliveries counts for
+	skip  uint64              // bit i: message i was acked in an earlier lease, or handed out
+	taken uint64              // was handed out
+	acked uint64              // and acked
+	nacks uint64              // or nacked
+	given uint64              // or given up
+	cause protocol.DeadReason // of the first that was given up
 }
 
 // frames hands out the messages of batches one by one. A batch's slot is given back or freed when all of its messages that were handed
@@ -75,22 +78,40 @@ func (fs *frames) end(m *Message, ack bool) error {
 		}
 	} else {
 		fr.nacks |= bit
-		for i, w := range fs.waiting { // no more of it: what waits goes back too
-			if w == fr {
-				fs.waiting = append(fs.waiting[:i], fs.waiting[i+1:]...)
-				break
-			}
-		}
+		fs.withhold(fr)
 	}
-	for _, w := range fs.waiting {
-		if w == fr {
-			return nil
-		}
+	return fs.settle(q, fr)
+}
+
+// reject gives a message up.
+func (fs *frames) reject(m *Message, reason protocol.DeadReason) error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fr, bit := m.frame, uint64(1)<<m.index
+	if fr.given == 0 || bit < fr.given&-fr.given {
+		fr.cause = reason
 	}
-	if fr.taken != fr.acked|fr.nacks {
-		return nil // the others that were handed out
+	fr.given |= bit
+	fs.withhold(fr)
+	return fs.settle(m.q, fr)
+}
+
+// withhold sees to it that no more of a batch is handed out: what waits goes back too.
+func (fs *frames) withhold(fr *frame) {
+	if i := slices.Index(fs.waiting, fr); i >= 0 {
+		fs.waiting = slices.Delete(fs.waiting, i, i+1)
 	}
-	if fr.nacks != 0 {
+}
+
+// settle ends the lease of a batch when all of its messages that were handed out have ended and no more are to be.
+func (fs *frames) settle(q *Queue, fr *frame) error {
+	if slices.Contains(fs.waiting, fr) || fr.taken != fr.acked|fr.nacks|fr.given {
+		return nil
+	}
+	switch first := fr.f.FirstOpen(0); {
+	case fr.given&-fr.given == 1<<first: // what was given up is the message that the slot's word is about
+		return q.reject(fr.l, fr.cause)
+	case fr.nacks != 0:
 		return q.nack(fr.l)
 	}
 	return q.giveBack(fr.l) // the rest of a batch that is delivered one at a time

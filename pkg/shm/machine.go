@@ -60,6 +60,13 @@ func (q *Queue) nack(l protocol.Lease) error {
 	return q.q.Nack(l)
 }
 
+func (q *Queue) reject(l protocol.Lease, reason protocol.DeadReason) error {
+	if q.lane != nil {
+		return q.lane.Reject(l, reason)
+	}
+	return q.q.Reject(l, reason)
+}
+
 // giveBack gives back what was not handed out.
 func (q *Queue) giveBack(l protocol.Lease) error {
 	if q.lane != nil {

@@ -313,6 +313,29 @@ func (m *Message) Ack() error { return m.end(true) }
 // does nothing, so it can be deferred.
 func (m *Message) Nack() error { return m.end(false) }
 
+// Reject gives the message up: no consumer is to try it again, and it goes to the dead-letter channel with the reason, whatever
+// max_deliveries says. Of a batch, one that is not acked and was sent before comes first: then the message comes once more.
+// Errors: ErrNoDeadLetters (the message is still the caller's), ErrLost.
+func (m *Message) Reject(reason protocol.DeadReason) error {
+	if m.q.q.MaxDeliveries() == 0 {
+		return ErrNoDeadLetters
+	}
+	if m.done.Swap(true) {
+		return ErrLost
+	}
+	defer m.q.s.Release()
+	if m.frame != nil {
+		return m.q.frames.reject(m, reason)
+	}
+	return m.q.reject(m.l, reason)
+}
+
+// Suspect reports whether a lease of this message, or of the batch that it was sent in, ended without an ack: it may be what ended
+// its consumer.
+func (m *Message) Suspect() bool {
+	return m.l.Deliveries() > 0 || m.frame != nil && m.frame.f.Single()
+}
+
 func (m *Message) end(ack bool) error {
 	if m.done.Swap(true) {
 		return ErrLost

@@ -78,7 +78,7 @@ var mutants = []mutant{
 	{"repair does not raise deliveries", "kill", true, "queue.go", "				if !q.giveBack(i, w) {\n					continue\n				}\n",
 		"				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseReady, 0, w.Deliveries(), w.Lap()))) {\n					continue\n				}\n				q.lower(i)\n"},
 	{"repair publishes what was being written", "kill", false, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1))) { // R", "uint64(MakeWord(PhaseReady, 0, 0, w.Lap()))) { // R"},
-	{"repair forgets MOVING", "kill", false, "queue.go", "				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap()))) {\n					continue\n				}\n", ""},
+	{"repair forgets MOVING", "kill", false, "queue.go", "				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap())|w&reasonMask)) {\n					continue\n				}\n", ""},
 	{"repair does not lower head", "kill", true, "queue.go", "p := t - min(t, q.mask+1)", "p := h + t - t"},
 	{"repair without wake-all", "wake", true, "queue.go", "	q.Receivers.RingAll()\n	q.Senders.RingAll()\n", ""},
 	{"repair does not look beyond tail", "kill", false, "queue.go", "if t := q.info.Tail.Load() + 1; t <= q.mask {", "if t := q.info.Tail.Load(); t <= q.mask {"},

@@ -25,7 +25,8 @@ var allowed = map[string]string{
 	"internal/control":       "pkg/protocol pkg/region internal/sys",
 	"internal/daemon":        "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/version",
 	"internal/genman":        "internal/cli internal/daemon", // the one that sees both: it prints their man pages
-	"internal/launcher":      "pkg/shm internal/sys internal/launcher/spec internal/wordcount",
+	"internal/launcher":      "pkg/shm internal/sys internal/launcher/spec internal/wordcount internal/filter",
+	"internal/filter":        "pkg/shm pkg/protocol internal/sys",
 	"internal/sys/systest":   "",
 	"internal/testregion":    "pkg/shm pkg/protocol internal/sys", // for tests
 	"internal/version":       "pkg/protocol",

@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0xbec578c3dd6f1b27  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x3a2230e002e0db70  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -152,6 +152,8 @@ class DeadReason(enum.IntEnum):
     """Why a message was moved to the dead-letter channel."""
 
     MAX_DELIVERIES = 1  # delivered too often without an ack
+    DELIMITER = 2  # the payload holds the delimiter of the filter that was to read it
+    ANSWER = 3  # the answer to it is larger than a slot of the channel that it was for
 
 
 class Stream(enum.IntEnum):
@@ -257,13 +259,15 @@ FIELDS = {
         "group": (12, "I"),  # daemon: index of the GroupRow
         "instance": (16, "I"),  # daemon: number within the group
         "attachment": (20, "I"),  # daemon: attachment id of the running process, 0 for none
-        "start_ticks": (24, "Q"),  # daemon: start time of the process, with Pid its identity
+        "start_ticks": (24, "Q"),  # daemon: start time of the process, with Pid (of a filter, ShimPid) its identity
         "since_unix_ns": (32, "Q"),  # daemon: since when the state is what it is
         "restarts": (40, "Q"),  # daemon: how often it was started again
         "exit_code": (48, "I"),  # daemon: of the last process that ended
         "exit_signal": (52, "I"),  # daemon: of the last process that ended, 0 for none
         "name": (56, "64s"),  # daemon: GROUP.INSTANCE
         "reason": (120, "192s"),  # daemon: why the state is what it is, for people; cut
+        "shim_pid": (312, "I"),  # daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker
+        "stalled": (316, "I"),  # daemon: 1 while a filter does not answer
     },
     # One process that holds segments. The index of the row is the id that stamps slots.
     "AttachmentRow": {
@@ -309,6 +313,9 @@ FIELDS = {
         "quit_seen_ns": (16, "Q"),  # instance: CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement
         "heartbeat_ns": (64, "Q"),  # instance: CLOCK_MONOTONIC of the last heartbeat
         "asleep": (72, "I"),  # instance: number of its goroutines that wait in the library; while above 0 no heartbeat is expected
+        "filter_pid": (128, "I"),  # instance: of a shim: the filter that it runs; 0 before it does
+        "stalled": (132, "I"),  # instance: 1 while the filter does not answer
+        "note": (136, "192s"),  # instance: what the instance says of its state, for people; the daemon makes it the row's reason
     },
     # Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.
     "QueueInfo": {
@@ -375,7 +382,7 @@ FIELDS = {
     },
     # Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.
     "SlotHeader": {
-        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed, 32-63 lap
+        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap
         "length": (8, "I"),  # the slot's owner: bytes of payload; written while WRITING, checked against SlotSize by every reader
         "frame": (12, "I"),  # the slot's owner: 0: the payload is one message; else bits 0-6 number of messages, bit 8 varied sizes, bit 9 deliver one at a time
     },
@@ -470,6 +477,7 @@ TEXTS = frozenset(
         ("WorkerRow", "name"),
         ("WorkerRow", "reason"),
         ("AttachmentRow", "name"),
+        ("InstancePage", "note"),
     ]
 )
 

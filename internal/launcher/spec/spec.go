@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 )
 
 // Env is the environment variable that carries a Spec; its presence makes shmd the launcher.
@@ -21,6 +22,18 @@ type Spec struct {
 	// Consume and Produce are the worker's channels, for built-in workers.
 	Consume []string `json:"consume,omitempty"`
 	Produce []string `json:"produce,omitempty"`
+	Filter  *Filter  `json:"filter,omitempty"` // Command is a filter
+}
+
+// Filter says what the shim is to know of a filter: the keys of the configuration.
+type Filter struct {
+	Stdin        string        `json:"stdin,omitempty"`
+	Stdout       string        `json:"stdout,omitempty"`
+	Window       int           `json:"window"`
+	Written      bool          `json:"written,omitempty"`
+	Delimiter    byte          `json:"delimiter"`
+	StopTimeout  time.Duration `json:"stop_timeout"`
+	StallTimeout time.Duration `json:"stall_timeout"`
 }
 
 // User is the identity to take before the exec.
