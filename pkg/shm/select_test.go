@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
@@ -136,5 +137,54 @@ func TestSelect(t *testing.T) {
 	}
 	if i, err := r.Select(ctx); i != -1 || !errors.Is(err, shm.ErrQuit) {
 		t.Error(i, err)
+	}
+}
+
+// A wake-up may reach a Select that then takes something else: another consumer of that channel must not sleep on.
+func TestSelectPassesWakesOn(t *testing.T) {
+	d := testregion.Start(t, selectRegion+"[channel.c]\nslots = 2\nslot_size = \"64B\"\n")
+	all := []string{"a", "c"}
+	r, other, sender := d.Attach(shm.Options{Consume: all}), d.Attach(shm.Options{Consume: all}), d.Attach(shm.Options{Produce: all})
+	ctx := within(t)
+	a, c := queue(t, r, "a"), queue(t, r, "c")
+	otherC, toA, toC := queue(t, other, "c"), queue(t, sender, "a"), queue(t, sender, "c")
+	asleep := func(q *shm.Queue, n int) {
+		for {
+			if s, err := q.Stat(); err != nil || s.Receivers == n {
+				return
+			}
+			if ctx.Err() != nil {
+				t.Fatal("nobody went to sleep")
+			}
+			runtime.Gosched()
+		}
+	}
+	for range 100 {
+		got := make(chan int, 1)
+		go func() {
+			i, err := r.Select(ctx, a.CaseReceive(func(m *shm.Message) { m.Ack() }), c.CaseReceive(func(m *shm.Message) { m.Ack() }))
+			if err != nil {
+				t.Error(err)
+			}
+			got <- i
+		}()
+		asleep(toC, 1)
+		received := make(chan error, 1)
+		go func() {
+			_, err := otherC.ReceiveCopy(ctx, nil)
+			received <- err
+		}()
+		asleep(toC, 2)
+		toC.Send(ctx, []byte("for either"))
+		toA.Send(ctx, []byte("for Select"))
+		if i := <-got; i == 1 { // it took what the other waits for
+			if _, err := a.ReceiveCopy(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			toC.Send(ctx, []byte("for the other"))
+		}
+		if err := <-received; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
