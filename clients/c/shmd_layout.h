@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x3a2230e002e0db70) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x9a57ab3a5ec842ab) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -456,7 +456,8 @@ struct shmd_queue_info {
     SHMD_ATOMIC(uint32_t) max_deliveries;      /* 12, creator: after so many deliveries without an ack a message is dead; 0 for no limit, at most 63 */
     SHMD_ATOMIC(uint64_t) slots_offset;        /* 16, creator: of slot 0 */
     SHMD_ATOMIC(uint32_t) flags;               /* 24, creator: see QueueFlag */
-    uint8_t reserved_28[36];
+    SHMD_ATOMIC(uint32_t) max_leases;          /* 28, creator: slots that one attachment may have leased at a time; 0 for no limit */
+    uint8_t reserved_32[32];
     SHMD_ATOMIC(uint64_t) tail;                /* 64, peers: hint: next position to claim; never lowered, never ahead of the truth */
     SHMD_ATOMIC(uint32_t) send_owner;          /* 72, peers: lane: attachment id of the one producer, 0 for none; cleared by its repair */
     uint8_t reserved_76[52];
@@ -474,7 +475,8 @@ struct shmd_queue_info {
     uint8_t reserved_388[60];
     SHMD_ATOMIC(uint32_t) attention;           /* 448, peers: doorbell (futex) of the daemon: raised when a message became dead */
     SHMD_ATOMIC(uint32_t) returned;            /* 452, peers: lane: raised when a message came back behind the consumer's head */
-    uint8_t reserved_456[568];
+    SHMD_ATOMIC(uint32_t) drain;               /* 456, peers: not 0: the channel is being drained: a producer that sees it after its claim gives the slot back */
+    uint8_t reserved_460[564];
 };
 SHMD_ASSERT(sizeof(struct shmd_queue_info) == 1024, "size of queue_info");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, slots) == 0, "offset of queue_info.slots");
@@ -483,6 +485,7 @@ SHMD_ASSERT(offsetof(struct shmd_queue_info, stride) == 8, "offset of queue_info
 SHMD_ASSERT(offsetof(struct shmd_queue_info, max_deliveries) == 12, "offset of queue_info.max_deliveries");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, slots_offset) == 16, "offset of queue_info.slots_offset");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, flags) == 24, "offset of queue_info.flags");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, max_leases) == 28, "offset of queue_info.max_leases");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, tail) == 64, "offset of queue_info.tail");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, send_owner) == 72, "offset of queue_info.send_owner");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, head) == 128, "offset of queue_info.head");
@@ -494,6 +497,7 @@ SHMD_ASSERT(offsetof(struct shmd_queue_info, send_waiters) == 320, "offset of qu
 SHMD_ASSERT(offsetof(struct shmd_queue_info, send_bell) == 384, "offset of queue_info.send_bell");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, attention) == 448, "offset of queue_info.attention");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, returned) == 452, "offset of queue_info.returned");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, drain) == 456, "offset of queue_info.drain");
 
 /* One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one. */
 struct shmd_queue_counters {

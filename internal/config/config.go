@@ -74,6 +74,7 @@ type Channel struct {
 	Slots         int           `toml:"slots"`           // a power of two
 	SlotSize      int64         `toml:"slot_size"`       // bytes of payload that a slot holds
 	MaxDeliveries int           `toml:"max_deliveries"`  // then a message is a dead letter; 0: never
+	MaxLeases     int           `toml:"max_leases"`      // slots that one consumer may hold at a time; 0: no limit
 	DeadSlots     int           `toml:"dead_slots"`      // slots of NAME.dead, a power of two; unused if MaxDeliveries is 0
 	OnServerDeath string        `toml:"on_server_death"` // OnServerDeathRetry, OnServerDeathFail
 	Producers     int           `toml:"producers"`       // how many processes may produce: 1, or 0 for any number
@@ -201,6 +202,7 @@ var kinds = []string{KindQueue, KindTopic, KindLatest, KindCall}
 var kindKeys = map[string][]string{
 	"max_deliveries":  {KindQueue, KindCall},
 	"dead_slots":      {KindQueue},
+	"max_leases":      {KindQueue},
 	"on_server_death": {KindCall},
 	"producers":       {KindQueue},
 	"consumers":       {KindQueue},

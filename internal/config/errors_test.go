@@ -277,6 +277,11 @@ consume = ["d"]
 14:1: producers in [channel.e]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
 17:1: produce in [worker.a]: channel "d" has one producer (producers = 1), and this group has 2 instances; make it count = 1, or remove producers and consumers of the channel
 24:1: consume in [worker.c]: channel "d" has one consumer (consumers = 1), and that is worker "b"; remove the key there, or one of the two here`},
+	{"max_leases", "[channel.a]\nslots = 4\nmax_leases = 5\n[channel.b]\nmax_leases = -1\n[channel.c]\nproducers = 1\nconsumers = 1\nmax_leases = 1\n[channel.d]\nprefetch = 1",
+		`3:1: max_leases in [channel.a]: 5 is more than the 4 slots that there are; use 4 or less, or remove the key
+5:1: max_leases in [channel.b]: -1 is out of range; use 0 to 1048576
+9:1: max_leases in [channel.c]: a channel with one consumer has nobody to share with; remove the key, or producers and consumers
+11:1: unknown key "prefetch" in [channel.d]; did you mean "max_leases"?`},
 	{"sparse and huge", "[region]\nhuge_pages = true\n[channel.a]\nsparse = true",
 		`4:1: sparse in [channel.a]: a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]`},
 

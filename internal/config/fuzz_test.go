@@ -79,6 +79,7 @@ func invariants(t *testing.T, c *Config) {
 		must(ch.Kind != "topic" || (ch.Overflow == "block" || ch.Overflow == "drop-oldest") && ch.Publishers >= 0 && ch.Publishers <= 1 &&
 			ch.Subscribers >= 1 && ch.Subscribers <= 4096 && ch.EvictAfter >= 0 && ch.EvictAfter <= maxDuration, "topic", ch)
 		must(ch.SlotSize >= 1 && ch.SlotSize <= 1<<30, "slot_size", ch)
+		must(ch.MaxLeases >= 0 && ch.MaxLeases <= ch.Slots && (ch.MaxLeases == 0 || ch.Kind == "queue" && ch.Producers == 0), "max_leases", ch)
 		must(ch.Producers == ch.Consumers && ch.Producers>>1 == 0, "producers and consumers", ch)
 		must(ch.MaxDeliveries >= 0 && ch.MaxDeliveries <= 63, "max_deliveries", ch)
 		must(!ch.Sparse || !c.Region.HugePages, "sparse and huge", ch)

@@ -65,6 +65,7 @@ var synonyms = map[string][]string{
 	"produce":        {"output", "outputs", "publish", "writes"},
 	"stop_timeout":   {"timeout", "kill_timeout", "grace_period"},
 	"max_deliveries": {"retries", "max_retries", "attempts", "max_attempts"},
+	"max_leases":     {"prefetch", "prefetch_count", "max_in_flight", "max_inflight", "max_unacked"},
 	"kind":           {"type"},
 	"overflow":       {"policy", "full", "on_full", "when_full", "backpressure"},
 	"publishers":     {"producers", "writers", "max_publishers"},

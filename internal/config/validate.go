@@ -119,6 +119,14 @@ func (v *validator) channel(ch *Channel) {
 	if has("dead_slots") && (slotsOK || v.given(at.key("dead_slots"))) { // else it follows from slots
 		v.power(at.key("dead_slots"), int64(ch.DeadSlots), MinSlots, MaxSlots, decimal)
 	}
+	if leases := at.key("max_leases"); has("max_leases") && v.between(leases, ch.MaxLeases, 0, MaxSlots) && ch.MaxLeases > 0 {
+		switch {
+		case slotsOK && ch.MaxLeases > ch.Slots:
+			v.fail(leases, "%d is more than the %d slots that there are; use %d or less, or remove the key", ch.MaxLeases, ch.Slots, ch.Slots)
+		case ch.Lane():
+			v.fail(leases, "a channel with one consumer has nobody to share with; remove the key, or producers and consumers")
+		}
+	}
 	if ch.Kind == KindCall && !v.bad(at.key("on_server_death")) {
 		v.oneOf(at.key("on_server_death"), ch.OnServerDeath, OnServerDeathRetry, OnServerDeathFail)
 	}

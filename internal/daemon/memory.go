@@ -164,7 +164,7 @@ func (m *memory) addQueue(r config.Region, c config.Channel) error {
 		}
 		return protocol.FormatQueue(b, h, o)
 	}
-	q, err := make(c.Name, protocol.QueueOptions{Slots: c.Slots, SlotSize: int(c.SlotSize), MaxDeliveries: c.MaxDeliveries, Sparse: c.Sparse,
+	q, err := make(c.Name, protocol.QueueOptions{Slots: c.Slots, SlotSize: int(c.SlotSize), MaxDeliveries: c.MaxDeliveries, MaxLeases: c.MaxLeases, Sparse: c.Sparse,
 		Lane: c.Lane() && sys.RegisterFence() == nil}) // else a plain queue does the same, slower
 	if err != nil {
 		return err

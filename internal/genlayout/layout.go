@@ -205,6 +205,7 @@ var Structs = []Struct{
 		w32("MaxDeliveries", 12, creator, "after so many deliveries without an ack a message is dead; 0 for no limit, at most 63"),
 		w64("SlotsOffset", 16, creator, "of slot 0"),
 		w32("Flags", 24, creator, "see QueueFlag"),
+		w32("MaxLeases", 28, creator, "slots that one attachment may have leased at a time; 0 for no limit"),
 		w64("Tail", 64, anyPeer, "hint: next position to claim; never lowered, never ahead of the truth"),
 		w32("SendOwner", 72, anyPeer, "lane: attachment id of the one producer, 0 for none; cleared by its repair"),
 		w64("Head", 128, anyPeer, "hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken"),
@@ -216,6 +217,7 @@ var Structs = []Struct{
 		w32("SendBell", 384, anyPeer, "doorbell (futex) of the producers: raised by what was freed"),
 		w32("Attention", 448, anyPeer, "doorbell (futex) of the daemon: raised when a message became dead"),
 		w32("Returned", 452, anyPeer, "lane: raised when a message came back behind the consumer's head"),
+		w32("Drain", 456, anyPeer, "not 0: the channel is being drained: a producer that sees it after its claim gives the slot back"),
 	}},
 	{Name: "QueueCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []Field{
 		w64("Sent", 0, anyPeer, "messages committed"),

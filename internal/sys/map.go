@@ -102,3 +102,22 @@ func Mlock(b []byte) error {
 	}
 	return fail("mlock", retry(func() error { return unix.Mlock(b) }))
 }
+
+// Punch makes the whole pages of b, part of a mapping of a memfd, a hole in the file: the memory goes back to the system, and reads as zero
+// in all processes. It returns how many bytes of it were in memory. The mapping must be writable and not locked (EINVAL).
+func Punch(b []byte) (int64, error) {
+	page := uintptr(os.Getpagesize())
+	from, to := -base(b)%page, uintptr(len(b))
+	if to -= (base(b) + to) % page; int(from) >= int(to) {
+		return 0, nil
+	}
+	b = b[from:to]
+	n, err := resident(b, int(page))
+	if err != nil {
+		return 0, err
+	}
+	if err := madvise("MADV_REMOVE", b, unix.MADV_REMOVE); err != nil {
+		return 0, err
+	}
+	return n, nil
+}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Word returns the 32-bit word at byte off of b, for the futex calls. b starts at an
@@ -33,4 +35,18 @@ func offsetIn(b []byte, addr uintptr) (off int64, ok bool) {
 func wordIn(b []byte, w *atomic.Uint32) bool {
 	_, ok := offsetIn(b, uintptr(unsafe.Pointer(w)))
 	return ok
+}
+
+// resident returns how many bytes of the page-aligned b are in memory.
+func resident(b []byte, page int) (int64, error) {
+	vec := make([]byte, (len(b)+page-1)/page)
+	_, _, e := unix.Syscall(unix.SYS_MINCORE, base(b), uintptr(len(b)), uintptr(unsafe.Pointer(unsafe.SliceData(vec))))
+	if e != 0 {
+		return 0, fail("mincore", e)
+	}
+	var n int64
+	for _, v := range vec {
+		n += int64(v&1) * int64(page)
+	}
+	return n, nil
 }

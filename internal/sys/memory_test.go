@@ -378,3 +378,45 @@ func TestFlock(t *testing.T) {
 		t.Errorf("lock of a closed file: %v, %v", ok, err)
 	}
 }
+
+// What is punched out of a mapping is gone in all mappings, and only that.
+func TestPunch(t *testing.T) {
+	f, err := MemfdCreate("punch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	page := os.Getpagesize()
+	if err := f.Truncate(int64(8 * page)); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Map(f, 0, 8*page, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Unmap(a)
+	b, err := Map(f, 0, 8*page, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Unmap(b)
+	for i := range 6 * page { // two pages were never touched
+		a[i] = 1
+	}
+	if n, err := Punch(a[page/2 : 3*page-1]); n != int64(page) || err != nil { // one whole page
+		t.Errorf("%d, %v", n, err)
+	}
+	for i, want := range []byte{1, 0, 1, 1, 1, 1} {
+		if b[i*page] != want || b[(i+1)*page-1] != want {
+			t.Errorf("page %d: %d", i, b[i*page])
+		}
+	}
+	if n, err := Punch(a[4*page:]); n != int64(2*page) || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	for _, small := range [][]byte{a[:0], a[1:page], a[page-1 : page+1]} {
+		if n, err := Punch(small); n != 0 || err != nil {
+			t.Errorf("%d bytes: %d, %v", len(small), n, err)
+		}
+	}
+}

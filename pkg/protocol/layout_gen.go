@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x3a2230e002e0db70
+const LayoutHash uint64 = 0x9a57ab3a5ec842ab
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -924,7 +924,9 @@ type QueueInfo struct {
 	SlotsOffset atomic.Uint64
 	// Flags is at 24, written by creator: see QueueFlag
 	Flags atomic.Uint32
-	_     [36]byte
+	// MaxLeases is at 28, written by creator: slots that one attachment may have leased at a time; 0 for no limit
+	MaxLeases atomic.Uint32
+	_         [32]byte
 	// Tail is at 64, written by peers: hint: next position to claim; never lowered, never ahead of the truth
 	Tail atomic.Uint64
 	// SendOwner is at 72, written by peers: lane: attachment id of the one producer, 0 for none; cleared by its repair
@@ -953,7 +955,9 @@ type QueueInfo struct {
 	Attention atomic.Uint32
 	// Returned is at 452, written by peers: lane: raised when a message came back behind the consumer's head
 	Returned atomic.Uint32
-	_        [568]byte
+	// Drain is at 456, written by peers: not 0: the channel is being drained: a producer that sees it after its claim gives the slot back
+	Drain atomic.Uint32
+	_     [564]byte
 }
 
 // Size of QueueInfo and offsets of its fields, in bytes.
@@ -965,6 +969,7 @@ const (
 	OffsetofQueueInfoMaxDeliveries  = 12
 	OffsetofQueueInfoSlotsOffset    = 16
 	OffsetofQueueInfoFlags          = 24
+	OffsetofQueueInfoMaxLeases      = 28
 	OffsetofQueueInfoTail           = 64
 	OffsetofQueueInfoSendOwner      = 72
 	OffsetofQueueInfoHead           = 128
@@ -976,6 +981,7 @@ const (
 	OffsetofQueueInfoSendBell       = 384
 	OffsetofQueueInfoAttention      = 448
 	OffsetofQueueInfoReturned       = 452
+	OffsetofQueueInfoDrain          = 456
 )
 
 // QueueCounters is 64 bytes. One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
@@ -1564,6 +1570,7 @@ var Layouts = []StructInfo{
 		{"max_deliveries", "u32", 12, 4, "creator", "after so many deliveries without an ack a message is dead; 0 for no limit, at most 63"},
 		{"slots_offset", "u64", 16, 8, "creator", "of slot 0"},
 		{"flags", "u32", 24, 4, "creator", "see QueueFlag"},
+		{"max_leases", "u32", 28, 4, "creator", "slots that one attachment may have leased at a time; 0 for no limit"},
 		{"tail", "u64", 64, 8, "peers", "hint: next position to claim; never lowered, never ahead of the truth"},
 		{"send_owner", "u32", 72, 4, "peers", "lane: attachment id of the one producer, 0 for none; cleared by its repair"},
 		{"head", "u64", 128, 8, "peers", "hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken"},
@@ -1575,6 +1582,7 @@ var Layouts = []StructInfo{
 		{"send_bell", "u32", 384, 4, "peers", "doorbell (futex) of the producers: raised by what was freed"},
 		{"attention", "u32", 448, 4, "peers", "doorbell (futex) of the daemon: raised when a message became dead"},
 		{"returned", "u32", 452, 4, "peers", "lane: raised when a message came back behind the consumer's head"},
+		{"drain", "u32", 456, 4, "peers", "not 0: the channel is being drained: a producer that sees it after its claim gives the slot back"},
 	}},
 	{Name: "QueueCounters", Size: 64, Doc: "One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.", Fields: []FieldInfo{
 		{"sent", "u64", 0, 8, "peers", "messages committed"},

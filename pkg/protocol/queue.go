@@ -14,6 +14,7 @@ type QueueOptions struct {
 	SlotSize      int  // bytes of payload that a slot holds, 1 to 1<<30
 	MaxDeliveries int  // 0 for no limit, at most 63
 	Sparse        bool // recorded in the header; the memory is the caller's
+	MaxLeases     int  // slots that one attachment may have leased at a time; 0 for no limit
 	DeadLetter    bool // a dead-letter channel: payloads begin with a DeadLetter
 	Lane          bool // one producer and one consumer: use it through NewLane
 	// Start is the first position. 0 but in tests, which start shortly before a wrap.
@@ -34,7 +35,9 @@ type Queue struct {
 	stride        uint64
 	offset        uint64
 	maxDeliveries int
+	maxLeases     int
 	flags         QueueFlag
+	leases        leases // of this process
 
 	// Consumers wait on Receivers, producers on Senders.
 	Receivers, Senders Doorbell
@@ -67,6 +70,10 @@ func (o QueueOptions) check() error {
 		return fmt.Errorf("queue with slots of %d bytes: must be 1 to %d", o.SlotSize, 1<<30)
 	case o.DeadLetter && o.SlotSize < SizeofDeadLetter:
 		return fmt.Errorf("dead-letter channel with slots of %d bytes: its messages have a head of %d", o.SlotSize, SizeofDeadLetter)
+	case o.MaxLeases > 0 && o.Lane:
+		return fmt.Errorf("queue with one producer, one consumer and max_leases = %d: only others than one consumer share it", o.MaxLeases)
+	case o.MaxLeases < 0 || o.MaxLeases > o.Slots:
+		return fmt.Errorf("queue with max_leases = %d: must be 0 (no limit) to its %d slots", o.MaxLeases, o.Slots)
 	case o.MaxDeliveries < 0 || o.MaxDeliveries > maxDeliveries:
 		return fmt.Errorf("queue with max_deliveries = %d: must be 0 (no limit) to %d", o.MaxDeliveries, maxDeliveries)
 	}
@@ -96,6 +103,7 @@ func FormatQueue(b []byte, h Header, o QueueOptions) (*Queue, error) {
 	info.SlotSize.Store(uint32(o.SlotSize))
 	info.Stride.Store(uint32(o.stride()))
 	info.MaxDeliveries.Store(uint32(o.MaxDeliveries))
+	info.MaxLeases.Store(uint32(o.MaxLeases))
 	info.SlotsOffset.Store(queueSlots)
 	var flags QueueFlag
 	if o.Sparse {
@@ -131,7 +139,7 @@ func OpenQueue(b []byte) (*Queue, error) {
 	if info == nil {
 		return nil, fmt.Errorf("queue %q: %w", h.Name, ErrTooShort)
 	}
-	o := QueueOptions{Slots: int(info.Slots.Load()), SlotSize: int(info.SlotSize.Load()), MaxDeliveries: int(info.MaxDeliveries.Load())}
+	o := QueueOptions{Slots: int(info.Slots.Load()), SlotSize: int(info.SlotSize.Load()), MaxDeliveries: int(info.MaxDeliveries.Load()), MaxLeases: int(info.MaxLeases.Load())}
 	stride, offset := uint64(info.Stride.Load()), info.SlotsOffset.Load()
 	if err := o.check(); err != nil {
 		return nil, &CorruptError{h.Name, bodyOffset, err.Error()}
@@ -154,7 +162,7 @@ func OpenQueue(b []byte) (*Queue, error) {
 		b: b, h: h, info: info,
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset,
-		maxDeliveries: o.MaxDeliveries, flags: flags,
+		maxDeliveries: o.MaxDeliveries, maxLeases: o.MaxLeases, flags: flags,
 		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, fenced: lane},
 		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters, fenced: lane},
 	}, nil
@@ -326,8 +334,15 @@ func (q *Queue) Abort(l Loan) error {
 }
 
 // TryReceive leases the next message to the attachment owner, which must not be 0. Errors: ErrEmpty, *CorruptError
-// (the slot's length is beyond the slot: the lease has been given up and the message dropped).
+// (the slot's length is beyond the slot: the lease has been given up and the message dropped), ErrLeases.
 func (q *Queue) TryReceive(owner uint16) (Lease, error) {
+	if q.maxLeases > 0 {
+		return q.tryReceiveLimited(owner)
+	}
+	return q.tryReceive(owner)
+}
+
+func (q *Queue) tryReceive(owner uint16) (Lease, error) {
 	// Bounded even if a hostile peer moves the hints for ever: an honest walk meets each slot once between two
 	// moves of head by others, so this many steps are far beyond any honest interleaving that matters.
 	for steps := uint64(0); steps < 64*(q.mask+1)+1<<16; steps++ {
@@ -367,7 +382,7 @@ func (q *Queue) TryReceive(owner uint16) (Lease, error) {
 			l := Lease{h & q.mask, mine, 1}
 			if s.meta().Load() > uint64(q.slotSize) { // a frame, or damaged
 				if err := q.leaseFrame(&l); err != nil {
-					q.Ack(l)
+					q.ack(l)
 					return Lease{}, fmt.Errorf("%w; what was in the slot was dropped", err)
 				}
 			}
@@ -402,6 +417,11 @@ func (q *Queue) LeaseBytes(l Lease) []byte {
 
 // Ack ends a lease: the message is done, the slot free, a producer woken. Errors: ErrLost.
 func (q *Queue) Ack(l Lease) error {
+	q.endLease()
+	return q.ack(l)
+}
+
+func (q *Queue) ack(l Lease) error {
 	if !q.slot(l.slot).State.CompareAndSwap(uint64(l.word), uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G
 		return ErrLost
 	}
@@ -413,6 +433,7 @@ func (q *Queue) Ack(l Lease) error {
 // Nack gives a message back for another try, with deliveries raised; after MaxDeliveries it becomes DEAD and the daemon
 // is told to move it. Errors: ErrLost.
 func (q *Queue) Nack(l Lease) error {
+	q.endLease()
 	if !q.giveBack(l.slot, l.word, 1) {
 		return ErrLost
 	}
@@ -421,6 +442,7 @@ func (q *Queue) Nack(l Lease) error {
 
 // Return gives back a message, or the rest of a frame, that nobody looked at: deliveries is not raised. Errors: ErrLost.
 func (q *Queue) Return(l Lease) error {
+	q.endLease()
 	if !q.giveBack(l.slot, l.word, 0) {
 		return ErrLost
 	}

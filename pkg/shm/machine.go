@@ -8,7 +8,7 @@ func (q *Queue) tryLoan() (protocol.Loan, error) {
 	if q.lane != nil {
 		return q.lane.TryLoan(q.r.id)
 	}
-	return q.q.TryLoan(q.r.id)
+	return q.claim()
 }
 
 func (q *Queue) commit(l protocol.Loan, n int) error {

@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x3a2230e002e0db70  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x9a57ab3a5ec842ab  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -325,6 +325,7 @@ FIELDS = {
         "max_deliveries": (12, "I"),  # creator: after so many deliveries without an ack a message is dead; 0 for no limit, at most 63
         "slots_offset": (16, "Q"),  # creator: of slot 0
         "flags": (24, "I"),  # creator: see QueueFlag
+        "max_leases": (28, "I"),  # creator: slots that one attachment may have leased at a time; 0 for no limit
         "tail": (64, "Q"),  # peers: hint: next position to claim; never lowered, never ahead of the truth
         "send_owner": (72, "I"),  # peers: lane: attachment id of the one producer, 0 for none; cleared by its repair
         "head": (128, "Q"),  # peers: hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken
@@ -336,6 +337,7 @@ FIELDS = {
         "send_bell": (384, "I"),  # peers: doorbell (futex) of the producers: raised by what was freed
         "attention": (448, "I"),  # peers: doorbell (futex) of the daemon: raised when a message became dead
         "returned": (452, "I"),  # peers: lane: raised when a message came back behind the consumer's head
+        "drain": (456, "I"),  # peers: not 0: the channel is being drained: a producer that sees it after its claim gives the slot back
     },
     # One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
     "QueueCounters": {
