@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x9a57ab3a5ec842ab) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x76ef0dbfebefe973) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -178,6 +178,22 @@ enum shmd_stream {
 #define SHMD_LATEST_SLOT_PHASE(w) ((uint64_t)(w) >> 0 & UINT64_C(0xf)) /* FREE: never written, or given back; WRITING; READY: holds a value */
 #define SHMD_LATEST_SLOT_OWNER(w) ((uint64_t)(w) >> 4 & UINT64_C(0xffff)) /* attachment id of who writes, 0 for nobody */
 #define SHMD_LATEST_SLOT_VERSION(w) ((uint64_t)(w) >> 20 & UINT64_C(0xfffffffffff)) /* the low bits of the version that the slot holds or is written for */
+
+/* The parts of shmd_call_slot.state. */
+#define SHMD_CALL_SLOT_PHASE(w) ((uint64_t)(w) >> 0 & UINT64_C(0xf)) /* see CallPhase */
+#define SHMD_CALL_SLOT_CALLER(w) ((uint64_t)(w) >> 4 & UINT64_C(0xffff)) /* attachment id of the caller, 0 for nobody */
+#define SHMD_CALL_SLOT_SERVER(w) ((uint64_t)(w) >> 20 & UINT64_C(0xffff)) /* attachment id of the server, 0 for nobody */
+#define SHMD_CALL_SLOT_DELIVERIES(w) ((uint64_t)(w) >> 36 & UINT64_C(0x3f)) /* how many servers took the request and gave no answer */
+#define SHMD_CALL_SLOT_ASLEEP(w) ((uint64_t)(w) >> 42 & UINT64_C(0x1)) /* 1: the caller sleeps on Bell, or is about to */
+#define SHMD_CALL_SLOT_SEQ(w) ((uint64_t)(w) >> 43 & UINT64_C(0x1fffff)) /* counts the requests of the slot */
+
+/* The parts of shmd_call_slot.request. */
+#define SHMD_CALL_SLOT_TICKET(w) ((uint64_t)(w) >> 0 & UINT64_C(0xffffffff)) /* orders the requests, modulo 2^32: the smallest is served first */
+#define SHMD_CALL_SLOT_LENGTH(w) ((uint64_t)(w) >> 32 & UINT64_C(0xffffffff)) /* bytes of the request */
+
+/* The parts of shmd_call_slot.reply. */
+#define SHMD_CALL_SLOT_CODE(w) ((uint64_t)(w) >> 0 & UINT64_C(0xffffffff)) /* 0, or the code of an error */
+#define SHMD_CALL_SLOT_REPLY_LENGTH(w) ((uint64_t)(w) >> 32 & UINT64_C(0xffffffff)) /* bytes of the reply */
 
 /* Sections at fixed places. The others are found through the fields named *_offset. */
 #define SHMD_SEGMENT_HEADER_OFFSET 0

@@ -312,6 +312,70 @@ static void latest(void) {
     }
 }
 
+static void call_slot(uint64_t offset, uint64_t stride) {
+    const struct shmd_call_slot *s = place(offset, stride);
+    uint64_t w = LOAD(s, state), request = LOAD(s, request), reply = LOAD(s, reply);
+    uint64_t n = SHMD_CALL_SLOT_LENGTH(request), m = SHMD_CALL_SLOT_REPLY_LENGTH(reply);
+    uint64_t end = sizeof *s + n, place_of_reply = (end + 7) / 8 * 8;
+    if (place_of_reply >= 64)
+        place_of_reply = (end + 63) / 64 * 64;
+    number("_offset", offset);
+    number("state", w);
+    number("request", request);
+    number("reply", reply);
+    number("bell", LOAD(s, bell));
+    number("_phase", SHMD_CALL_SLOT_PHASE(w));
+    number("_caller", SHMD_CALL_SLOT_CALLER(w));
+    number("_server", SHMD_CALL_SLOT_SERVER(w));
+    number("_deliveries", SHMD_CALL_SLOT_DELIVERIES(w));
+    number("_asleep", SHMD_CALL_SLOT_ASLEEP(w));
+    number("_seq", SHMD_CALL_SLOT_SEQ(w));
+    number("_ticket", SHMD_CALL_SLOT_TICKET(request));
+    number("_length", n);
+    number("_code", SHMD_CALL_SLOT_CODE(reply));
+    number("_reply_length", m);
+    if (SHMD_CALL_SLOT_PHASE(w) != SHMD_CALL_PHASE_ANSWERED)
+        m = 0;
+    if (place_of_reply + m > stride)
+        fail("a reply is longer than its slot");
+    printf("%s._request=%.*s\n", at, (int)n, (const char *)(s + 1));
+    printf("%s._reply=%.*s\n", at, (int)m, (const char *)s + place_of_reply);
+}
+
+static void call(void) {
+    const struct shmd_call_info *c = place(SHMD_CALL_INFO_OFFSET, sizeof *c);
+    begin("CallInfo", 0);
+    number("_offset", SHMD_CALL_INFO_OFFSET);
+    WORD(c, slots);
+    WORD(c, slot_size);
+    WORD(c, stride);
+    WORD(c, slots_offset);
+    WORD(c, max_deliveries);
+    WORD(c, flags);
+    WORD(c, reach);
+    WORD(c, tickets);
+    WORD(c, serve_waiters);
+    WORD(c, serve_bell);
+    WORD(c, call_waiters);
+    WORD(c, call_bell);
+    WORD(c, want_bell);
+    for (uint64_t i = 0; i < SHMD_CALL_COUNTERS_COUNT; i++) {
+        uint64_t offset = SHMD_CALL_COUNTERS_OFFSET + i * sizeof(struct shmd_call_counters);
+        const struct shmd_call_counters *n = place(offset, sizeof *n);
+        begin("CallCounters", i);
+        number("_offset", offset);
+        WORD(n, requests);
+        WORD(n, answered);
+        WORD(n, retried);
+        WORD(n, broken);
+        WORD(n, left);
+    }
+    for (uint64_t i = 0; i < LOAD(c, slots); i++) {
+        begin("CallSlot", i);
+        call_slot(LOAD(c, slots_offset) + i * LOAD(c, stride), LOAD(c, stride));
+    }
+}
+
 static void record_log(void) {
     const struct shmd_log_info *l = place(SHMD_LOG_INFO_OFFSET, sizeof *l);
     begin("LogInfo", 0);
@@ -368,6 +432,9 @@ int main(int argc, char **argv) {
         break;
     case SHMD_KIND_GROUP:
         group();
+        break;
+    case SHMD_KIND_CALL:
+        call();
         break;
     case SHMD_KIND_LATEST:
         latest();

@@ -81,6 +81,22 @@ var packed = []struct {
 		{"Owner", 4, 16, "attachment id of who writes, 0 for nobody"},
 		{"Version", 20, 44, "the low bits of the version that the slot holds or is written for"},
 	}},
+	{"CallSlot", "State", []bits{
+		{"Phase", 0, 4, "see CallPhase"},
+		{"Caller", 4, 16, "attachment id of the caller, 0 for nobody"},
+		{"Server", 20, 16, "attachment id of the server, 0 for nobody"},
+		{"Deliveries", 36, 6, "how many servers took the request and gave no answer"},
+		{"Asleep", 42, 1, "1: the caller sleeps on Bell, or is about to"},
+		{"Seq", 43, 21, "counts the requests of the slot"},
+	}},
+	{"CallSlot", "Request", []bits{
+		{"Ticket", 0, 32, "orders the requests, modulo 2^32: the smallest is served first"},
+		{"Length", 32, 32, "bytes of the request"},
+	}},
+	{"CallSlot", "Reply", []bits{
+		{"Code", 0, 32, "0, or the code of an error"},
+		{"ReplyLength", 32, 32, "bytes of the reply"},
+	}},
 }
 
 // group is the constants of one name.

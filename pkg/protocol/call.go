@@ -254,7 +254,7 @@ func (c *Call) Send(r *Request, n int) error {
 	}
 	s := c.slot(r.slot)
 	ticket := uint32(c.info.Tickets.Add(1))
-	sys.StoreRelease(&s.Request, uint64(n)<<32|uint64(ticket))
+	sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))
 	next := MakeCallWord(CallPhaseRequest, r.word.Caller(), 0, 0, r.word.Seq()+1)
 	if !s.State.CompareAndSwap(uint64(r.word), uint64(next)) { // B: publishes the request; pairs with D
 		return ErrLost
@@ -316,7 +316,7 @@ func (c *Call) Reply(r Request) (p []byte, code int32, err error) {
 		return nil, 0, ErrLost
 	}
 	w := c.slot(r.slot).Reply.Load() // read once: a hostile peer may change it
-	n := uint32(w >> 32)
+	n := uint32(w >> CallSlotReplyLengthShift)
 	if n > uint32(c.slotSize) {
 		return nil, 0, c.damaged(r.slot, OffsetofCallSlotReply, fmt.Sprintf("reply of %d bytes in a slot of %d", n, c.slotSize))
 	}
@@ -391,7 +391,7 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 		if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // D: pairs with B
 			continue
 		}
-		n := uint32(s.Request.Load() >> 32) // read once
+		n := uint32(s.Request.Load() >> CallSlotLengthShift) // read once
 		v := Serving{i, mine, int(n)}
 		if n > uint32(c.slotSize) {
 			v.length = 0
@@ -456,7 +456,7 @@ func (c *Call) answer(v Serving, n int, code int32) error {
 	if !v.holds(w) {
 		return ErrLost
 	}
-	sys.StoreRelease(&s.Reply, uint64(n)<<32|uint64(uint32(code)))
+	sys.StoreRelease(&s.Reply, uint64(n)<<CallSlotReplyLengthShift|uint64(uint32(code)))
 	for {
 		if w.Caller() == 0 { // the last to leave frees the slot
 			if s.State.CompareAndSwap(uint64(w), uint64(w.free())) {
@@ -511,7 +511,7 @@ func (c *Call) giveBack(s *CallSlot, w CallWord, died bool) bool {
 	case w.Caller() == 0:
 		next = w.free()
 	case died && c.flags&CallFlagFailOnDeath != 0, c.maxDeliveries > 0 && n >= c.maxDeliveries:
-		next = w.with(CallPhaseBroken, w.Caller(), 0)
+		next = MakeCallWord(CallPhaseBroken, w.Caller(), 0, n, w.Seq()) | w&callAsleepBit
 	}
 	if !s.State.CompareAndSwap(uint64(w), uint64(next)) { // R
 		return false

@@ -5,37 +5,33 @@ package protocol
 type CallWord uint64
 
 const (
-	callCallerShift     = 4
-	callServerShift     = 20
-	callDeliveriesShift = 36
-	callAsleepBit       = CallWord(1) << 42
-	callSeqShift        = 43
-	callSeqMask         = 1<<21 - 1
+	callAsleepBit = CallWord(1) << CallSlotAsleepShift
+	callSeqMask   = 1<<CallSlotSeqBits - 1
 )
 
 // MakeCallWord composes a state word. Caller and server are 0 in phases that have none; asleep is not set.
 func MakeCallWord(p CallPhase, caller, server uint16, deliveries int, seq uint32) CallWord {
-	return CallWord(p)&15 | CallWord(caller)<<callCallerShift | CallWord(server)<<callServerShift |
-		CallWord(deliveries&maxDeliveries)<<callDeliveriesShift | CallWord(seq&callSeqMask)<<callSeqShift
+	return CallWord(p)&(1<<CallSlotPhaseBits-1) | CallWord(caller)<<CallSlotCallerShift | CallWord(server)<<CallSlotServerShift |
+		CallWord(deliveries&maxDeliveries)<<CallSlotDeliveriesShift | CallWord(seq&callSeqMask)<<CallSlotSeqShift
 }
 
 // Phase returns the phase; a damaged word may give one that has no name.
-func (w CallWord) Phase() CallPhase { return CallPhase(w & 15) }
+func (w CallWord) Phase() CallPhase { return CallPhase(w & (1<<CallSlotPhaseBits - 1)) }
 
 // Caller returns the attachment id of the caller.
-func (w CallWord) Caller() uint16 { return uint16(w >> callCallerShift) }
+func (w CallWord) Caller() uint16 { return uint16(w >> CallSlotCallerShift) }
 
 // Server returns the attachment id of the server.
-func (w CallWord) Server() uint16 { return uint16(w >> callServerShift) }
+func (w CallWord) Server() uint16 { return uint16(w >> CallSlotServerShift) }
 
 // Deliveries returns how many servers took the request and gave no answer.
-func (w CallWord) Deliveries() int { return int(w>>callDeliveriesShift) & maxDeliveries }
+func (w CallWord) Deliveries() int { return int(w>>CallSlotDeliveriesShift) & maxDeliveries }
 
 // Asleep reports whether the caller sleeps on the slot's bell, or is about to: who settles the call has to ring it.
 func (w CallWord) Asleep() bool { return w&callAsleepBit != 0 }
 
 // Seq counts the requests of the slot, modulo 2^21.
-func (w CallWord) Seq() uint32 { return uint32(w >> callSeqShift) }
+func (w CallWord) Seq() uint32 { return uint32(w >> CallSlotSeqShift) }
 
 // settled reports whether the caller has what it waits for.
 func (w CallWord) settled() bool {

@@ -49,6 +49,7 @@ func FuzzSegmentHeader(f *testing.F) {
 		OpenQueue(b)
 		OpenLog(b)
 		OpenLatest(b)
+		OpenCall(b)
 		OpenChannel(b)
 	})
 }

@@ -33,6 +33,7 @@ var goldens = []struct {
 	{"command", makeCommand, readCommand},
 	{"group", makeGroup, readGroup},
 	{"queue", makeQueue, readQueue},
+	{"call", makeCall, readCall},
 	{"log", makeLog, readLog},
 	{"latest", makeLatest, readLatest},
 }
@@ -453,6 +454,8 @@ func decodeSegment(t *testing.T, b []byte) []byte {
 			case "LatestInfo":
 				w := row.get("current").(uint64)
 				row = append(row, member{"_slot", w & (1<<LatestInfoSlotBits - 1)}, member{"_version", w >> LatestInfoVersionShift})
+			case "CallSlot":
+				row = append(row, decodeCallSlot(b[at:at+value(s.Stride)], row)...)
 			case "LatestSlot":
 				row = append(row, decodeVersion(b[at:at+value(s.Stride)], row)...)
 			}

@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x9a57ab3a5ec842ab
+const LayoutHash uint64 = 0x76ef0dbfebefe973
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -50,6 +50,38 @@ const (
 	LatestSlotOwnerBits    = 16
 	LatestSlotVersionShift = 20 // the low bits of the version that the slot holds or is written for
 	LatestSlotVersionBits  = 44
+)
+
+// CallSlot.State: where each part lies.
+const (
+	CallSlotPhaseShift      = 0 // see CallPhase
+	CallSlotPhaseBits       = 4
+	CallSlotCallerShift     = 4 // attachment id of the caller, 0 for nobody
+	CallSlotCallerBits      = 16
+	CallSlotServerShift     = 20 // attachment id of the server, 0 for nobody
+	CallSlotServerBits      = 16
+	CallSlotDeliveriesShift = 36 // how many servers took the request and gave no answer
+	CallSlotDeliveriesBits  = 6
+	CallSlotAsleepShift     = 42 // 1: the caller sleeps on Bell, or is about to
+	CallSlotAsleepBits      = 1
+	CallSlotSeqShift        = 43 // counts the requests of the slot
+	CallSlotSeqBits         = 21
+)
+
+// CallSlot.Request: where each part lies.
+const (
+	CallSlotTicketShift = 0 // orders the requests, modulo 2^32: the smallest is served first
+	CallSlotTicketBits  = 32
+	CallSlotLengthShift = 32 // bytes of the request
+	CallSlotLengthBits  = 32
+)
+
+// CallSlot.Reply: where each part lies.
+const (
+	CallSlotCodeShift        = 0 // 0, or the code of an error
+	CallSlotCodeBits         = 32
+	CallSlotReplyLengthShift = 32 // bytes of the reply
+	CallSlotReplyLengthBits  = 32
 )
 
 // Kind is the kind of a segment.

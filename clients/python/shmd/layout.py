@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x9a57ab3a5ec842ab  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x76ef0dbfebefe973  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -593,4 +593,32 @@ def latest_slot_state(word):
         "phase": word >> 0 & 0xf,
         "owner": word >> 4 & 0xffff,
         "version": word >> 20 & 0xfffffffffff,
+    }
+
+
+def call_slot_state(word):
+    """Return the parts of CallSlot.state as a dict: phase, caller, server, deliveries, asleep, seq."""
+    return {
+        "phase": word >> 0 & 0xf,
+        "caller": word >> 4 & 0xffff,
+        "server": word >> 20 & 0xffff,
+        "deliveries": word >> 36 & 0x3f,
+        "asleep": word >> 42 & 0x1,
+        "seq": word >> 43 & 0x1fffff,
+    }
+
+
+def call_slot_request(word):
+    """Return the parts of CallSlot.request as a dict: ticket, length."""
+    return {
+        "ticket": word >> 0 & 0xffffffff,
+        "length": word >> 32 & 0xffffffff,
+    }
+
+
+def call_slot_reply(word):
+    """Return the parts of CallSlot.reply as a dict: code, reply_length."""
+    return {
+        "code": word >> 0 & 0xffffffff,
+        "reply_length": word >> 32 & 0xffffffff,
     }

@@ -11,7 +11,7 @@ import unittest
 from shmd import layout
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "pkg" / "protocol" / "testdata" / "golden"
-KINDS = ["roster", "command", "group", "queue", "log", "latest"]
+KINDS = ["roster", "command", "group", "queue", "log", "latest", "call"]
 HOLDS_MESSAGE = (layout.Phase.READY, layout.Phase.READING, layout.Phase.DEAD)
 
 
@@ -45,6 +45,21 @@ def version(buf, offset):
     return row
 
 
+def call(buf, offset):
+    """Return the head of a call slot with the parts of its words, its request, and its reply if it holds one."""
+    row = layout.read(buf, offset, "CallSlot")
+    for word in ("state", "request", "reply"):
+        row.update(("_" + k, v) for k, v in getattr(layout, "call_slot_" + word)(row[word]).items())
+    end = layout.SIZES["CallSlot"] + row["_length"]
+    at = (end + 7) // 8 * 8
+    if at >= 64:
+        at = (end + 63) // 64 * 64
+    length = row["_reply_length"] if row["_phase"] == layout.CallPhase.ANSWERED else 0
+    row["_request"] = bytes(buf[offset + layout.SIZES["CallSlot"] : offset + end]).decode()
+    row["_reply"] = bytes(buf[offset + at : offset + at + length]).decode()
+    return row
+
+
 def records(buf, info):
     """Return the records of a log, oldest first."""
     begin, size = info["ring_offset"], info["ring_size"]
@@ -74,6 +89,8 @@ def decode(buf):
         for offset in offsets:
             if name == "SlotHeader":
                 row = slot(buf, offset, heads["QueueInfo"]["stride"])
+            elif name == "CallSlot":
+                row = call(buf, offset)
             elif name == "LatestSlot":
                 row = version(buf, offset)
             else:
