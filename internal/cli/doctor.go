@@ -383,10 +383,17 @@ func checkRegion(s *session) []finding {
 	}
 	list = append(list, f)
 
-	var failed, restarting []string
+	var failed, restarting, stalled []string
+	filters := 0
 	kept := s.kept()
 	for i := range s.Roster.WorkerCount() {
 		w, err := s.worker(i, kept)
+		if w.ShimPid > 0 {
+			filters++
+		}
+		if w.Stalled {
+			stalled = append(stalled, fmt.Sprintf("%s %s", w.Name, w.Reason))
+		}
 		switch {
 		case err != nil:
 			failed = append(failed, err.Error())
@@ -401,8 +408,21 @@ func checkRegion(s *session) []finding {
 		f.Text = strings.Join(all, "; ")
 		f = f.warn("see shmctl -r %s logs, and then shmctl -r %s start", s.name(), s.name())
 	}
+	list = append(list, f)
+	if filters == 0 {
+		return list
+	}
+	f = fine("filters", "%s, none stalled", count(filters, "filter"))
+	if len(stalled) > 0 {
+		f.Text = strings.Join(stalled, "; ")
+		f = f.warn("%s", flushing)
+	}
 	return append(list, f)
 }
+
+// flushing is what a filter that does not answer may want.
+const flushing = `a filter has to write and flush one line for each: sed -u, jq --unbuffered, grep --line-buffered, awk with fflush() ` +
+	`(mawk: -W interactive as well), Python print(..., flush=True), others under stdbuf -oL; one that drops or multiplies lines wants ack = "written"`
 
 // checkOrphans looks for what earlier daemons left running.
 func (a *app) checkOrphans(s *session) []finding {

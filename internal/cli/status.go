@@ -64,6 +64,7 @@ type countsJSON struct {
 	Exited   int `json:"exited"`
 	Backoff  int `json:"backoff"`
 	Failed   int `json:"failed"`
+	Stalled  int `json:"stalled"` // filters, counted above too, that do not answer
 }
 
 type groupJSON struct {
@@ -107,6 +108,9 @@ func (a *app) status(ctx context.Context) error {
 			continue
 		}
 		doc.Workers.add(w.State)
+		if w.Stalled {
+			doc.Workers.Stalled++
+		}
 		if w.State == protocol.StateReady && w.Group >= 0 && w.Group < len(doc.Groups) {
 			doc.Groups[w.Group].Ready++
 		}
@@ -206,6 +210,9 @@ func (c countsJSON) cell() cell {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
 	}
+	if c.Stalled > 0 {
+		parts = append(parts, fmt.Sprintf("%d stalled", c.Stalled))
+	}
 	out := cell{text: fmt.Sprint(c.Total)}
 	if len(parts) > 0 {
 		out.text += ": " + strings.Join(parts, ", ")
@@ -213,6 +220,8 @@ func (c countsJSON) cell() cell {
 	switch {
 	case c.Failed > 0:
 		out.color = red
+	case c.Stalled > 0:
+		out.color = yellow
 	case c.Ready == c.Total:
 		out.color = green
 	}

@@ -32,8 +32,15 @@ func (s *session) worker(i int, kept bool) (worker, error) {
 		w.Pid, w.ShimPid, w.StartTicks, w.Attachment, w.Stalled = 0, 0, 0, 0, false
 		w.State, w.Reason = protocol.StateExited, "ended while no daemon looked after it"
 	}
-	if p := s.page(w.Worker); w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
+	p := s.page(w.Worker)
+	if w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
 		w.State = protocol.StateReady
+	}
+	if w.ShimPid > 0 && p != nil {
+		w.Stalled = p.Stalled.Load() != 0
+		if w.State == protocol.StateReady {
+			w.Reason = protocol.Text(p.Note[:])
+		}
 	}
 	return w, nil
 }

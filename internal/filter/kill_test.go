@@ -34,22 +34,21 @@ func TestDeathInTheMiddle(t *testing.T) {
 				t.Parallel()
 				mark := filepath.Join(t.TempDir(), "mark")
 				// Holds the line "hold" until it is killed, the first time.
-				b := start(t, []string{"python3", script(t, `
-import os, signal, sys
-for line in sys.stdin:
-    line = line.rstrip("\n")
-    if line == "hold" and not os.path.exists(sys.argv[1]):
-        open(sys.argv[1], "w").close()
-        print("holding", file=sys.stderr, flush=True)
-        signal.pause()
-    print(line.upper(), flush=True)
-`), mark}, both+fmt.Sprintf("filter_window = %d\n", window))
+				b := start(t, []string{"sh", "-c", `
+while read -r line; do
+	if [ "$line" = hold ] && ! [ -e "$0" ]; then
+		: >"$0"
+		echo holding >&2
+		kill -STOP $$
+	fi
+	echo "done $line"
+done`, mark}, both+fmt.Sprintf("filter_window = %d\n", window))
 				b.send("a", "b", "hold", "c", "d")
-				b.want("A", "B")
+				b.want("done a", "done b")
 				b.d.WaitLog(`"@message":"holding"`)
 				w := b.running()
 				v.kill(w)
-				b.want("HOLD", "C", "D")
+				b.want("done hold", "done c", "done d")
 				ended(t, w.Pid)
 				ended(t, w.ShimPid)
 				b.settled()
