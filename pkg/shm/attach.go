@@ -47,7 +47,8 @@ type Region struct {
 
 	segments map[string]*region.Segment
 	channels map[string]protocol.Channel
-	calls    sync.Map // *Call by name
+	broken   map[string]error // channels that cannot be used, and why
+	calls    sync.Map         // *Call by name
 
 	mu      sync.Mutex
 	queues  []*Queue                  // that were given out
@@ -93,7 +94,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, lanes: map[string]*protocol.Lane{}}
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, lanes: map[string]*protocol.Lane{}}
 	r.quit, r.endQuit = context.WithCancelCause(context.Background())
 	return r
 }
@@ -203,22 +204,24 @@ func programName() string {
 	return name[strings.LastIndexByte(name, '/')+1:]
 }
 
-// open maps the segments. It takes ownership of the files, also on error.
+// open maps the segments that the library uses. It takes ownership of the files, also on error. A channel that cannot be used is no error
+// here: its other users may have damaged it, and that is no reason to do without the rest. Who asks for it is told.
 func (r *Region) open(files map[string]*os.File) (err error) {
-	defer closeAll(files) // what was not reached
+	defer closeAll(files) // what was not reached, or is of no use
 	for name, f := range files {
+		if name == "log" || strings.HasPrefix(name, "group/") {
+			continue
+		}
 		var kind protocol.Kind // 0: a channel, whose header tells
 		switch {
 		case name == "roster":
 			kind = protocol.KindRoster
 		case name == "command":
 			kind = protocol.KindCommand
-		case name == "log":
-			kind = protocol.KindLog
-		case name == "group" || strings.HasPrefix(name, "group/"):
+		case name == "group":
 			kind = protocol.KindGroup
 		}
-		check := protocol.CheckChannel(0)
+		var check func([]byte) error // of a channel: below
 		if kind != 0 {
 			check = protocol.Check(kind, 0)
 		}
@@ -240,13 +243,21 @@ func (r *Region) open(files map[string]*os.File) (err error) {
 		case protocol.KindCommand:
 			r.command, err = protocol.OpenCommand(s.Bytes())
 		case protocol.KindGroup:
-			if name == "group" {
-				r.group, err = protocol.OpenGroup(s.Bytes())
-			}
+			r.group, err = protocol.OpenGroup(s.Bytes())
 		case 0:
-			if write {
-				r.channels[name], err = protocol.OpenChannel(s.Bytes())
+			if !write {
+				break
 			}
+			var c protocol.Channel
+			why := protocol.CheckChannel(0)(s.Bytes())
+			if why == nil {
+				c, why = protocol.OpenChannel(s.Bytes())
+			}
+			if why != nil {
+				r.broken[name] = fmt.Errorf("segment %q: %w", name, why)
+				break
+			}
+			r.channels[name] = c
 		}
 		if err != nil {
 			return fmt.Errorf("segment %q: %w", name, err)

@@ -116,6 +116,8 @@ func (r *Region) Queue(name string) (*Queue, error) {
 func channelOf[C protocol.Channel](r *Region, name string, kind protocol.Kind) (C, error) {
 	c, ok := r.channels[name].(C)
 	switch {
+	case r.broken[name] != nil:
+		return c, r.broken[name]
 	case ok:
 		return c, nil
 	case r.channels[name] != nil:
