@@ -3,18 +3,26 @@ package crashpoint
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // frozen is a tracee in the middle of an operation, as a whole: registers, the part of the stack that the operation has, the shared
-// memory. An operation has nothing else: it allocates nothing.
+// memory. An operation has nothing else, but for the Lane and what that has in slices: it allocates nothing.
 type frozen struct {
 	sets  [2][]byte
 	sp    uint64
 	stack []byte
 	mem   []byte
+	heap  []piece
+}
+
+// piece is some of the tracee's memory.
+type piece struct {
+	at uint64
+	b  []byte
 }
 
 func registerSets() [2]uintptr {
@@ -68,6 +76,24 @@ func (x *tracee) freeze(z *frozen) {
 		x.t.Fatalf("stack of the tracee: %v", err)
 	}
 	z.mem = append(z.mem[:0], x.mem...)
+	z.heap = z.heap[:0]
+	if at := get(x.mem, wordLane); at != 0 {
+		z.save(x, at, int(laneSize))
+		lane := z.heap[0].b
+		for _, s := range laneSlices {
+			if n := get(lane[s[0]:], 1); n > 0 {
+				z.save(x, get(lane[s[0]:], 0), int(n)*s[1])
+			}
+		}
+	}
+}
+
+func (z *frozen) save(x *tracee, at uint64, n int) {
+	b := make([]byte, n)
+	if _, err := unix.Pread(x.procMem, b, int64(at)); err != nil {
+		x.t.Fatalf("memory of the tracee: %v", err)
+	}
+	z.heap = append(z.heap, piece{at, b})
 }
 
 // thaw puts the tracee back to where freeze found it, from the end of the operation.
@@ -80,5 +106,30 @@ func (x *tracee) thaw(z *frozen) {
 	if _, err := unix.Pwrite(x.procMem, z.stack, int64(z.sp)); err != nil {
 		x.t.Fatalf("stack of the tracee: %v", err)
 	}
+	for _, p := range z.heap {
+		if _, err := unix.Pwrite(x.procMem, p.b, int64(p.at)); err != nil {
+			x.t.Fatalf("memory of the tracee: %v", err)
+		}
+	}
 	copy(x.mem, z.mem)
+}
+
+// inRuntime reports whether the tracee is in Go's allocator or the like: not in code of ours, nor in a copy of memory. It has no business
+// with shared memory there, and must not be put back to there.
+func (x *tracee) inRuntime() bool {
+	b, err := regset(unix.PTRACE_GETREGSET, x.pid, registerSets()[0], x.registers[:])
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	pc := get(b, 16)
+	if runtime.GOARCH != "amd64" {
+		pc = get(b, 32)
+	}
+	in, known := x.runtime[pc]
+	if !known {
+		name := runtime.FuncForPC(uintptr(pc)).Name() // the tracee is this binary
+		in = strings.HasPrefix(name, "runtime.") && !strings.HasPrefix(name, "runtime.mem") || strings.HasPrefix(name, "internal/runtime/")
+		x.runtime[pc] = in
+	}
+	return in
 }

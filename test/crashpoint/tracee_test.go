@@ -147,18 +147,28 @@ func traceeMain() {
 		if op < opNaiveSend {
 			q, d = openQueue(b), openDead(b)
 		}
-		if op >= opPut {
+		var e ends
+		switch {
+		case op >= seqSend:
+			e = openEnds(b)
+			set(b, wordLane, e.address())
+		case op >= opPut:
 			traced = openLatest(b)
 		}
-		stepped(b, q, d, op)
+		stepped(b, q, d, e, op)
 	}
 }
 
 //go:noinline
-func stepped(b []byte, q, d *protocol.Queue, op uint64) {
+func stepped(b []byte, q, d *protocol.Queue, e ends, op uint64) {
 	runtime.Breakpoint() // to be stepped from here on
 	set(b, wordBegun, 1)
-	result := operate(b, q, d, op)
+	result := uint64(0)
+	if op >= seqSend {
+		result = sequence(b, e, op)
+	} else {
+		result = operate(b, q, d, op)
+	}
 	set(b, wordResult, result)
 	set(b, wordDone, 1)
 }
@@ -203,6 +213,7 @@ func warmUp() {
 		operate(b, q, d, op)
 	}
 	warmUpLatest(b)
+	warmUpEnds(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {

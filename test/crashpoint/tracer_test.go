@@ -71,6 +71,9 @@ type tracee struct {
 
 	procMem int    // /proc/PID/mem
 	top     uint64 // of the part of the stack that an operation may use
+
+	registers [512]byte
+	runtime   map[uint64]bool // by program counter: see inRuntime
 }
 
 func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
@@ -85,7 +88,7 @@ func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 		}
 	}
 	unix.SchedSetaffinity(0, &one)
-	x := &tracee{t: t, f: f, mem: mem}
+	x := &tracee{t: t, f: f, mem: mem, runtime: map[uint64]bool{}}
 	t.Cleanup(func() {
 		x.kill()
 		if x.root != 0 {
@@ -203,6 +206,9 @@ func (x *tracee) one() {
 // step executes one instruction, and reports false if the operation is over.
 func (x *tracee) step() bool {
 	x.one()
+	for get(x.mem, wordLane) != 0 && x.inRuntime() {
+		x.one()
+	}
 	return get(x.mem, wordDone) == 0
 }
 

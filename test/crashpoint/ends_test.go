@@ -1,0 +1,382 @@
+package crashpoint
+
+import (
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// ends is a process's view of a queue, be it a lane or not: the calls are the same. They are written out so that nothing escapes to the
+// heap: what a tracee has besides its stack is the Lane alone.
+type ends struct {
+	q *protocol.Queue
+	l *protocol.Lane // nil: a queue for any number of ends
+}
+
+func openEnds(b []byte) ends {
+	e := ends{q: openQueue(b)}
+	if e.q.Flags()&protocol.QueueFlagLane != 0 {
+		e.l = must(protocol.NewLane(e.q))
+	}
+	return e
+}
+
+func (e ends) loan(owner uint16) (protocol.Loan, error) {
+	if e.l != nil {
+		return e.l.TryLoan(owner)
+	}
+	return e.q.TryLoan(owner)
+}
+
+func (e ends) commit(l protocol.Loan, n int) error {
+	if e.l != nil {
+		return e.l.Commit(l, n)
+	}
+	return e.q.Commit(l, n)
+}
+
+func (e ends) commitFrame(l protocol.Loan, f *protocol.FrameWriter) error {
+	if e.l != nil {
+		return e.l.CommitFrame(l, f)
+	}
+	return e.q.CommitFrame(l, f)
+}
+
+func (e ends) abort(l protocol.Loan) error {
+	if e.l != nil {
+		return e.l.Abort(l)
+	}
+	return e.q.Abort(l)
+}
+
+func (e ends) receive(owner uint16) (protocol.Lease, error) {
+	if e.l != nil {
+		return e.l.TryReceive(owner)
+	}
+	return e.q.TryReceive(owner)
+}
+
+func (e ends) ack(l protocol.Lease) error {
+	if e.l != nil {
+		return e.l.Ack(l)
+	}
+	return e.q.Ack(l)
+}
+
+func (e ends) ackMessage(l *protocol.Lease, f *protocol.Frame, i int) error {
+	if e.l != nil {
+		return e.l.AckMessage(l, f, i)
+	}
+	return e.q.AckMessage(l, f, i)
+}
+
+func (e ends) nack(l protocol.Lease) error {
+	if e.l != nil {
+		return e.l.Nack(l)
+	}
+	return e.q.Nack(l)
+}
+
+func (e ends) giveBack(l protocol.Lease) error {
+	if e.l != nil {
+		return e.l.Return(l)
+	}
+	return e.q.Return(l)
+}
+
+// What the ends do, stepped: sequences of calls. Of each message that they touch they write into the control words how far they are.
+const (
+	seqSend      = iota + 1000 // of a lane
+	seqLoan                    // and commit
+	seqCross                   // two loans, the younger committed first
+	seqAbort                   // two loans, both given back
+	seqMixed                   // two loans, the younger committed, the older given back
+	seqFrame                   // a loan, three messages in it
+	seqAck                     // receive, ack
+	seqTo                      // of a lane: ReceiveTo
+	seqCrossAck                // two leases, the younger acked first
+	seqNack                    // receive, nack
+	seqCrossNack               // two leases, the younger given back, the older acked
+	seqReturn                  // receive, give back unseen
+	seqFrameAck                // receive, ack message by message, the second first
+	seqFrameNack               // receive, ack the first message, nack
+)
+
+func init() {
+	for op, name := range map[uint64]string{seqSend: "Send", seqLoan: "loan+commit", seqCross: "two loans, younger committed first",
+		seqAbort: "two loans+two aborts", seqMixed: "two loans, younger committed, older aborted", seqFrame: "loan+CommitFrame",
+		seqAck: "receive+ack", seqTo: "ReceiveTo", seqCrossAck: "two leases, younger acked first", seqNack: "receive+nack",
+		seqCrossNack: "two leases, younger nacked, older acked", seqReturn: "receive+return", seqFrameAck: "receive+AckMessage of all",
+		seqFrameNack: "receive+AckMessage+nack"} {
+		opNames[op] = name
+	}
+}
+
+// item is a message that an operation touches. Its two control words are the value and kind<<8|stage.
+type item struct {
+	value uint64
+	kind  byte // commit, abort, ack, nack, return, take
+	stage int
+}
+
+const (
+	held  = iota + 1 // loaned, leased
+	begun            // its end, that is commit, abort, ack, nack, return
+	ended
+)
+
+const (
+	wordLane  = 64 // address of the Lane, in the tracee
+	wordItems = 66
+	maxItems  = 12
+)
+
+func note(b []byte, i int, value uint64, kind byte, stage int) {
+	set(b, wordItems+2*i, value)
+	set(b, wordItems+2*i+1, uint64(kind)<<8|uint64(stage))
+}
+
+func items(b []byte) (out []item) {
+	for i := range maxItems {
+		if w := get(b, wordItems+2*i+1); w != 0 {
+			out = append(out, item{get(b, wordItems+2*i), byte(w >> 8), int(w & 255)})
+		}
+	}
+	return out
+}
+
+// messages notes the open messages of a lease, from item i on, and returns the item after them; -1 if one is torn.
+func (e ends) messages(b []byte, i int, l protocol.Lease, kind byte, stage int) int {
+	f, err := e.q.Frame(l)
+	if err != nil {
+		return -1
+	}
+	for k := f.FirstOpen(0); k < f.Len(); k = f.FirstOpen(k + 1) {
+		v, whole := message(f.At(k))
+		if !whole {
+			return -1
+		}
+		note(b, i, v, kind, stage)
+		i++
+	}
+	return i
+}
+
+var scratchBuffer [256]byte
+
+// sequence is what a tracee does for an op from seqSend on.
+func sequence(b []byte, e ends, op uint64) uint64 {
+	owner, v := uint16(get(b, wordOwner)), get(b, wordValue)
+	switch op {
+	case seqSend:
+		var p [64]byte
+		fill(p[:], v)
+		note(b, 0, v, 'c', begun)
+		err := e.l.Send(owner, p[:length(v)])
+		if err == nil {
+			note(b, 0, v, 'c', ended)
+		}
+		return result(err)
+	case seqLoan, seqCross, seqAbort, seqMixed:
+		var loans [2]protocol.Loan
+		n := 0
+		for n < len(loans) && (n == 0 || op != seqLoan) {
+			l, err := e.loan(owner)
+			if err != nil {
+				if n == 0 {
+					return result(err)
+				}
+				break
+			}
+			loans[n] = l
+			fill(e.q.LoanBytes(l), v+uint64(n))
+			note(b, n, v+uint64(n), 'c', held)
+			n++
+		}
+		for k := range n {
+			i, kind := n-1-k, byte('c')
+			if op == seqAbort {
+				i, kind = k, 'b'
+			} else if op == seqMixed && i == 0 {
+				kind = 'b'
+			}
+			x := v + uint64(i)
+			note(b, i, x, kind, begun)
+			err := error(nil)
+			if kind == 'b' {
+				err = e.abort(loans[i])
+			} else {
+				err = e.commit(loans[i], length(x))
+			}
+			if err != nil {
+				return result(err)
+			}
+			note(b, i, x, kind, ended)
+		}
+		return resultOK
+	case seqFrame:
+		l, err := e.loan(owner)
+		if err != nil {
+			return result(err)
+		}
+		f := protocol.NewFrame(e.q.LoanBytes(l))
+		for i := range uint64(3) {
+			fill(f.Next(length(v+i)), v+i)
+			note(b, int(i), v+i, 'c', begun)
+		}
+		if err := e.commitFrame(l, &f); err != nil {
+			return result(err)
+		}
+		for i := range uint64(3) {
+			note(b, int(i), v+i, 'c', ended)
+		}
+		return resultOK
+	case seqTo:
+		note(b, 0, 0, 't', begun) // one message may be taken and acked before we hear of it
+		p, l, err := e.l.ReceiveTo(owner, scratchBuffer[:0])
+		if err != nil {
+			return result(err)
+		}
+		if l.Open() > 0 {
+			return e.finishLease(b, l, 0, 'a')
+		}
+		x, whole := message(p)
+		note(b, 0, x, 'a', ended)
+		if !whole {
+			return resultTorn
+		}
+		return resultOK
+	case seqAck, seqNack, seqReturn:
+		l, err := e.receive(owner)
+		if err != nil {
+			return result(err)
+		}
+		return e.finishLease(b, l, 0, map3(op, 'a', 'n', 'r'))
+	case seqCrossAck, seqCrossNack:
+		first, err := e.receive(owner)
+		if err != nil {
+			return result(err)
+		}
+		n := e.messages(b, 0, first, 'a', held)
+		if n < 0 {
+			return resultTorn
+		}
+		second, err := e.receive(owner)
+		if err == nil {
+			kind := byte('a')
+			if op == seqCrossNack {
+				kind = 'n'
+			}
+			if r := e.finishLease(b, second, n, kind); r != resultOK {
+				return r
+			}
+		}
+		return e.finishLease(b, first, 0, 'a')
+	case seqFrameAck, seqFrameNack:
+		l, err := e.receive(owner)
+		if err != nil {
+			return result(err)
+		}
+		f, err := e.q.Frame(l)
+		if err != nil {
+			return resultError
+		}
+		// In the order 1, 0, 2, 3, ...; item k is message k.
+		for k := range f.Len() {
+			if f.Done(k) {
+				continue
+			}
+			x, whole := message(f.At(k))
+			if !whole {
+				return resultTorn
+			}
+			note(b, k, x, 'a', held)
+		}
+		for n := range f.Len() {
+			k := n
+			if f.Len() > 1 && n < 2 {
+				k = 1 - n
+			}
+			if f.Done(k) {
+				continue
+			}
+			if op == seqFrameNack && k != 0 {
+				continue
+			}
+			x := get(b, wordItems+2*k)
+			note(b, k, x, 'a', begun)
+			if err := e.ackMessage(&l, &f, k); err != nil {
+				return result(err)
+			}
+			note(b, k, x, 'a', ended)
+			if l.Open() == 0 { // and so is the frame: the slot is the producer's
+				return resultOK
+			}
+		}
+		for k := range f.Len() {
+			if !f.Done(k) {
+				note(b, k, get(b, wordItems+2*k), 'n', begun)
+			}
+		}
+		return result(e.nack(l))
+	}
+	return resultError
+}
+
+func map3(op uint64, ack, nack, back byte) byte {
+	switch op {
+	case seqNack:
+		return nack
+	case seqReturn:
+		return back
+	}
+	return ack
+}
+
+// finishLease ends a lease as a whole.
+func (e ends) finishLease(b []byte, l protocol.Lease, i int, kind byte) uint64 {
+	n := e.messages(b, i, l, kind, held)
+	if n < 0 {
+		return resultTorn
+	}
+	for k := i; k < n; k++ {
+		note(b, k, get(b, wordItems+2*k), kind, begun)
+	}
+	err := error(nil)
+	switch kind {
+	case 'a':
+		err = e.ack(l)
+	case 'n':
+		err = e.nack(l)
+	default:
+		err = e.giveBack(l)
+	}
+	if err != nil {
+		return result(err)
+	}
+	for k := i; k < n; k++ {
+		note(b, k, get(b, wordItems+2*k), kind, ended)
+	}
+	return resultOK
+}
+
+// warmUpEnds runs every sequence once.
+func warmUpEnds(b []byte) {
+	for _, lane := range []bool{false, true} {
+		for op := uint64(seqSend); op <= seqFrameNack; op++ {
+			if !lane && (op == seqSend || op == seqTo) {
+				continue
+			}
+			clear(b[:controlSize])
+			copy(b[queueAt:], newScene("", lane, 4, 0, 0, victim, victim, func(b *sceneBuilder) {
+				b.send(3)
+				b.nack(2)
+				if op >= seqFrameAck {
+					b.receive(3)
+					b.frame(3)
+				}
+			}).image)
+			set(b, wordOwner, victim)
+			set(b, wordValue, sent)
+			sequence(b, openEnds(b), op)
+		}
+	}
+}
