@@ -72,6 +72,14 @@ func (a *app) attach(ctx context.Context, name string, produce, consume []string
 	return nil, explain(err, "the daemon gave no attachment")
 }
 
+// attachOne is attach to one channel, to produce or to consume there.
+func (a *app) attachOne(ctx context.Context, verb, channel string, produce bool) (*shm.Region, error) {
+	if produce {
+		return a.attach(ctx, "shmctl "+verb, []string{channel}, nil)
+	}
+	return a.attach(ctx, "shmctl "+verb, nil, []string{channel})
+}
+
 // wrongKind says which verb is for a channel of this kind.
 func wrongKind(verb, channel string, kind protocol.Kind, use string) error {
 	return fmt.Errorf("%s: channel %q is of kind %v: %s", verb, channel, kind, use)

@@ -45,6 +45,9 @@ A message that is larger than a slot of the channel is an error that names its
 line and the limit; what stands before it was sent, what comes after it was
 not.
 
+In a topic every subscriber gets every message; pub waits while one that
+messages are kept for lags a whole ring.
+
 pub is an outsider of the region: the daemon lets in root, its own user, and
 whom the channel names in allow_produce.`,
 		Example: `  shmctl pub jobs hello
@@ -52,7 +55,7 @@ whom the channel names in allow_produce.`,
   find /srv -type f -print0 | shmctl pub -0 files
   shmctl pub --raw frames <picture.png
   shmctl pub --rate 10 --count 100 jobs tick`,
-		ValidArgsFunction: a.ofKind(protocol.KindQueue),
+		ValidArgsFunction: a.ofKind(protocol.KindQueue, protocol.KindTopic),
 	}, func(cmd *cobra.Command, args []string) error {
 		if len(args) > 2 {
 			return usagef("pub: one message at a time; what is %q? Quote a message of several words", cut(args[2]))
@@ -92,16 +95,87 @@ type publisher interface {
 	SlotSize() int
 	// send copies a message and sends it, perhaps together with later ones: at the latest when flush is called.
 	send(ctx context.Context, p []byte) error
-	flush() error
+	flush(ctx context.Context) error
+	close() error
 }
 
 func (a *app) publisher(r *shm.Region, o pubOptions) (publisher, error) {
-	q, err := r.Queue(o.channel)
-	if err != nil {
-		return nil, err
+	switch kind := r.Kind(o.channel); kind {
+	case protocol.KindQueue:
+		q, err := r.Queue(o.channel)
+		if err != nil {
+			return nil, err
+		}
+		return &queuePublisher{Queue: q, fixed: o.batch, batch: max(o.batch, 1)}, nil
+	case protocol.KindTopic:
+		t, err := r.Topic(o.channel)
+		if err != nil {
+			return nil, err
+		}
+		p, err := t.Publisher()
+		if err != nil {
+			return nil, err
+		}
+		most := o.batch
+		if most == 0 {
+			most = shm.MaxBatch
+		}
+		return &topicPublisher{p: p, limit: t.SlotSize(), most: most}, nil
+	case protocol.KindLatest:
+		return nil, wrongKind("pub", o.channel, kind, "shmctl put sets its value")
+	case protocol.KindCall:
+		return nil, wrongKind("pub", o.channel, kind, "shmctl req sends a request")
+	default:
+		return nil, wrongKind("pub", o.channel, kind, "this shmctl does not know it; use the one of the daemon's release")
 	}
-	return &queuePublisher{Queue: q, fixed: o.batch, batch: max(o.batch, 1)}, nil
 }
+
+// topicPublisher publishes in a topic. What it collects it publishes with one store; each subscriber gets all of it anyway.
+type topicPublisher struct {
+	p     *shm.Publisher
+	limit int
+	most  int
+	buf   []byte
+	msgs  [][]byte
+}
+
+// topicBuffer is how many bytes are collected.
+const topicBuffer = 64 << 10
+
+func (t *topicPublisher) SlotSize() int { return t.limit }
+
+func (t *topicPublisher) send(ctx context.Context, p []byte) error {
+	if len(p) > topicBuffer || t.most == 1 {
+		if err := t.publish(ctx); err != nil {
+			return err
+		}
+		return t.p.Publish(ctx, p)
+	}
+	if len(t.buf)+len(p) > topicBuffer || len(t.msgs) == t.most {
+		if err := t.publish(ctx); err != nil {
+			return err
+		}
+	}
+	if t.buf == nil {
+		t.buf = make([]byte, 0, topicBuffer)
+	}
+	at := len(t.buf)
+	t.buf = append(t.buf, p...) // within its capacity: what msgs has stays where it is
+	t.msgs = append(t.msgs, t.buf[at:])
+	return nil
+}
+
+func (t *topicPublisher) publish(ctx context.Context) error {
+	if len(t.msgs) == 0 {
+		return nil
+	}
+	_, err := t.p.PublishBatch(ctx, t.msgs)
+	t.buf, t.msgs = t.buf[:0], t.msgs[:0]
+	return err
+}
+
+func (t *topicPublisher) flush(ctx context.Context) error { return t.publish(ctx) }
+func (t *topicPublisher) close() error                    { return t.p.Close() }
 
 // queuePublisher sends to a queue. It puts messages into one slot as long as consumers take them so quickly that no one waits for
 // another: a batch goes to one consumer.
@@ -136,18 +210,20 @@ func (q *queuePublisher) send(ctx context.Context, p []byte) error {
 			copy(place, p)
 			if q.open.Len() >= q.batch {
 				q.adapt()
-				return q.flush()
+				return q.flush(ctx)
 			}
 			return nil
 		}
-		if err := q.flush(); err != nil {
+		if err := q.flush(ctx); err != nil {
 			return err
 		}
 	}
 	return q.Send(ctx, p) // it leaves no room for more
 }
 
-func (q *queuePublisher) flush() error {
+func (q *queuePublisher) close() error { return nil }
+
+func (q *queuePublisher) flush(context.Context) error {
 	l := q.open
 	if q.open = nil; l == nil {
 		return nil
@@ -191,6 +267,7 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 	if err != nil {
 		return err
 	}
+	defer to.close()
 	p := &pubRun{o: o, to: to, ctx: ctx, began: time.Now()}
 	show := a.showProgress(func(took time.Duration) string { return transferred(p.sent.Load(), p.bytes.Load(), took) })
 	switch {
@@ -202,12 +279,14 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 		err = p.lines(r, a.stdin)
 	}
 	show.close()
-	if flushed := p.to.flush(); err == nil || errors.Is(err, errEnough) {
+	if flushed := p.to.flush(p.ctx); err == nil || errors.Is(err, errEnough) {
 		err = flushed
 	}
 	switch {
 	case errors.Is(err, shm.ErrQuit):
 		err = stopped(fmt.Sprintf("%s sent, the rest not", count(int(p.sent.Load()), "message")))
+	case errors.Is(err, shm.ErrDraining), errors.Is(err, shm.ErrNotPublisher):
+		err = fmt.Errorf("%w; %s sent, the rest not", err, count(int(p.sent.Load()), "message"))
 	case ctx.Err() != nil:
 		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; channel %q is full or there is no more input", count(int(p.sent.Load()), "message"), o.channel))
 	}
@@ -249,7 +328,7 @@ func (p *pubRun) send(m []byte) error {
 		return err
 	}
 	if p.o.rate > 0 {
-		if err := p.to.flush(); err != nil {
+		if err := p.to.flush(p.ctx); err != nil {
 			return err
 		}
 	}
@@ -352,7 +431,7 @@ func (p *pubRun) lines(r *shm.Region, in io.Reader) error {
 			}
 		}
 		chunk.done()
-		if err := p.to.flush(); err != nil { // the next may take its time
+		if err := p.to.flush(p.ctx); err != nil { // the next may take its time
 			return err
 		}
 	}

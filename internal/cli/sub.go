@@ -35,6 +35,8 @@ type subOptions struct {
 	group      string
 	ack        string
 	command    []string // run for each message; nil: print
+
+	all, last, fresh bool // where in a topic to begin
 }
 
 func (a *app) subCommand() *cobra.Command {
@@ -43,12 +45,13 @@ func (a *app) subCommand() *cobra.Command {
 		Use:   "sub [-n N] [--timeout D] [--until-empty] [-0|--raw] [--ack auto|manual] CHANNEL [-- COMMAND...]",
 		Short: "receive messages from a channel and print them",
 		Long: `sub receives messages and prints each with a newline behind it. Of a queue each
-message goes to one of all that receive from it, sub or worker.
+message goes to one of all that receive from it, sub or worker; of a topic every
+subscriber gets every message.
 
-It ends with 0 when the region is stopped, when it is interrupted, after N
-messages (-n), and with --until-empty as soon as nothing waits in the channel;
-it ends with 124 when no message came for D (--timeout). With -n, whatever ends
-it before N messages is a failure.
+It ends with 0 when the region is stopped, when the channel was drained (ch
+drain), when it is interrupted, after N messages (-n), and with --until-empty as
+soon as nothing waits in the channel; it ends with 124 when no message came for
+D (--timeout). With -n, whatever ends it before N messages is a failure.
 
 A message is acked when standard output has taken it. Until then it is sub's,
 and comes back for another consumer if sub is killed, so that one may be
@@ -64,7 +67,10 @@ max_deliveries it is a dead letter. Without --ack=manual it is acked when
 COMMAND has ended, and sub fails at the end if one failed.
 
 All that receive from a queue compete; --group NAME only says how ps -a lists
-this one.
+this one. A topic begins with the next message, with --last with the newest one,
+with --all with the oldest that is kept. Messages that were overwritten before
+sub read them (overflow = "drop-oldest") are counted on standard error. Nothing
+is acked there: a subscriber that ends leaves nothing behind.
 
 -o json prints an object a line: position and index (which identify it),
 deliveries (how often it was delivered before), bytes, and the message as text,
@@ -78,7 +84,7 @@ whom the channel names in allow_consume.`,
   shmctl sub --raw -n 1 frames >picture.png
   shmctl sub --ack=manual jobs -- ./convert.sh
   shmctl sub -o json jobs.dead`,
-		ValidArgsFunction: a.ofKind(protocol.KindQueue),
+		ValidArgsFunction: a.ofKind(protocol.KindQueue, protocol.KindTopic),
 	}, func(cmd *cobra.Command, args []string) error {
 		if n := cmd.ArgsLenAtDash(); n >= 0 {
 			args, o.command = args[:n], args[n:]
@@ -97,6 +103,8 @@ whom the channel names in allow_consume.`,
 			return usagef("sub: --ack=manual goes by the exit status of a command: sub --ack=manual CHANNEL -- COMMAND...")
 		case o.command != nil && (o.raw || o.nul || a.json()):
 			return usagef("sub: the command gets the bytes of each message; -0, --raw and -o json are for printing")
+		case o.all && o.last || o.all && o.fresh || o.last && o.fresh:
+			return usagef("sub: --all, --last and --new say where to begin: one of them")
 		case o.group != "" && !regionName.MatchString(o.group):
 			return usagef("sub: --group %s: 1 to 31 of a-z, 0-9, - and _, the first a letter or digit", cut(o.group))
 		case o.n < 0 && cmd.Flags().Changed("number"):
@@ -118,6 +126,9 @@ whom the channel names in allow_consume.`,
 	f.StringVar(&o.group, "group", "", "`name` under which ps -a lists this consumer")
 	f.BoolVarP(&o.nul, "null", "0", false, "put a NUL byte behind each message, not a newline")
 	f.BoolVar(&o.raw, "raw", false, "put nothing behind a message")
+	f.BoolVar(&o.all, "all", false, "of a topic: begin with the oldest message that is kept")
+	f.BoolVar(&o.last, "last", false, "of a topic: begin with the newest message that there is")
+	f.BoolVar(&o.fresh, "new", false, "of a topic: begin with the next message; the default")
 	c.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{ackAuto, ackManual}, cobra.ShellCompDirectiveNoFileComp))
 	for _, name := range []string{"number", "timeout", "group"} {
 		c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
@@ -147,6 +158,8 @@ type consumer interface {
 	message(ctx context.Context, wait bool) (message, error)
 	batch(ctx context.Context, wait bool) (delivery, error)
 	slots() int
+	drained(ctx context.Context) error // waits until nothing comes any more; errors.ErrUnsupported if that cannot be known
+	close()
 }
 
 type queueConsumer struct{ q *shm.Queue }
@@ -165,7 +178,9 @@ func (c queueConsumer) batch(ctx context.Context, wait bool) (delivery, error) {
 	return received[delivery](c.q.TryReceiveBatch())
 }
 
-func (c queueConsumer) slots() int { return c.q.Slots() }
+func (c queueConsumer) slots() int                        { return c.q.Slots() }
+func (c queueConsumer) drained(ctx context.Context) error { return c.q.WaitDrained(ctx) }
+func (c queueConsumer) close()                            {}
 
 // received keeps a nil pointer from becoming an interface that is not nil.
 func received[I any, M any](m *M, err error) (I, error) {
@@ -197,18 +212,31 @@ func (a *app) sub(ctx context.Context, o subOptions) error {
 	if err != nil {
 		return err
 	}
-	from, err := a.consumer(r, o.channel)
+	from, err := a.consumer(r, o)
 	if err != nil {
 		r.Close()
 		return err
 	}
 	s := &subRun{a: a, o: o, from: from, out: newSink(a.stdout, from.slots()), end: o.end()}
-	if o.command != nil {
-		defer r.Close()
-		return s.run(ctx)
-	}
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	watch := make(chan struct{})
+	go func() {
+		defer close(watch)
+		if from.drained(running) == nil {
+			cancel(errDrained)
+		}
+	}()
+	end := func() {
+		cancel(nil)
+		<-watch
+		from.close()
+		r.Close()
+	}
+	if o.command != nil {
+		defer end()
+		return s.run(running)
+	}
 	defer onHangup(a.stdout, func() { cancel(errSilent) })()
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(running) }()
@@ -221,20 +249,104 @@ func (a *app) sub(ctx context.Context, o subOptions) error {
 			return errors.New("interrupted while standard output takes nothing: what it did not take goes back to the channel")
 		}
 	}
-	r.Close()
+	end()
 	return err
 }
 
 // outputPatience is how long an interrupted sub waits for what standard output is just taking.
 const outputPatience = time.Second
 
-func (a *app) consumer(r *shm.Region, channel string) (consumer, error) {
-	q, err := r.Queue(channel)
+func (a *app) consumer(r *shm.Region, o subOptions) (consumer, error) {
+	switch kind := r.Kind(o.channel); kind {
+	case protocol.KindQueue:
+		if o.all || o.last || o.fresh {
+			return nil, usagef("sub: channel %q is a queue: each message is taken once, and there is no history; --all, --last and --new are for topics", o.channel)
+		}
+		q, err := r.Queue(o.channel)
+		if err != nil {
+			return nil, err
+		}
+		return queueConsumer{q}, nil
+	case protocol.KindTopic:
+		switch {
+		case o.group != "":
+			return nil, usagef("sub: channel %q is a topic: every subscriber gets every message, and no group shares them; for one of many use a queue", o.channel)
+		case o.ack == ackManual:
+			return nil, usagef("sub: channel %q is a topic: nothing is acked or given back there", o.channel)
+		}
+		t, err := r.Topic(o.channel)
+		if err != nil {
+			return nil, err
+		}
+		from := shm.FromNew
+		if o.all {
+			from = shm.FromOldest
+		} else if o.last {
+			from = shm.FromLast
+		}
+		s, err := t.Subscribe(shm.SubscribeOptions{From: from})
+		if err != nil {
+			return nil, err
+		}
+		return &topicConsumer{s: s, most: t.Slots()}, nil
+	case protocol.KindLatest:
+		return nil, wrongKind("sub", o.channel, kind, "shmctl get prints its value, and watch each change")
+	case protocol.KindCall:
+		return nil, wrongKind("sub", o.channel, kind, "shmctl reply serves its requests")
+	default:
+		return nil, wrongKind("sub", o.channel, kind, "this shmctl does not know it; use the one of the daemon's release")
+	}
+}
+
+// topicConsumer is a subscriber of a topic. It copies each message, which may be overwritten while it is read, and has one in its hands at
+// a time.
+type topicConsumer struct {
+	s    *shm.Subscription
+	most int
+
+	b        []byte
+	position uint64
+}
+
+func (c *topicConsumer) message(ctx context.Context, wait bool) (message, error) {
+	for {
+		m, err := c.receive(ctx, wait)
+		if err != nil {
+			return nil, err
+		}
+		c.b, c.position = append(c.b[:0], m.Bytes()...), m.Position()
+		if err := m.Done(); err == nil {
+			return c, nil
+		} else if !errors.Is(err, shm.ErrLapped) { // if so, the next one tells how many are lost
+			return nil, err
+		}
+	}
+}
+
+func (c *topicConsumer) receive(ctx context.Context, wait bool) (*shm.TopicMessage, error) {
+	if wait {
+		return c.s.Receive(ctx)
+	}
+	return c.s.TryReceive()
+}
+
+func (c *topicConsumer) batch(ctx context.Context, wait bool) (delivery, error) {
+	m, err := c.message(ctx, wait)
 	if err != nil {
 		return nil, err
 	}
-	return queueConsumer{q}, nil
+	return one{m}, nil
 }
+
+func (c *topicConsumer) slots() int                    { return c.most }
+func (c *topicConsumer) drained(context.Context) error { return errors.ErrUnsupported }
+func (c *topicConsumer) close()                        { c.s.Close() }
+func (c *topicConsumer) Bytes() []byte                 { return c.b }
+func (c *topicConsumer) Position() uint64              { return c.position }
+func (c *topicConsumer) Index() int                    { return 0 }
+func (c *topicConsumer) Deliveries() int               { return 0 }
+func (c *topicConsumer) Ack() error                    { return nil }
+func (c *topicConsumer) Nack() error                   { return nil }
 
 // subRun is one run of sub.
 type subRun struct {
@@ -266,7 +378,8 @@ func (s *subRun) run(ctx context.Context) error {
 	if flushed := s.out.flush(); flushed != nil {
 		return fmt.Errorf("standard output: %w", flushed)
 	}
-	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errSilent) {
 		return cause
 	}
 	missing := fmt.Sprintf("%d of %s came", s.got, count(int(s.o.n), "message"))
@@ -283,6 +396,8 @@ func (s *subRun) run(ctx context.Context) error {
 		return timeoutError{s.o.silence, missing}
 	case errors.Is(err, shm.ErrQuit):
 		err = stopped(missing)
+	case errors.Is(cause, errDrained):
+		err = fmt.Errorf("the channel was drained: %s", missing)
 	case errors.Is(err, errEmpty):
 		err = fmt.Errorf("the channel is empty: %s", missing)
 	case errors.Is(err, context.Canceled):
@@ -302,6 +417,7 @@ func (s *subRun) run(ctx context.Context) error {
 var (
 	errSilence = errors.New("silence") // ends sub at --timeout
 	errEmpty   = errors.New("empty")   // ends sub at --until-empty
+	errDrained = errors.New("drained") // ends sub when the channel was drained
 )
 
 // receive receives until the end; nil is the end by -n.
@@ -326,11 +442,25 @@ func (s *subRun) receive(ctx context.Context) error {
 			}
 			err = s.wait(ctx, take)
 		}
+		var gap *shm.LostError
+		if errors.As(err, &gap) {
+			err = s.lost(gap)
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// lost tells of a gap in a topic.
+func (s *subRun) lost(gap *shm.LostError) error {
+	if !s.a.json() {
+		s.a.warn("lost %s: they were overwritten before they could be read", count(int(gap.Count), "message"))
+		return nil
+	}
+	s.out.add(fmt.Appendf(nil, `{"lost":%d}`, gap.Count), "\n")
+	return s.out.flush()
 }
 
 // wait waits for what is next, for as long as --timeout says.
@@ -419,29 +549,35 @@ func (s *subRun) runCommand(ctx context.Context, wait bool) error {
 	return nil
 }
 
+// payloadJSON is what a message consists of: text, or base64 if it is not UTF-8.
+type payloadJSON struct {
+	Bytes  int     `json:"bytes"`
+	Text   *string `json:"text,omitempty"`
+	Base64 []byte  `json:"base64,omitempty"`
+}
+
+// payload copies what it is given: a hostile peer may change it between two looks.
+func payload(b []byte) payloadJSON {
+	b = append([]byte(nil), b...)
+	if text := string(b); utf8.Valid(b) {
+		return payloadJSON{Bytes: len(b), Text: &text}
+	}
+	return payloadJSON{Bytes: len(b), Base64: b}
+}
+
 // messageJSON is a message in a stream of objects.
 type messageJSON struct {
-	Position   uint64  `json:"position"`
-	Index      int     `json:"index"` // within its batch
-	Deliveries int     `json:"deliveries"`
-	Bytes      int     `json:"bytes"`
-	Text       *string `json:"text,omitempty"`
-	Base64     []byte  `json:"base64,omitempty"`
+	Position   uint64 `json:"position"`
+	Index      int    `json:"index"` // within its batch
+	Deliveries int    `json:"deliveries"`
+	payloadJSON
 }
 
 // describe returns a message as a line of JSON.
 func describe(m message) ([]byte, error) {
-	b := append([]byte(nil), m.Bytes()...) // a copy: a hostile peer may change it between two looks
-	v := messageJSON{Position: m.Position(), Index: m.Index(), Deliveries: m.Deliveries(), Bytes: len(b)}
-	if utf8.Valid(b) {
-		text := string(b)
-		v.Text = &text
-	} else {
-		v.Base64 = b
-	}
 	var line bytes.Buffer
 	e := json.NewEncoder(&line)
 	e.SetEscapeHTML(false)
-	err := e.Encode(v)
+	err := e.Encode(messageJSON{m.Position(), m.Index(), m.Deliveries(), payload(m.Bytes())})
 	return line.Bytes(), err
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
 )
 
 // What is done to a queue as a whole: drain, purge, trim, and the limit of leases. docs/queue.md, "Drain, purge, trim", argues it.
@@ -33,8 +35,12 @@ func (q *Queue) Drain(on bool) error {
 	}
 	q.info.Drain.Store(v) // X: before the caller's Stat [Y]; pairs with A, Z
 	q.Senders.RingAll()
+	sys.FutexWake(&q.info.Drain, 1<<30)
 	return nil
 }
+
+// DrainWord is 0 unless the queue is being drained, and a futex that Drain wakes.
+func (q *Queue) DrainWord() *atomic.Uint32 { return &q.info.Drain }
 
 // noLane refuses what a lane cannot have done to it: its ends know who holds what, the memory does not.
 func (q *Queue) noLane() error {

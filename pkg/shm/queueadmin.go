@@ -1,6 +1,9 @@
 package shm
 
 import (
+	"context"
+	"time"
+
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -44,6 +47,37 @@ func (q *Queue) Draining() bool {
 	}
 	defer q.s.Release()
 	return q.q.Draining()
+}
+
+// drainLook is how often a drain that is under way is looked at: what ends it rings no bell of its own.
+const drainLook = 20 * time.Millisecond
+
+// WaitDrained waits until the queue is being drained and nothing is in it any more, nor can come. Errors: ctx.Err(), ErrQuit, ErrClosed.
+func (q *Queue) WaitDrained(ctx context.Context) error {
+	if err := q.s.Lease(); err != nil {
+		return err
+	}
+	defer q.s.Release()
+	for {
+		if err := q.r.asked(); err != nil {
+			return err
+		}
+		v := q.q.DrainWord().Load()
+		if v == 0 {
+			if err := q.r.sleep(ctx, q.q.DrainWord(), v); err != nil {
+				return err
+			}
+			continue
+		}
+		if q.q.Stat().Rest() == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(drainLook):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Purge drops the messages that wait, and returns how many. Those that others have leased, and those that are sent meanwhile, stay. The
