@@ -274,6 +274,50 @@ static void queue(void) {
     }
 }
 
+static void topic(void) {
+    const struct shmd_topic_info *t = place(SHMD_TOPIC_INFO_OFFSET, sizeof *t);
+    begin("TopicInfo", 0);
+    number("_offset", SHMD_TOPIC_INFO_OFFSET);
+    WORD(t, slots);
+    WORD(t, slot_size);
+    WORD(t, stride);
+    WORD(t, flags);
+    WORD(t, slots_offset);
+    WORD(t, headers);
+    WORD(t, cursors);
+    WORD(t, cursors_offset);
+    WORD(t, lengths_offset);
+    WORD(t, evict_after_ns);
+    WORD(t, first);
+    WORD(t, tail);
+    WORD(t, limit);
+    WORD(t, floor);
+    WORD(t, receive_waiters);
+    WORD(t, receive_bell);
+    WORD(t, send_waiters);
+    WORD(t, send_bell);
+    WORD(t, publisher);
+    WORD(t, cursors_used);
+    WORD(t, received);
+    WORD(t, lost);
+    WORD(t, skipped);
+    WORD(t, evicted);
+    for (uint64_t i = 0; i < LOAD(t, cursors); i++) {
+        uint64_t offset = LOAD(t, cursors_offset) + i * sizeof(struct shmd_topic_cursor);
+        const struct shmd_topic_cursor *c = place(offset, sizeof *c);
+        begin("TopicCursor", i);
+        number("_offset", offset);
+        WORD(c, state);
+        WORD(c, position);
+        WORD(c, begun);
+        WORD(c, lost);
+    }
+    for (uint64_t i = 0; i < LOAD(t, headers); i++) {
+        begin("SlotHeader", i);
+        slot(LOAD(t, slots_offset) + i * LOAD(t, stride), LOAD(t, slot_size));
+    }
+}
+
 static void version(uint64_t offset, uint32_t slot_size) {
     const struct shmd_latest_slot *s = place(offset, sizeof *s + slot_size);
     uint64_t w = LOAD(s, state);
@@ -438,6 +482,9 @@ int main(int argc, char **argv) {
         break;
     case SHMD_KIND_LATEST:
         latest();
+        break;
+    case SHMD_KIND_TOPIC:
+        topic();
         break;
     case SHMD_KIND_QUEUE:
         queue();

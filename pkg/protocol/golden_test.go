@@ -35,6 +35,7 @@ var goldens = []struct {
 	{"queue", makeQueue, readQueue},
 	{"call", makeCall, readCall},
 	{"log", makeLog, readLog},
+	{"topic", makeTopic, readTopic},
 	{"latest", makeLatest, readLatest},
 }
 

@@ -1,0 +1,7 @@
+//go:build race
+
+package protocol
+
+var overwriting = []bool{false}
+
+const raceEnabled = true
