@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [quick|full]: checks the model of the queue (queue.pml), and that its broken variants fail.
+# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, topic.pml), and that their broken variants fail.
 #
 # quick, the default: a minute or two on an idle processor. full: some ten minutes and up to 6 GB of memory.
 # The last line says whether all came out as expected; so does the exit status. models/README.md explains the rows.
@@ -10,7 +10,8 @@ case $level in quick | full) ;; *) echo "run.sh [quick|full]: not \"$level\"" >&
 for tool in spin gcc; do
   command -v $tool >/dev/null || { echo "run.sh: $tool is not installed (apt-get install spin gcc)" >&2; exit 2; }
 done
-model=$PWD/queue.pml
+here=$PWD
+model=$here/queue.pml
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 2
@@ -96,6 +97,33 @@ row quick NO_LAP_CHECK fail exh - -DNO_LAP_CHECK -DP=1 -DM=4 -DC=1 -DCRASHES=0 -
 row quick NO_RING_AT_LEASE fail exh -DT_REVERSE -DNO_RING_AT_LEASE -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row quick NO_HELP_AT_FULL fail exh - -DNO_HELP_AT_FULL -DSTOPS -DNACKS=1 -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DHOLDS=1
 
+model=$here/topic.pml
+echo '--- the topic as it is'
+row quick 'topic, 1 publisher' pass exh -O0 -DSINGLE -DM=3
+row quick 'topic, 1 publisher, drop' pass exh -O0 -DSINGLE -DDROP -DM=4
+row quick 'topic' pass exh -O0 -DM=3
+row quick 'topic, drop' pass exh -O0 -DDROP -DM=4
+row quick 'topic, 1 death' pass exh -O0 -DM=2 -DCRASHES=1
+row full 'topic, 1 publisher, 1 eviction' pass exh - -DSINGLE -DM=3 -DEVICTS=1
+row full 'topic, 1 eviction' pass exh - -DM=3 -DEVICTS=1
+row full 'topic, 1 publisher, 1 death' pass exh - -DSINGLE -DM=3 -DCRASHES=1
+row full 'topic, drop, 1 death' pass exh - -DDROP -DM=3 -DCRASHES=1
+row full 'topic, 2 publishers, drop, 1 death' pass exh - -DP=2 -DM=1 -DDROP -DCRASHES=1
+row full 'topic, 2 publishers, 2 messages' pass bit - -DP=2 -DM=2
+row full 'topic, 2 subscribers, 1 death' pass bit - -DC=2 -DM=3 -DCRASHES=1
+
+echo '--- what must fail'
+row quick NO_JOIN_VERSION fail exh - -DNO_JOIN_VERSION -DSINGLE -DM=3
+row quick NO_OWNER_CHECK fail exh - -DNO_OWNER_CHECK -DSINGLE -DM=4 -DEVICTS=1
+row quick NO_VALIDATE fail exh - -DNO_VALIDATE -DSINGLE -DDROP -DM=4
+row quick LATE_FLOOR fail exh - -DLATE_FLOOR -DSINGLE -DDROP -DM=4
+row quick EARLY_TAIL fail exh - -DEARLY_TAIL -DSINGLE -DM=2
+row quick NO_SKIP fail exh - -DNO_SKIP -DM=2 -DABORTS=1
+row quick REPAIR_READY fail exh - -DREPAIR_READY -DM=1 -DCRASHES=1
+row full 'NO_RECHECK (topic)' fail exh - -DNO_RECHECK -DSINGLE -DM=1
+row full 'NO_WAKEALL (topic)' fail exh - -DNO_WAKEALL -DM=1 -DCRASHES=1
+row full NO_RING_AT_CLOSE fail exh - -DNO_RING_AT_CLOSE -DSINGLE -DM=4
+
 echo
-echo "$rows runs, $bad not as expected; $states_good states of the queue as it is; $SECONDS s"
+echo "$rows runs, $bad not as expected; $states_good states of what is as it is; $SECONDS s"
 [ $bad = 0 ]
