@@ -3,8 +3,10 @@ package protocol
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/shmd/shmd/internal/sys"
 )
@@ -35,10 +37,13 @@ type Lane struct {
 type sendEnd struct {
 	sendMu sync.Mutex
 	sender uint16 // the attachment that has the end; 0: this process does not
+	held   bool   // by a Producer
+	shut   bool   // by Close
 	next   uint64 // first position that was not loaned
 	tail   uint64 // what is published: first position that is loaned still, or next
 	room   uint64 // the last value read of Acked
-	sent   uint64 // counter
+	sent   uint64 // counter, and where it goes
+	sentAt *atomic.Uint64
 	ended  []uint64
 	// ended: positions from tail on that were aborted or passed over.
 }
@@ -46,12 +51,16 @@ type sendEnd struct {
 type receiveEnd struct {
 	receiveMu  sync.Mutex
 	receiver   uint16   // the attachment that has the end; 0: this process does not
+	consuming  bool     // by a Consumer
+	gone       bool     // by Close
 	head       uint64   // first position that was not taken
 	acked      uint64   // first position that may be leased
 	returned   uint32   // the last value read of Returned
 	again      []behind // slots that may have become ready behind head, the oldest message first
-	received   uint64   // counter
-	ackedCount uint64   // counter
+	received   uint64   // counters, and where they go
+	ackedCount uint64
+	receivedAt *atomic.Uint64
+	ackedAt    *atomic.Uint64
 }
 
 type behind struct{ slot, age uint64 } // age in positions before head
@@ -87,6 +96,9 @@ func (q *Queue) ready(p uint64) Word { return MakeWord(PhaseReady, 0, 0, q.lap(p
 
 // takeSendEnd makes the producer's end the attachment's. sendMu is held.
 func (l *Lane) takeSendEnd(owner uint16) error {
+	if l.shut {
+		return os.ErrClosed
+	}
 	i := l.q.info
 	if !i.SendOwner.CompareAndSwap(0, uint32(owner)) {
 		if o := i.SendOwner.Load(); o != uint32(owner) {
@@ -96,7 +108,8 @@ func (l *Lane) takeSendEnd(owner uint16) error {
 	l.q.mendTail()
 	l.tail = i.Tail.Load()
 	l.next, l.room, l.ended = l.tail, i.Acked.Load(), nil
-	l.sent = l.q.counters(owner).Sent.Load()
+	l.sentAt = &l.q.counters(owner).Sent
+	l.sent = l.sentAt.Load()
 	l.sender = owner
 	return nil
 }
@@ -120,7 +133,7 @@ func (q *Queue) usable(p uint64) bool {
 
 // claim takes the next position. sendMu is held. Errors: ErrFull, *EndError.
 func (l *Lane) claim(owner uint16) (uint64, error) {
-	if l.sender != owner {
+	if l.sender != owner || l.shut {
 		if err := l.takeSendEnd(owner); err != nil {
 			return 0, err
 		}
@@ -208,7 +221,7 @@ func (l *Lane) commitAt(p, meta uint64, messages int) {
 	l.tail = p + 1
 	l.publish()
 	l.sent += uint64(messages)
-	sys.StoreRelease(&q.counters(l.sender).Sent, l.sent)
+	sys.StoreRelease(l.sentAt, l.sent)
 }
 
 func (l *Lane) isLoaned(p uint64) bool {
@@ -222,22 +235,41 @@ func (l *Lane) isLoaned(p uint64) bool {
 
 // Send publishes a copy of b, which must not be longer than a slot. Errors: ErrFull, *EndError.
 func (l *Lane) Send(owner uint16, b []byte) error {
-	l.sendMu.Lock()
-	p, err := l.claim(owner)
-	if err == nil {
-		copy(l.q.payload(p), b)
-		l.commitAt(p, uint64(len(b)), 1)
+	if err := l.lockSend(); err != nil {
+		return err
 	}
+	err := l.send(owner, b)
 	l.sendMu.Unlock()
-	if err == nil {
-		l.q.Receivers.Ring(1) // E
-	}
 	return err
+}
+
+// lockSend takes sendMu. Errors: ErrHeld.
+func (l *Lane) lockSend() error {
+	l.sendMu.Lock()
+	if l.held {
+		l.sendMu.Unlock()
+		return ErrHeld
+	}
+	return nil
+}
+
+// send is Send. sendMu is held, or the end is a Producer's.
+func (l *Lane) send(owner uint16, b []byte) error {
+	p, err := l.claim(owner)
+	if err != nil {
+		return err
+	}
+	copy(l.q.payload(p), b)
+	l.commitAt(p, uint64(len(b)), 1)
+	l.q.Receivers.Ring(1) // E
+	return nil
 }
 
 // TryLoan takes the next slot for the attachment owner. Errors: ErrFull, *EndError.
 func (l *Lane) TryLoan(owner uint16) (Loan, error) {
-	l.sendMu.Lock()
+	if err := l.lockSend(); err != nil {
+		return Loan{}, err
+	}
 	defer l.sendMu.Unlock()
 	p, err := l.claim(owner)
 	return Loan{slot: p, word: MakeWord(PhaseWriting, owner, 0, l.q.lap(p))}, err
@@ -313,6 +345,9 @@ func (l *Lane) Abort(loan Loan) error {
 
 // takeReceiveEnd makes the consumer's end the attachment's. receiveMu is held.
 func (l *Lane) takeReceiveEnd(owner uint16) error {
+	if l.gone {
+		return os.ErrClosed
+	}
 	q, i := l.q, l.q.info
 	if !i.ReceiveOwner.CompareAndSwap(0, uint32(owner)) {
 		if o := i.ReceiveOwner.Load(); o != uint32(owner) {
@@ -325,7 +360,8 @@ func (l *Lane) takeReceiveEnd(owner uint16) error {
 	}
 	l.acked = l.head
 	c := q.counters(owner)
-	l.received, l.ackedCount = c.Received.Load(), c.Acked.Load()
+	l.receivedAt, l.ackedAt = &c.Received, &c.Acked
+	l.received, l.ackedCount = l.receivedAt.Load(), l.ackedAt.Load()
 	l.returned = i.Returned.Load() - 1 // look for them
 	l.receiver = owner
 	return nil
@@ -334,7 +370,7 @@ func (l *Lane) takeReceiveEnd(owner uint16) error {
 // take leases the next message. receiveMu is held. Errors: ErrEmpty, *EndError, *CorruptError.
 func (l *Lane) take(owner uint16) (Lease, error) {
 	q := l.q
-	if l.receiver != owner {
+	if l.receiver != owner || l.gone {
 		if err := l.takeReceiveEnd(owner); err != nil {
 			return Lease{}, err
 		}
@@ -415,13 +451,15 @@ func (l *Lane) lease(owner uint16) (Lease, error) {
 		}
 	}
 	l.received += uint64(lease.open)
-	sys.StoreRelease(&l.q.counters(owner).Received, l.received)
+	sys.StoreRelease(l.receivedAt, l.received)
 	return lease, nil
 }
 
 // TryReceive leases the next message to the attachment owner. Errors: ErrEmpty, *EndError, *CorruptError (what was in the slot is dropped).
 func (l *Lane) TryReceive(owner uint16) (Lease, error) {
-	l.receiveMu.Lock()
+	if err := l.lockReceive(); err != nil {
+		return Lease{}, err
+	}
 	defer l.receiveMu.Unlock()
 	lease, err := l.lease(owner)
 	if err == nil {
@@ -481,13 +519,18 @@ func (l *Lane) Ack(lease Lease) error {
 
 func (l *Lane) countAck(n uint32) {
 	l.ackedCount += uint64(n)
-	sys.StoreRelease(&l.q.counters(l.receiver).Acked, l.ackedCount)
+	sys.StoreRelease(l.ackedAt, l.ackedCount)
 }
 
 // AckMessage acks one message of a lease; see Queue.AckMessage. Errors: ErrLost.
 func (l *Lane) AckMessage(lease *Lease, f *Frame, i int) error {
 	l.receiveMu.Lock()
 	defer l.receiveMu.Unlock()
+	return l.ackMessage(lease, f, i)
+}
+
+// ackMessage is AckMessage. receiveMu is held, or the end is a Consumer's.
+func (l *Lane) ackMessage(lease *Lease, f *Frame, i int) error {
 	switch {
 	case f.done == nil || f.Open() == 1 && !f.Done(i):
 		if !l.end(*lease) {
@@ -556,8 +599,25 @@ func (l *Lane) giveBack(lease Lease, how func(slot uint64, w Word) bool) error {
 
 // ReceiveTo appends the next message to buf and acks it, if it is no frame: then it leases the frame, as TryReceive does. Errors: as TryReceive.
 func (l *Lane) ReceiveTo(owner uint16, buf []byte) ([]byte, Lease, error) {
-	l.receiveMu.Lock()
+	if err := l.lockReceive(); err != nil {
+		return buf, Lease{}, err
+	}
 	defer l.receiveMu.Unlock()
+	return l.receiveTo(owner, buf)
+}
+
+// lockReceive takes receiveMu. Errors: ErrHeld.
+func (l *Lane) lockReceive() error {
+	l.receiveMu.Lock()
+	if l.consuming {
+		l.receiveMu.Unlock()
+		return ErrHeld
+	}
+	return nil
+}
+
+// receiveTo is ReceiveTo. receiveMu is held, or the end is a Consumer's.
+func (l *Lane) receiveTo(owner uint16, buf []byte) ([]byte, Lease, error) {
 	lease, err := l.lease(owner)
 	if err != nil {
 		return buf, lease, err

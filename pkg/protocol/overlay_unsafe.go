@@ -27,3 +27,14 @@ func overlayWords(b []byte, offset int64, n int) []atomic.Uint64 {
 	}
 	return unsafe.Slice((*atomic.Uint64)(p), n)
 }
+
+// slot returns the head of slot i. That all slots lie in the memory was checked in OpenQueue, and i is masked here: so no index needs
+// to be checked again, which the compiler could not know.
+func (q *Queue) slot(i uint64) *SlotHeader {
+	return (*SlotHeader)(unsafe.Add(unsafe.Pointer(q.first), (i&q.mask)*q.stride))
+}
+
+// payload returns the payload of slot i, all SlotSize bytes.
+func (q *Queue) payload(i uint64) []byte {
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(q.first), (i&q.mask)*q.stride+SizeofSlotHeader)), q.slotSize)
+}

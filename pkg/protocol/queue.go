@@ -34,6 +34,7 @@ type Queue struct {
 	slotSize      int
 	stride        uint64
 	offset        uint64
+	first         *byte // of slot 0
 	maxDeliveries int
 	maxLeases     int
 	flags         QueueFlag
@@ -161,7 +162,7 @@ func OpenQueue(b []byte) (*Queue, error) {
 	return &Queue{
 		b: b, h: h, info: info,
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
-		slotSize: o.SlotSize, stride: stride, offset: offset,
+		slotSize: o.SlotSize, stride: stride, offset: offset, first: &b[offset],
 		maxDeliveries: o.MaxDeliveries, maxLeases: o.MaxLeases, flags: flags,
 		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, fenced: lane},
 		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters, fenced: lane},
@@ -182,17 +183,6 @@ func (q *Queue) MaxDeliveries() int { return q.maxDeliveries }
 
 // Flags returns what kind of queue it is.
 func (q *Queue) Flags() QueueFlag { return q.flags }
-
-// slot returns the head of slot i, i being masked here.
-func (q *Queue) slot(i uint64) *SlotHeader {
-	return overlaySlotHeader(q.b, int64(q.offset+(i&q.mask)*q.stride))
-}
-
-// payload returns the payload of slot i, all SlotSize bytes.
-func (q *Queue) payload(i uint64) []byte {
-	at := q.offset + (i&q.mask)*q.stride + SizeofSlotHeader
-	return q.b[at : at+uint64(q.slotSize) : at+uint64(q.slotSize)]
-}
 
 func (q *Queue) lap(position uint64) uint32 { return uint32(position >> q.shift) }
 

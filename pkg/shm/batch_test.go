@@ -183,3 +183,91 @@ func testBatchOneByOne(t *testing.T, toml string, lane bool) {
 	}
 	take(q, "f", 0).Ack()
 }
+
+// The ends of a lane for one goroutine.
+func TestProducerAndConsumer(t *testing.T) {
+	ends(t, func(t *testing.T, toml string, lane bool) {
+		d := testregion.Start(t, toml)
+		r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+		q := queue(t, r, "jobs")
+		ctx := within(t)
+		if !lane {
+			if _, err := q.Producer(); !errors.Is(err, shm.ErrNoLane) {
+				t.Error(err)
+			}
+			if _, err := q.Consumer(); !errors.Is(err, shm.ErrNoLane) {
+				t.Error(err)
+			}
+			return
+		}
+		q.SendBatch(ctx, [][]byte{[]byte("a"), []byte("b"), []byte("c")})
+		p, err1 := q.Producer()
+		c, err2 := q.Consumer()
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		if _, err := q.Producer(); !errors.Is(err, shm.ErrHeld) {
+			t.Error(err)
+		}
+		if err := q.Send(ctx, nil); !errors.Is(err, shm.ErrHeld) {
+			t.Error(err)
+		}
+		if _, err := q.TryLoan(); !errors.Is(err, shm.ErrHeld) {
+			t.Error(err)
+		}
+		if _, err := q.ReceiveCopy(ctx, nil); !errors.Is(err, shm.ErrHeld) {
+			t.Error(err)
+		}
+		var large *shm.TooLargeError
+		if err := p.Send(ctx, make([]byte, 65)); !errors.As(err, &large) {
+			t.Error(err)
+		}
+		for _, want := range []string{"a", "b"} { // of the batch
+			if b, err := c.ReceiveCopy(ctx, nil); err != nil || string(b) != want {
+				t.Errorf("%q, %v", b, err)
+			}
+		}
+		if s, _ := q.Stat(); s.Messages != 1 || s.Acked != 2 {
+			t.Errorf("%+v", s)
+		}
+		c.Close() // c goes back
+		if _, err := c.ReceiveCopy(ctx, nil); !errors.Is(err, shm.ErrClosed) {
+			t.Error(err)
+		}
+		if c, err2 = q.Consumer(); err2 != nil {
+			t.Fatal(err2)
+		}
+		if b, err := c.ReceiveCopy(ctx, nil); err != nil || string(b) != "c" {
+			t.Errorf("%q, %v", b, err)
+		}
+		done := make(chan error, 1)
+		go func() {
+			for i := range 5000 { // both sides come to sleep
+				if err := p.Send(ctx, fmt.Append(nil, i)); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- p.Close()
+		}()
+		var b []byte
+		for i := range 5000 {
+			var err error
+			if b, err = c.ReceiveCopy(ctx, b[:0]); err != nil || string(b) != fmt.Sprint(i) {
+				t.Fatalf("%d: %q, %v", i, b, err)
+			}
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := q.Send(ctx, []byte("d")); err != nil { // the end is free again
+			t.Error(err)
+		}
+		d.Shmctl("stop")
+		<-r.Quit().Done()
+		if _, err := c.ReceiveCopy(ctx, nil); !errors.Is(err, shm.ErrQuit) {
+			t.Error(err)
+		}
+		c.Close()
+	})
+}

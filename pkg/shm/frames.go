@@ -4,6 +4,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -25,7 +26,8 @@ type frame struct {
 // out have ended and no more are to be.
 type frames struct {
 	mu      sync.Mutex
-	waiting []*frame // with messages that were not handed out, the oldest first
+	waiting []*frame    // with messages that were not handed out, the oldest first
+	some    atomic.Bool // there are some: a look without the lock
 }
 
 // open takes the first message of a batch into m.
@@ -57,6 +59,7 @@ func (fs *frames) hand(m *Message, i int) {
 	if fr.f.Single() || fr.l.Deliveries() > 0 || fr.next() == fr.f.Len() {
 		fs.waiting = append(fs.waiting[:i], fs.waiting[i+1:]...)
 	}
+	fs.some.Store(len(fs.waiting) > 0)
 	m.frame, m.index, m.l, m.b = fr, n, fr.l, fr.f.At(n)
 }
 
@@ -100,6 +103,7 @@ func (fs *frames) reject(m *Message, reason protocol.DeadReason) error {
 func (fs *frames) withhold(fr *frame) {
 	if i := slices.Index(fs.waiting, fr); i >= 0 {
 		fs.waiting = slices.Delete(fs.waiting, i, i+1)
+		fs.some.Store(len(fs.waiting) > 0)
 	}
 }
 

@@ -57,17 +57,17 @@ func (q *Queue) send(ctx context.Context, p []byte, wait bool) error {
 	if limit := q.q.SlotSize(); len(p) > limit {
 		return &TooLargeError{q.name, len(p), limit}
 	}
-	if err := q.s.Lease(); err != nil {
-		return err
-	}
-	defer q.s.Release()
-	if q.lane != nil {
+	if q.lane != nil { // which guards its memory itself
 		err := q.lane.Send(q.r.id, p)
 		if err == ErrFull && wait {
 			err = q.awaitSend(ctx, p)
 		}
 		return err
 	}
+	if err := q.s.Lease(); err != nil {
+		return err
+	}
+	defer q.s.Release()
 	l, err := q.loan(ctx, wait)
 	if err != nil {
 		return err
@@ -218,49 +218,61 @@ func (q *Queue) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
 
 // receiveLane is ReceiveCopy in one step.
 func (q *Queue) receiveLane(ctx context.Context, buf []byte) ([]byte, error) {
+	if err := q.r.asked(); err != nil {
+		return buf, err
+	}
+	if q.frames.some.Load() {
+		m := Message{q: q}
+		if err := q.receive(ctx, &m, true); err != nil {
+			return buf, err
+		}
+		buf = append(buf, m.b...)
+		return buf, m.Ack()
+	}
+	out, l, err := q.lane.ReceiveTo(q.r.id, buf) // which guards its memory itself
+	switch {
+	case err == ErrEmpty:
+		return q.awaitReceiveTo(ctx, buf)
+	case err != nil || l.Open() == 0:
+		return out, err
+	}
+	return q.copyOfFrame(l, buf)
+}
+
+func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, err error) {
 	if err := q.s.Lease(); err != nil {
 		return buf, err
 	}
 	defer q.s.Release()
-	m := Message{q: q}
-	if q.frames.take(&m) {
-		return m.takeCopy(buf)
-	}
-	if err := q.r.asked(); err != nil {
-		return buf, err
-	}
-	out, l, err := q.lane.ReceiveTo(q.r.id, buf)
-	if err == ErrEmpty {
-		out, l, err = q.awaitReceiveTo(ctx, buf)
-	}
-	if err != nil || l.Open() == 0 {
-		return out, err
-	}
-	f, err := q.q.Frame(l)
-	if err != nil {
-		q.ack(l)
-		return buf, err
-	}
-	q.frames.open(&m, l, f)
-	return m.takeCopy(buf)
-}
-
-func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, l protocol.Lease, err error) {
+	var l protocol.Lease
 	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
 		out, l, err = q.lane.ReceiveTo(q.r.id, buf)
 		return err
 	})
-	return out, l, err
+	if err != nil || l.Open() == 0 {
+		return out, err
+	}
+	return q.copyOfFrame(l, buf)
 }
 
-// takeCopy appends the payload of a message of a batch and acks it.
-func (m *Message) takeCopy(buf []byte) ([]byte, error) {
-	if m.b == nil {
-		m.q.frames.end(m, true)
-		return buf, m.q.q.Damaged(m.l, m.index)
+// copyOfFrame copies and acks the first message of a frame; the others are for the next calls.
+func (q *Queue) copyOfFrame(l protocol.Lease, buf []byte) ([]byte, error) {
+	if err := q.s.Lease(); err != nil {
+		return buf, err // the lease ends with the region
+	}
+	m := Message{q: q}
+	f, err := q.q.Frame(l)
+	if err != nil {
+		q.ack(l)
+		q.s.Release()
+		return buf, err
+	}
+	q.frames.open(&m, l, f)
+	if err := m.check(); err != nil {
+		return buf, err
 	}
 	buf = append(buf, m.b...)
-	return buf, m.q.frames.end(m, true)
+	return buf, m.Ack()
 }
 
 // Messages returns the messages as they come, for range. It ends after ctx or the quit flag, silently, and after any other error,
@@ -360,6 +372,10 @@ func (q *Queue) loan(ctx context.Context, wait bool) (protocol.Loan, error) {
 }
 
 func (q *Queue) awaitSend(ctx context.Context, p []byte) error {
+	if err := q.s.Lease(); err != nil {
+		return err
+	}
+	defer q.s.Release()
 	return q.r.await(ctx, q.q.Senders, &q.sending, func() error { return q.lane.Send(q.r.id, p) })
 }
 

@@ -198,6 +198,9 @@ func (r *Region) Close() error {
 		for _, q := range r.queues {
 			q.frames.giveBack(q)
 		}
+		for _, l := range r.lanes {
+			l.Close()
+		}
 		r.mu.Unlock()
 		var errs []error
 		for _, s := range r.segments {

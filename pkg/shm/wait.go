@@ -62,6 +62,11 @@ func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinne
 			return err
 		}
 	}
+	return r.awaitAsleep(ctx, bell, try)
+}
+
+// awaitAsleep is await without the spinning.
+func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try func() error) error {
 	for {
 		v := bell.Value()
 		ticket := bell.Register()      // S
