@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, topic.pml), and that their broken variants fail.
+# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, topic.pml, latest.pml), and that their broken variants fail.
 #
 # quick, the default: a minute or two on an idle processor. full: some ten minutes and up to 6 GB of memory.
 # The last line says whether all came out as expected; so does the exit status. models/README.md explains the rows.
@@ -123,6 +123,29 @@ row quick REPAIR_READY fail exh - -DREPAIR_READY -DM=1 -DCRASHES=1
 row full 'NO_RECHECK (topic)' fail exh - -DNO_RECHECK -DSINGLE -DM=1
 row full 'NO_WAKEALL (topic)' fail exh - -DNO_WAKEALL -DM=1 -DCRASHES=1
 row full NO_RING_AT_CLOSE fail exh - -DNO_RING_AT_CLOSE -DSINGLE -DM=4
+
+model=$here/latest.pml
+echo '--- the latest value as it is'
+row quick 'latest 2:1, 1 death, 1 discard' pass exh -O0 -DW=2 -DM=1 -DR=1 -DL=2 -DCRASHES=1 -DDISCARDS=1
+row quick 'latest 2 writers, 1 sleeper, 1 stops' pass exh -O0 -DW=2 -DM=1 -DR=0 -DZ=1 -DSTOPS=1
+row full 'latest 2:1, 2 values each' pass exh - -DW=2 -DM=2 -DR=1 -DL=2 -DDISCARDS=1
+row full 'latest 3:1' pass exh - -DW=3 -DM=1 -DR=1 -DL=1
+row full 'latest 2 writers, 1 sleeper, 1 death' pass exh - -DW=2 -DM=1 -DR=0 -DZ=1 -DCRASHES=1
+row full 'latest 1 writer, 2 sleepers' pass exh - -DW=1 -DM=2 -DR=0 -DZ=2
+row full 'latest 3:1, 1 death, 1 discard' pass bit - -DW=3 -DM=1 -DR=1 -DL=1 -DCRASHES=1 -DDISCARDS=1
+
+echo '--- what must fail'
+row quick NO_VALIDATE fail exh - -DNO_VALIDATE -DW=1 -DM=4
+row full TAKE_CURRENT fail exh - -DTAKE_CURRENT -DW=2 -DM=1 -DR=0 -DSTOPS=1
+row quick CURRENT_FIRST fail exh - -DCURRENT_FIRST -DW=3 -DM=1
+row quick NO_VERSION fail exh - -DNO_VERSION -DW=2 -DM=1
+row full RELEASE_FIRST fail exh - -DRELEASE_FIRST -DW=3 -DM=1
+row full EARLY_REPAIR fail exh - -DEARLY_REPAIR -DW=2 -DM=1
+row full REPAIR_FREES fail exh - -DREPAIR_FREES -DW=3 -DM=1 -DCRASHES=1 -DDISCARDS=1
+row full 'NO_RECHECK (latest)' fail exh - -DNO_RECHECK -DW=2 -DM=1 -DR=0 -DZ=1
+row full 'NO_WAKEALL (latest)' fail exh - -DNO_WAKEALL -DW=2 -DM=1 -DR=0 -DZ=1 -DCRASHES=1
+row quick ZERO_FIRST fail exh - -DZERO_FIRST -DW=2 -DM=1 -DR=0 -DZ=1 -DSTOPS=1
+row quick COUNT_DOWN fail exh - -DCOUNT_DOWN -DW=1 -DM=2 -DR=0 -DZ=2
 
 echo
 echo "$rows runs, $bad not as expected; $states_good states of what is as it is; $SECONDS s"

@@ -367,7 +367,7 @@ func readLatest(t *testing.T, b []byte) {
 	checkHeader(t, b, KindLatest, "price")
 	l, err := OpenLatest(b)
 	noErr(t, err)
-	wantEqual(t, l.Stat(), LatestStat{Slots: 4, SlotSize: 48, Version: 2, Length: 11, Held: 1, Aborted: 1, Sleepers: 1})
+	wantEqual(t, l.Stat(), LatestStat{Slots: 4, SlotSize: 48, Version: 2, Slot: 2, Length: 11, Held: 1, Aborted: 1, Sleepers: 1})
 	type slot struct {
 		phase   Phase
 		owner   uint16

@@ -6,6 +6,7 @@ type LatestStat struct {
 	Slots, SlotSize int
 	Flags           LatestFlag
 	Version         uint64 // 0 before the first value
+	Slot            int    // of the newest value
 	Length          int    // of the newest value
 	Held            int    // slots that writers hold
 	Aborted         uint64 // slots given back without a value
@@ -17,7 +18,7 @@ func (l *Latest) Stat() LatestStat {
 	c := l.current()
 	s := LatestStat{
 		Slots: l.Slots(), SlotSize: l.slotSize, Flags: l.flags,
-		Version: c.version(), Aborted: l.info.Aborted.Load(), Sleepers: l.Changes.Sleepers(),
+		Version: c.version(), Slot: int(c.slot()), Aborted: l.info.Aborted.Load(), Sleepers: l.Changes.Sleepers(),
 	}
 	if s.Version != 0 {
 		s.Length = int(min(l.slot(c.slot()).Length.Load(), uint32(l.slotSize)))

@@ -247,6 +247,9 @@ func mended(l *protocol.Latest, id uint16) error {
 	if again := l.Repair(isDead); again != (protocol.Repaired{}) || l.Holds(isDead) {
 		return fmt.Errorf("a second repair found %+v", again)
 	}
+	if st := l.Stat(); st.Version != 0 && l.SlotAt(st.Slot).Word.Phase() == protocol.PhaseFree {
+		return fmt.Errorf("the newest value lies in slot %d, which says FREE: that it was not published as what it is", st.Slot)
+	}
 	for i, w := range before {
 		now := l.SlotAt(i).Word
 		switch {
@@ -254,6 +257,24 @@ func mended(l *protocol.Latest, id uint16) error {
 			return fmt.Errorf("repair turned slot %d from %#x into %#x, and its owner lives", i, w, now)
 		case w.Owner() == id && (now.Owner() != 0 || now.Version() != w.Version() || now.Phase() == protocol.PhaseWriting):
 			return fmt.Errorf("repair turned slot %d from %#x into %#x", i, w, now)
+		}
+	}
+	return nil
+}
+
+// unclaimed checks that a slot whose word says the version of before has what it had then: a reader that came for it takes it.
+func (s *vstate) unclaimed(mem []byte) error {
+	l := openLatest(mem)
+	for i := range latestSlots {
+		at := l.SlotAt(i)
+		end := at.Offset + protocol.SizeofLatestSlot + 64
+		was := s.image[at.Offset:end]
+		word := protocol.LatestWord(binary.LittleEndian.Uint64(was))
+		if word.Phase() != protocol.PhaseReady || word.Version() != at.Word.Version() {
+			continue
+		}
+		if now := mem[latestAt+at.Offset : latestAt+end]; !bytes.Equal(was[8:], now[8:]) {
+			return fmt.Errorf("slot %d still says version %#x, and its contents changed", i, word.Version())
 		}
 	}
 	return nil
@@ -374,7 +395,11 @@ func TestLatestKill(t *testing.T) {
 				for i, more := 0, true; more; i++ {
 					if h := maphash.Bytes(seed, mem[latestAt:latestAt+latestRoom]); i == 0 || h != last {
 						last = h
-						count.point(judge(mem), "%s, %s killed at %d", s, opNames[op], i)
+						err := s.unclaimed(mem)
+						if err == nil {
+							err = judge(mem)
+						}
+						count.point(err, "%s, %s killed at %d", s, opNames[op], i)
 					} else {
 						count.point(nil, "")
 					}
@@ -410,6 +435,65 @@ func TestLatestKill(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLatestLateKill kills a writer at every instruction after others published since it claimed its slot.
+func TestLatestLateKill(t *testing.T) {
+	f, mem := memfd(t)
+	x := newTracee(t, f, mem)
+	count, scratch := newTally(t), anonymous()
+	defer count.report("latest, killed late")
+	for _, start := range latestStarts(2) {
+		for _, s := range latestStates(start) {
+			if len(s.drafts) > 1 {
+				continue
+			}
+			for _, puts := range []int{1, latestSlots} {
+				x.beginLatest(s, opPut, victim, sent)
+				for l := openLatest(mem); !l.Holds(func(o uint16) bool { return o == victim }); {
+					x.step()
+				}
+				e := *s
+				for range puts {
+					e.puts(openLatest(mem), 1)
+				}
+				e.image = bytes.Clone(mem[latestAt : latestAt+latestRoom])
+				e.stuck = false
+				var last uint64
+				for i, more := 0, true; more; i++ {
+					if h := maphash.Bytes(seed, mem[latestAt:latestAt+latestRoom]); i == 0 || h != last {
+						last = h
+						copy(scratch, mem)
+						err := e.unclaimed(mem)
+						if value, version, e2 := holding(openLatest(mem)); err == nil && e2 != nil {
+							err = fmt.Errorf("before the repair: value %d, version %#x, %w", value, version, e2)
+						}
+						if err == nil {
+							var value, version uint64
+							if value, version, err = s.late(scratch, &e); err == nil {
+								err = e.expected(opPut, value, version)
+							}
+						}
+						count.point(err, "%s, put killed %d instructions after the claim and %d puts of others", s, i, puts)
+					} else {
+						count.point(nil, "")
+					}
+					more = x.step()
+				}
+				x.finish()
+			}
+		}
+	}
+}
+
+// late is judge for what became of s after others put values: e. A slot in which a peer stopped at the newest value of s is one less now.
+func (s *vstate) late(mem []byte, e *vstate) (value, version uint64, err error) {
+	if !s.stuck {
+		return e.judge(mem, victim)
+	}
+	b := *e
+	b.stuck, b.version = true, s.version
+	return b.judge(mem, victim)
 }
 
 // TestLatestRepairKilled kills the repair that follows a death at every instruction, and repairs again.
