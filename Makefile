@@ -24,7 +24,7 @@ TORTURE  ?= 20
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check race fuzz model torture bench gobench generate man install uninstall clean help
+.PHONY: build run test check race fuzz model torture reliability bench gobench generate man install uninstall clean help
 
 build: ## bin/shmd and bin/shmctl (BIN=DIR: elsewhere)
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
@@ -51,8 +51,11 @@ fuzz: ## every fuzz target for FUZZTIME=30s
 model: ## the Promela models of the queue, and the mutants that must fail
 	models/run.sh full
 
-torture: ## the tests under test/ in full: every crash point and mutant, TORTURE=20 times the kills of `make test`
-	SHMD_TEST_TORTURE=$(TORTURE) SHMD_KILLS=$$((2000 * $(TORTURE))) go test -count=1 -timeout 0 -v ./test/...
+torture: ## the proofs in full: every crash point and mutant, large models, TORTURE=20 times the kills; writes docs/reliability.md
+	TORTURE=$(TORTURE) scripts/reliability.sh full
+
+reliability: ## the proofs as `make test` runs them; writes docs/reliability.md
+	scripts/reliability.sh short
 
 bench: ## every speed target beside its reference and the peers; writes docs/bench.* (BENCH=regexp: some, written nowhere; BENCHFLAGS=-quick)
 	@bench/deps.sh

@@ -17,28 +17,29 @@ const module = "github.com/shmd/shmd/"
 
 // allowed says which packages of this module each one may import, tests left aside. What is not here may import none.
 var allowed = map[string]string{
-	"cmd/shmd":               "internal/daemon internal/launcher",
-	"cmd/shmctl":             "internal/cli",
-	"internal/attach":        "internal/sys",
-	"internal/cli":           "pkg/shm pkg/protocol pkg/region internal/sys internal/control internal/attach internal/config internal/version",
-	"internal/config":        "internal/sys",
-	"internal/control":       "pkg/protocol pkg/region internal/sys",
-	"internal/daemon":        "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/version",
-	"internal/genman":        "internal/cli internal/daemon", // the one that sees both: it prints their man pages
-	"internal/launcher":      "pkg/shm internal/sys internal/launcher/spec internal/wordcount internal/filter",
-	"internal/filter":        "pkg/shm pkg/protocol internal/sys",
-	"internal/sys/systest":   "",
-	"internal/testregion":    "pkg/shm pkg/protocol internal/sys", // for tests
-	"internal/version":       "pkg/protocol",
-	"internal/wordcount":     "pkg/shm internal/sys",
-	"pkg/protocol":           "internal/sys",
-	"pkg/region":             "internal/sys",
-	"pkg/shm":                "pkg/protocol pkg/region internal/sys internal/attach",
-	"examples/mapfile":       "pkg/region internal/sys",
-	"examples/parentchild":   "pkg/region internal/sys",
-	"examples/quitflag":      "pkg/region internal/sys",
-	"examples/wordcount":     "pkg/shm pkg/protocol internal/wordcount",
-	"internal/launcher/spec": "",
+	"cmd/shmd":                "internal/daemon internal/launcher",
+	"cmd/shmctl":              "internal/cli",
+	"internal/attach":         "internal/sys",
+	"internal/cli":            "pkg/shm pkg/protocol pkg/region internal/sys internal/control internal/attach internal/config internal/version",
+	"internal/config":         "internal/sys",
+	"internal/control":        "pkg/protocol pkg/region internal/sys",
+	"internal/daemon":         "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/version",
+	"internal/genman":         "internal/cli internal/daemon", // the one that sees both: it prints their man pages
+	"internal/genreliability": "",
+	"internal/launcher":       "pkg/shm internal/sys internal/launcher/spec internal/wordcount internal/filter",
+	"internal/filter":         "pkg/shm pkg/protocol internal/sys",
+	"internal/sys/systest":    "",
+	"internal/testregion":     "pkg/shm pkg/protocol internal/sys", // for tests
+	"internal/version":        "pkg/protocol",
+	"internal/wordcount":      "pkg/shm internal/sys",
+	"pkg/protocol":            "internal/sys",
+	"pkg/region":              "internal/sys",
+	"pkg/shm":                 "pkg/protocol pkg/region internal/sys internal/attach",
+	"examples/mapfile":        "pkg/region internal/sys",
+	"examples/parentchild":    "pkg/region internal/sys",
+	"examples/quitflag":       "pkg/region internal/sys",
+	"examples/wordcount":      "pkg/shm pkg/protocol internal/wordcount",
+	"internal/launcher/spec":  "",
 }
 
 // outside says which modules from outside the standard library may be imported where, by directory.

@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +23,13 @@ const workers = 64
 const idle = "[region]\nname = \"test\"\n[channel.jobs]\nslots = 1024\nslot_size = \"4KiB\"\n[worker.idle]\nbuiltin = \"idle\"\ncount = 64\nconsume = [\"jobs\"]\n"
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv("FIGURES_HOLD"); socket != "" {
+		if err := hold(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	testregion.Cleanup()
 	os.Exit(code)
@@ -98,9 +107,9 @@ func BenchmarkIdle64(b *testing.B) {
 		if err := quiet(r); err != nil {
 			b.Fatal(err)
 		}
-		before := runtime(b, pids)
+		before := runTime(b, pids)
 		time.Sleep(10 * time.Second) // the thing that is measured: nothing happens for so long
-		worst = max(worst, float64(runtime(b, pids)-before)/1e6)
+		worst = max(worst, float64(runTime(b, pids)-before)/1e6)
 		rss = max(rss, status(b, d.Cmd.Process.Pid, "VmRSS:"))
 		r.Close()
 		d.Stop()
@@ -125,8 +134,8 @@ func quiet(r *shm.Region) error {
 	}
 }
 
-// runtime returns the run time of all threads of some processes, in ns.
-func runtime(b *testing.B, pids []int) (ns int64) {
+// runTime returns the run time of all threads of some processes, in ns.
+func runTime(b *testing.B, pids []int) (ns int64) {
 	for _, pid := range pids {
 		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 		if err != nil {
@@ -160,4 +169,78 @@ func status(b *testing.B, pid int, key string) float64 {
 	}
 	b.Fatalf("no %s", key)
 	return 0
+}
+
+// BenchmarkRepair measures from SIGKILL of a consumer that holds a message to another consumer having it: death seen, queue repaired,
+// consumer woken.
+func BenchmarkRepair(b *testing.B) {
+	exe, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := testregion.Start(b, "[region]\nname = \"test\"\nmax_attachments = 64\n[channel.jobs]\nslots = 64\nslot_size = \"64B\"\nmax_deliveries = 0\n[worker.idle]\nbuiltin = \"idle\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q, err := r.Queue("jobs")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx := context.Background()
+	var times []time.Duration
+	for range b.N {
+		if err := q.Send(ctx, []byte("held")); err != nil {
+			b.Fatal(err)
+		}
+		holder := exec.Command(exe)
+		holder.Env = append(os.Environ(), "FIGURES_HOLD="+d.Socket)
+		out, err := holder.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := holder.Start(); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			b.Fatal(err)
+		}
+		begin := make(chan time.Time, 1)
+		go func() {
+			for s, _ := q.Stat(); s.Receivers == 0; s, _ = q.Stat() { // until the other consumer sleeps
+				runtime.Gosched()
+			}
+			begin <- time.Now()
+			holder.Process.Kill()
+		}()
+		m, err := q.Receive(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		times = append(times, time.Since(<-begin))
+		m.Ack()
+		holder.Wait()
+	}
+	slices.Sort(times)
+	at := func(p float64) float64 { return float64(times[int(p*float64(len(times)-1))].Microseconds()) / 1000 }
+	b.ReportMetric(at(0.5), "ms/p50")
+	b.ReportMetric(at(0.999), "ms/p99.9")
+	b.ReportMetric(at(1), "ms/max")
+	b.ReportMetric(0, "ns/op")
+}
+
+// hold takes a message and keeps it until it is killed.
+func hold(socket string) error {
+	ctx := context.Background()
+	r, err := shm.Attach(ctx, shm.Options{Socket: socket, Consume: []string{"jobs"}})
+	if err != nil {
+		return err
+	}
+	q, err := r.Queue("jobs")
+	if err != nil {
+		return err
+	}
+	if _, err := q.Receive(ctx); err != nil {
+		return err
+	}
+	fmt.Println("holding")
+	<-r.Quit().Done()
+	return nil
 }
