@@ -49,6 +49,17 @@ func work(role string) error {
 		return err
 	}
 	defer r.Close()
+	if role == "setter" || role == "watcher" {
+		v, err := r.Latest("value")
+		if err != nil {
+			return err
+		}
+		r.Ready()
+		if role == "setter" {
+			return setting(v, l, r)
+		}
+		return watching(v, l, r)
+	}
 	q, err := r.Queue("jobs")
 	if err != nil {
 		return err

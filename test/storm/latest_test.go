@@ -1,0 +1,165 @@
+package storm
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+// setSize is the size of the values: large enough that most kills hit a writer in the middle of one.
+const setSize = 16 << 10
+
+// setting puts values, each of them one number in every word, by turns and by compare-and-set.
+func setting(l *shm.Latest, led *ledger, r *shm.Region) error {
+	p := make([]byte, setSize)
+	for r.Quit().Err() == nil {
+		n := led.next.Add(1)
+		for i := 0; i < len(p); i += 8 {
+			binary.LittleEndian.PutUint64(p[i:], n*0x9e3779b97f4a7c15+uint64(i))
+		}
+		var err error
+		if n%4 == 0 {
+			v, _ := l.Version()
+			_, err = l.CompareAndSet(v, p)
+		} else {
+			_, err = l.Put(p)
+		}
+		if _, stale := errors.AsType[*shm.VersionError](err); err != nil && !stale {
+			return err
+		}
+	}
+	return nil
+}
+
+// watching reads values, in both ways, and looks at every word.
+func watching(l *shm.Latest, led *ledger, r *shm.Region) error {
+	var buf []byte
+	var last uint64
+	for n := 0; r.Quit().Err() == nil; n++ {
+		var v uint64
+		var err error
+		whole := true
+		check := func(p []byte) error {
+			whole = len(p) == setSize
+			for i := 0; whole && i < len(p); i += 8 {
+				whole = binary.LittleEndian.Uint64(p[i:]) == binary.LittleEndian.Uint64(p)+uint64(i)
+			}
+			return nil
+		}
+		if n%2 == 0 {
+			if buf, v, err = l.Get(buf[:0]); err == nil {
+				check(buf)
+			}
+		} else {
+			v, err = l.View(check)
+		}
+		switch {
+		case errors.Is(err, shm.ErrEmpty), errors.Is(err, shm.ErrOvertaken):
+			continue
+		case err != nil:
+			return err
+		case !whole:
+			led.bad[torn].Add(1)
+		case v < last:
+			led.bad[afterAck].Add(1)
+		}
+		last = v
+		led.words[0].Add(1)
+	}
+	return nil
+}
+
+// TestLatestStorm kills writers and readers of a latest value: no reader sees a torn value or an older one than before, and no writer is stopped.
+func TestLatestStorm(t *testing.T) {
+	kills, seed := number(t, "SHMD_KILLS", 2000)/10, number(t, "SHMD_SEED", 1)
+	path := t.TempDir() + "/ledger"
+	l, closeLedger, err := openLedger(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeLedger()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := func(name, channels string, count int) string {
+		return fmt.Sprintf("[worker.%s]\ncommand = [%q]\ncount = %d\n%s = [\"value\"]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\ncrash_limit = 0\nenv = { STORM_ROLE = %q, STORM_LEDGER = %q }\n",
+			name, exe, count, channels, name, path)
+	}
+	d := testregion.Start(t, fmt.Sprintf("[region]\nname = \"test\"\n[channel.value]\nkind = \"latest\"\nslot_size = %d\n", setSize)+
+		group("setter", "produce", 3)+group("watcher", "consume", 2))
+	r := d.Attach(shm.Options{Name: "storm", Consume: []string{"value"}, Operate: true})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	rng := rand.New(rand.NewPCG(uint64(seed), 1))
+	begin := time.Now()
+	killed := map[string]int{}
+	for n := 0; n < kills; {
+		ws, err := r.Workers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ready []protocol.Worker
+		for _, w := range ws {
+			if w.State == protocol.StateReady {
+				ready = append(ready, w)
+			}
+		}
+		if len(ready) == 0 {
+			if err := r.WaitChange(ctx); err != nil {
+				t.Fatalf("no worker became ready: %v\n%s", err, tail(d.Log()))
+			}
+			continue
+		}
+		w := ready[rng.IntN(len(ready))]
+		if kill(w) {
+			n++
+			killed[strings.TrimRight(w.Name, ".012")]++
+		}
+		for until, spin := l.next.Load()+uint64(rng.IntN(50)), 0; l.next.Load() < until && spin < 1_000; spin++ {
+			syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+		}
+	}
+	took := time.Since(begin)
+	value, err := r.Latest("value")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Traffic goes on after the last kill: nobody is stopped.
+	for v, err := range value.Values(ctx) {
+		if err != nil && !errors.Is(err, shm.ErrOvertaken) {
+			t.Fatal(err)
+		}
+		if v.Version > uint64(kills) && l.words[0].Load() > uint32(kills) {
+			break
+		}
+	}
+	for _, who := range []string{"setter", "watcher"} {
+		if _, errs, code := d.Shmctl("stop", who); code != 0 {
+			t.Fatalf("stop: %s", errs)
+		}
+	}
+	s, err := value.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d kills in %v (%v), %d versions, %d slots given back by repair or compare-and-set, %d values read; torn %d, older than before %d",
+		kills, took.Round(time.Millisecond), killed, s.Version, s.Aborted, l.words[0].Load(), l.bad[torn].Load(), l.bad[afterAck].Load())
+	if l.bad[torn].Load() != 0 || l.bad[afterAck].Load() != 0 {
+		t.Error("readers saw what they must not")
+	}
+	if s.Held != 0 {
+		t.Errorf("%d slots are held and nobody is there: %+v", s.Held, s)
+	}
+}
