@@ -421,12 +421,13 @@ func TestQuitDeaf(t *testing.T) {
 func TestFullResults(t *testing.T) {
 	t.Parallel()
 	b := startWith(t, "", []string{"cat"}, both+"filter_window = 16\nstop_timeout = \"300ms\"\n[channel.more]\n")
-	const n = 1500 // results has 1024 slots
+	const n = 1500 // results has 1024 slots, each for one of these
+	large := strings.Repeat("x", 2100)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for i := range n {
-			b.jobs.Send(b.ctx, fmt.Append(nil, i))
+			b.jobs.Send(b.ctx, fmt.Append(nil, i, " ", large))
 		}
 	}()
 	for s, err := b.results.Stat(); s.Ready < s.Slots; s, err = b.results.Stat() {

@@ -19,9 +19,10 @@ type collector struct {
 	*shim
 	conn  syscall.RawConn
 	buf   []byte
-	used  int  // bytes of buf that are not done with
-	long  bool // what is being read is a line longer than a slot: its beginning was dropped
-	drain bool // the filter has ended: nothing more comes into the pipe
+	whole [][]byte // space for the lines of the buffer
+	used  int      // bytes of buf that are not done with
+	long  bool     // what is being read is a line longer than a slot: its beginning was dropped
+	drain bool     // the filter has ended: nothing more comes into the pipe
 }
 
 // firstBuffer is the collector's buffer to begin with; it grows up to a line as long as a slot.
@@ -93,6 +94,7 @@ func (c *collector) lines(ctx context.Context, asked int) error {
 			return errExtra
 		}
 	}
+	whole := c.whole[:0]
 	for {
 		i := bytes.IndexByte(p, c.o.Delimiter)
 		if i < 0 {
@@ -100,18 +102,26 @@ func (c *collector) lines(ctx context.Context, asked int) error {
 		}
 		line := p[:i]
 		p = p[i+1:]
-		var err error
-		if c.long {
-			c.long = false
-			err = c.tooLong()
-		} else {
-			err = c.answer(ctx, line)
+		if !c.long && len(line) <= c.out.SlotSize() {
+			whole = append(whole, line)
+			continue
 		}
-		if err != nil {
+		c.long = false
+		if err := c.answer(ctx, whole); err != nil {
+			return err
+		}
+		whole = whole[:0]
+		if err := c.tooLong(); err != nil {
 			return err
 		}
 	}
+	err := c.answer(ctx, whole)
+	clear(whole)
+	c.whole = whole
 	notify(c.inFlight.left)
+	if err != nil {
+		return err
+	}
 	if c.long || len(p) > c.out.SlotSize() {
 		c.long = true
 		p = nil
@@ -126,40 +136,52 @@ func (c *collector) lines(ctx context.Context, asked int) error {
 	return nil
 }
 
-// answer commits a line, and then acks the message that it answers.
-func (s *shim) answer(ctx context.Context, line []byte) error {
-	if len(line) > s.out.SlotSize() {
-		return s.tooLong()
-	}
-	if err := s.send(ctx, line); err != nil {
-		return fmt.Errorf("commit a line to %q: %w", s.out.Name(), err)
-	}
-	if s.o.Written || s.in == nil {
-		return nil
-	}
-	m := s.inFlight.take()
-	s.answered()
-	if err := m.Ack(); err != nil {
-		return fmt.Errorf("ack: %w", err)
+// answer commits lines, as many as fit into a slot at once, and then acks the messages that they answer.
+func (s *shim) answer(ctx context.Context, lines [][]byte) error {
+	for len(lines) > 0 {
+		n, err := s.send(ctx, lines)
+		if s.in != nil && !s.o.Written {
+			for range n {
+				m := s.inFlight.take()
+				s.answered()
+				if aerr := m.Ack(); aerr != nil && err == nil {
+					err = fmt.Errorf("ack: %w", aerr)
+				}
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("commit a line to %q: %w", s.out.Name(), err)
+		}
+		lines = lines[n:]
 	}
 	return nil
 }
 
-// send commits a line. Once the worker was asked to quit the library waits no more, so it looks again and again until ctx ends.
-func (s *shim) send(ctx context.Context, line []byte) error {
-	err := s.out.Send(ctx, line)
+// send commits lines, and returns how many it has committed, one at least without an error. Once the worker was asked to quit the
+// library waits no more, so it looks again and again until ctx ends.
+func (s *shim) send(ctx context.Context, lines [][]byte) (n int, err error) {
+	if len(lines) > 1 {
+		if n, err = s.out.SendBatch(ctx, lines[:min(len(lines), shm.MaxBatch)]); n > 0 && errors.Is(err, shm.ErrQuit) {
+			err = nil
+		}
+	} else if err = s.out.Send(ctx, lines[0]); err == nil {
+		n = 1
+	}
 	for errors.Is(err, shm.ErrQuit) {
-		if err = s.out.TrySend(line); !errors.Is(err, shm.ErrFull) {
-			return err
+		if err = s.out.TrySend(lines[0]); err == nil {
+			return 1, nil
+		}
+		if !errors.Is(err, shm.ErrFull) {
+			return 0, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		case <-time.After(retry):
 			err = shm.ErrQuit
 		}
 	}
-	return err
+	return n, err
 }
 
 // retry is how often send looks for room.

@@ -273,7 +273,7 @@ func (s *shim) lastLine(ctx context.Context, rest []byte, exit ended) {
 	if torn {
 		return
 	}
-	if err := s.answer(ctx, rest); err != nil {
+	if err := s.answer(ctx, [][]byte{rest}); err != nil {
 		s.log("the last line: %v", err)
 	}
 }

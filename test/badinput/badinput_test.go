@@ -186,6 +186,11 @@ func TestConfigurations(t *testing.T) {
 		{"not TOML", "[worker.w\n", "shmd.toml:1:"},
 		{"unknown channel", "[worker.w]\nbuiltin = \"idle\"\nconsume = [\"jbos\"]\n[channel.jobs]\n", `did you mean "jobs"?`},
 		{"slots", "[channel.jobs]\nslots = 1000\n[worker.w]\nbuiltin = \"idle\"\n", "512"},
+		{"a filter's channel", "[worker.w]\ncommand = [\"cat\"]\nstdin = \"jbos\"\nstdout = \"results\"\n[channel.jobs]\n[channel.results]\n", `did you mean "jobs"?`},
+		{"a sink that acks nothing", "[worker.w]\ncommand = [\"cat\"]\nstdin = \"jobs\"\n[channel.jobs]\n", `add ack = "written"`},
+		{"a filter and its channels", "[worker.w]\ncommand = [\"cat\"]\nstdin = \"jobs\"\nstdout = \"results\"\nconsume = [\"jobs\"]\n[channel.jobs]\n[channel.results]\n", "shmd.toml:5:"},
+		{"a window of nothing", "[worker.w]\ncommand = [\"cat\"]\nstdin = \"jobs\"\nstdout = \"results\"\nfilter_window = 0\n[channel.jobs]\n[channel.results]\n", "use 1 to 65536"},
+		{"a built-in filter", "[worker.w]\nbuiltin = \"idle\"\nstdin = \"jobs\"\n[channel.jobs]\n", "reads and writes no lines"},
 		{"no command", "[worker.w]\ncommand = [\"/no/such/thing\"]\n", "/no/such/thing"},
 		{"more than there is", "[channel.jobs]\nslots = 1024\nslot_size = \"1GiB\"\n[worker.w]\nbuiltin = \"idle\"\n", "memory"},
 	} {
