@@ -116,6 +116,15 @@ func (t *Topic) Repair(dead func(owner uint16) bool) Repaired {
 			}
 		}
 	}
+	if !t.single { // the dead may have claimed without moving tail: whoever publishes next would do it, and until then counts are one short
+		for range t.mask + 1 {
+			tail := t.info.Tail.Load()
+			if w := Word(t.slot(tail).State.Load()); w.Phase() == PhaseFree || w.Lap() != t.lap(tail) {
+				break
+			}
+			t.info.Tail.CompareAndSwap(tail, tail+1)
+		}
+	}
 	if o := t.info.Publisher.Load(); o != 0 && dead(uint16(o)) {
 		t.info.Publisher.CompareAndSwap(o, 0)
 	}

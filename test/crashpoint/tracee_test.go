@@ -149,6 +149,8 @@ func traceeMain() {
 		}
 		var e ends
 		switch {
+		case op >= opTell:
+			readyTopic(b)
 		case op >= seqSend:
 			e = openEnds(b)
 			set(b, wordLane, e.address())
@@ -164,7 +166,7 @@ func stepped(b []byte, q, d *protocol.Queue, e ends, op uint64) {
 	runtime.Breakpoint() // to be stepped from here on
 	set(b, wordBegun, 1)
 	result := uint64(0)
-	if op >= seqSend {
+	if op >= seqSend && op < opTell {
 		result = sequence(b, e, op)
 	} else {
 		result = operate(b, q, d, op)
@@ -214,10 +216,14 @@ func warmUp() {
 	}
 	warmUpLatest(b)
 	warmUpEnds(b)
+	warmUpTopic(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
+	if op >= opTell {
+		return operateTopic(b, op)
+	}
 	if op >= opPut {
 		return operateLatest(b, traced, op)
 	}
