@@ -130,6 +130,29 @@ var latestHunters = []hunter{
 	{"pairs", "./test/crashpoint", "^TestLatestPairs$"},
 }
 
+// topicMutants are for the topic; topicHunters hunt them.
+var topicMutants = []mutant{
+	{"join without raising the version [J]", "join", true, "topicsub.go", "if t.info.Limit.CompareAndSwap(w, w+1<<32) {", "if w != w+1 {"},
+	{"what was read counts without a look at the row", "parked", true, "topicsub.go", "	if s.row.State.Load() != s.state {\n		return s.ended()\n	}\n	if s.t.dropOldest && int64", "	if s.t.dropOldest && int64"},
+	{"what was read counts without a look at floor [D]", "unit", true, "topicsub.go", "if s.t.dropOldest && int64(s.t.info.Floor.Load()-s.next) > 0 { // D", "if false { // D"},
+	{"claim without owner", "kill", true, "topicpub.go", "mine := MakeWord(PhaseWriting, p.owner, 0, lap)", "mine := MakeWord(PhaseWriting, 0, 0, lap)"},
+	{"published before the payload's length", "kill", true, "topicpub.go", "	binary.LittleEndian.PutUint32(t.length(l.position), uint32(n))\n	t.store(&s.State,", "	defer binary.LittleEndian.PutUint32(t.length(l.position), uint32(n))\n	t.store(&s.State,"},
+	{"publishers go one beyond the slowest cursor", "unit", false, "topicpub.go", "		next := lowest + t.mask + 1\n", "		next := lowest + t.mask + 2\n"},
+	{"repair publishes what was being written", "kill", true, "topicpub.go", "uint64(MakeWord(PhaseSkip, 0, 0, w.Lap()))", "uint64(MakeWord(PhaseReady, 0, 0, w.Lap()))"},
+	{"repair forgets cursors", "kill", false, "topicstat.go", "if t.free(row, w) { // R", "if true { // R"},
+	{"repair keeps the publisher", "kill", false, "topicstat.go", "t.info.Publisher.CompareAndSwap(o, 0)", "_ = o"},
+	{"repair does not help tail", "kill", false, "topicstat.go", "t.info.Tail.CompareAndSwap(tail, tail+1)", "break"},
+	{"a lapped subscriber miscounts", "unit", false, "topicsub.go", "gone := to - s.next", "gone := to - s.next - 1"},
+}
+
+var topicHunters = []hunter{
+	{"unit", "./pkg/protocol", "^TestTopic"},
+	{"kill", "./test/crashpoint", "^TestTopicKill$"},
+	{"parked", "./test/crashpoint", "^TestTopicParked$"},
+	{"join", "./test/crashpoint", "^TestTopicJoin$"},
+	{"repair", "./test/crashpoint", "^TestTopicRepairKilled$"},
+}
+
 type hunter struct{ name, pkg, run string }
 
 // hunters are what a mutant has to get past.
@@ -149,6 +172,9 @@ func TestMutants(t *testing.T) { hunt(t, mutants, hunters) }
 
 // TestLatestMutants is TestMutants for the latest value.
 func TestLatestMutants(t *testing.T) { hunt(t, latestMutants, latestHunters) }
+
+// TestTopicMutants is TestMutants for the topic.
+func TestTopicMutants(t *testing.T) { hunt(t, topicMutants, topicHunters) }
 
 func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 	if quick() {

@@ -477,6 +477,50 @@ func TestTopicParked(t *testing.T) {
 	}
 }
 
+// TestTopicJoin stops a publisher at every instruction, has a subscriber join from the oldest meanwhile, and lets the publisher go on: what was
+// kept when the subscriber joined is its own until it has read it.
+func TestTopicJoin(t *testing.T) {
+	f, mem := memfd(t)
+	x := newTracee(t, f, mem)
+	count := newTally(t)
+	defer count.report("topic, join")
+	held := 0
+	for _, start := range topicStarts() {
+		for _, s := range topicStates(start) {
+			if s.loan || s.drop {
+				continue
+			}
+			copy(mem[queueAt:], s.image)
+			x.begin(opTell, victim, sent)
+			x.everyPoint(func(i int) {
+				c := openTopic(mem)
+				r := must(c.Subscribe(other, protocol.FromOldest))
+				result, _ := x.finish()
+				if result == resultFull {
+					held++
+				}
+				got, err := readAll(r)
+				want := s.values
+				if result == resultOK {
+					want = append(append([]uint64{}, want...), sent)
+				}
+				if n := len(got); err == nil && n < min(len(want), topicSlots-1) && !(n == 1 && got[0] == sent) && len(s.values) > 0 && result == resultFull {
+					err = fmt.Errorf("%d messages were kept", n)
+				}
+				for k, v := range got {
+					if at := len(want) - len(got) + k; err == nil && (at < 0 || v != want[at]) {
+						err = fmt.Errorf("got %d, want the end of %d", got, want)
+					}
+				}
+				count.point(err, "%s, publish parked at %d while another joins", s, i)
+			})
+		}
+	}
+	if held == 0 {
+		t.Error("no publisher was held up by the joiner: the test does not see what it is for")
+	}
+}
+
 // TestTopicRepairKilled kills the repair that follows a death at every instruction, and repairs again.
 func TestTopicRepairKilled(t *testing.T) {
 	f, mem := memfd(t)
