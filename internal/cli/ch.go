@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,13 +15,15 @@ import (
 func (a *app) chCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ch",
-		Short: "look at channels",
-		Long: `ch lists the channels of the region, and tells of one. The numbers are read
-from the channel's memory. To a user who may not read the messages in it (who
-is neither root nor the daemon's user) the daemon does not hand that memory
-out: then there is only what the socket tells, kind and size.`,
+		Short: "look at channels, drain, purge and trim them",
+		Long: `ch lists the channels of the region, tells of one, and does to one what is done
+to a channel as a whole. The numbers are read from the channel's memory. To a
+user who may not read the messages in it (who is neither root nor the daemon's
+user) the daemon does not hand that memory out: then there is only what the
+socket tells, kind and size.`,
 		Example: `  shmctl ch ls
-  shmctl ch info jobs`,
+  shmctl ch info jobs
+  shmctl ch dead jobs --put-back all`,
 		Args:                       a.verbOf,
 		RunE:                       a.noVerb,
 		SuggestionsMinimumDistance: 2,
@@ -29,8 +32,10 @@ out: then there is only what the socket tells, kind and size.`,
 		a.verb(cobra.Command{
 			Use:   "ls",
 			Short: "list channels with what waits in them",
-			Long: `ls lists the channels. DEPTH is the number of messages that are committed and
-not done yet. The dead letters of a channel are in the channel NAME.dead.`,
+			Long: `ls lists the channels. DEPTH is what is committed and not done yet: messages of
+a queue, requests of a call, what the slowest subscriber of a topic has yet to
+read. DONE are acks, answers, what subscribers have read, versions of a value.
+The dead letters of a queue are in the channel NAME.dead.`,
 			Example: `  shmctl ch ls
   shmctl ch ls -o json | jq '.channels[] | select(.depth > 0)'`,
 		}, noArgs, a.chLs),
@@ -42,7 +47,9 @@ who sleeps on it.
 
 depth = ready + leased + dead, of which ready waits for a consumer, leased is
 being worked on, and dead waits to be moved to NAME.dead. loaned is being
-written. A kill may cost a counter one count; the slots are the truth.`,
+written. Of a topic there is a table of subscribers: who, how far behind, and
+whether publishers wait for it. A kill may cost a counter one count; the slots
+are the truth.`,
 			Example:           `  shmctl ch info jobs`,
 			ValidArgsFunction: a.complete(channelNames),
 		}, func(_ *cobra.Command, args []string) error {
@@ -51,6 +58,11 @@ written. A kill may cost a counter one count; the slots are the truth.`,
 			}
 			return nil
 		}, func(ctx context.Context, args []string) error { return a.chInfo(ctx, args[0]) }),
+		a.chDrainCommand(),
+		a.chPurgeCommand(),
+		a.chTrimCommand(),
+		a.chDeadCommand(),
+		a.chEvictCommand(),
 	)
 	return c
 }
@@ -85,6 +97,25 @@ type channelNumbers struct {
 	DeadLetters     bool   `json:"dead_letters"` // it is the dead-letter channel of another
 	Head            uint64 `json:"head"`
 	Tail            uint64 `json:"tail"`
+	MaxLeases       int    `json:"max_leases"` // 0: no limit
+	Draining        bool   `json:"draining"`
+	Version         uint64 `json:"version"` // of a latest value
+
+	Subscribers []subscriberJSON `json:"subscribers,omitempty"`
+	topic       *protocol.TopicStat
+}
+
+// subscriberJSON is a subscriber of a topic.
+type subscriberJSON struct {
+	Row      int    `json:"row"`
+	ID       uint16 `json:"id"` // of its attachment
+	Name     string `json:"name"`
+	Pid      int    `json:"pid"`
+	State    string `json:"state"`
+	Lag      uint64 `json:"lag"`
+	Received uint64 `json:"received"`
+	Lost     uint64 `json:"lost"`
+	Blocks   bool   `json:"blocks"` // publishers wait for it
 }
 
 // channels lists all channels, with numbers where their memory is in our hands.
@@ -96,7 +127,7 @@ func (a *app) channels(ctx context.Context, s *session) ([]channelJSON, error) {
 	}
 	told := map[string]channelJSON{} // by the socket
 	for _, g := range segments {
-		if g.Kind != protocol.KindQueue {
+		if !protocol.IsChannel(g.Kind) {
 			continue
 		}
 		if s.segments[g.Name] == nil && s.answers() && len(told) == 0 {
@@ -108,37 +139,60 @@ func (a *app) channels(ctx context.Context, s *session) ([]channelJSON, error) {
 				told[c.Name] = channelJSON{Name: c.Name, Kind: c.Kind, Slots: int(c.Slots), SlotSize: int(c.SlotSize)}
 			}
 		}
-		list = append(list, s.channel(g.Name, told[g.Name]))
+		list = append(list, s.channel(g.Name, g.Kind, told[g.Name]))
 	}
 	return list, nil
 }
 
 // channel tells of one channel: what its memory says, or else what the socket told.
-func (s *session) channel(name string, told channelJSON) channelJSON {
+func (s *session) channel(name string, kind protocol.Kind, told channelJSON) channelJSON {
 	seg := s.segments[name]
 	if seg == nil {
 		why := s.missing[name]
 		if why == nil {
 			why = errors.New("its memory is for root, the daemon's user, and who may produce or consume")
 		}
-		told.Name, told.Kind, told.Error = name, protocol.KindQueue.String(), why.Error()
+		told.Name, told.Kind, told.Error = name, kind.String(), why.Error()
 		return told
 	}
-	c := channelJSON{Name: name, Kind: protocol.KindQueue.String()}
-	q, err := protocol.OpenQueue(seg.Bytes())
+	c := channelJSON{Name: name, Kind: kind.String()}
+	ch, err := protocol.OpenChannel(seg.Bytes())
 	if err != nil {
 		c.Error = err.Error()
 		return c
 	}
-	st := q.Stat()
-	c.Slots, c.SlotSize = st.Slots, st.SlotSize
-	c.channelNumbers = &channelNumbers{
-		Depth: st.Depth(), Sent: st.Sent, Received: st.Received, Acked: st.Acked, Redelivered: st.Redelivered, Dead: st.DeadLettered,
-		Aborted: st.Aborted, Ready: st.Ready, Leased: st.Reading, Loaned: st.Writing, SlotsDead: st.Dead + st.Moving,
-		ReceiversAsleep: st.Receivers, SendersAsleep: st.Senders, MaxDeliveries: st.MaxDeliveries,
-		Sparse: st.Flags&protocol.QueueFlagSparse != 0, DeadLetters: st.Flags&protocol.QueueFlagDeadLetter != 0, Head: st.Head, Tail: st.Tail,
+	c.Slots, c.SlotSize = ch.Slots(), ch.SlotSize()
+	n := summary(ch.Summary())
+	switch ch := ch.(type) {
+	case *protocol.Queue:
+		st := ch.Stat()
+		n.Depth, n.Ready, n.Leased, n.Loaned, n.SlotsDead = st.Depth(), st.Ready, st.Reading, st.Writing, st.Dead+st.Moving
+		n.MaxDeliveries, n.MaxLeases, n.Head, n.Tail, n.Draining = st.MaxDeliveries, ch.MaxLeases(), st.Head, st.Tail, ch.Draining()
+		n.Sparse, n.DeadLetters = st.Flags&protocol.QueueFlagSparse != 0, st.Flags&protocol.QueueFlagDeadLetter != 0
+	case *protocol.Topic:
+		st := ch.Stat()
+		n.topic, n.Loaned, n.Head, n.Tail, n.Sparse = &st, st.Writing, st.Oldest, st.Tail, st.Flags&protocol.TopicFlagSparse != 0
+		n.Acked = n.Received
+		for _, c := range st.Subscribers {
+			at, _ := s.Roster.Attachment(c.Owner) // a damaged row tells no name
+			n.Subscribers = append(n.Subscribers, subscriberJSON{c.Row, c.Owner, at.Name, at.Pid, c.Phase.String(), c.Lag, c.Received, c.Lost, c.Blocks})
+		}
+	case *protocol.Latest:
+		st := ch.Stat()
+		n.Version, n.Loaned, n.Sparse = st.Version, st.Held, st.Flags&protocol.LatestFlagSparse != 0
+		n.Sent, n.Acked = st.Version, st.Version
+	case *protocol.Call:
+		st := ch.Stat()
+		n.Ready, n.Leased, n.Loaned, n.MaxDeliveries = st.Waiting, st.InService, st.Calling, st.MaxDeliveries
+		n.Sparse = st.Flags&protocol.CallFlagSparse != 0
 	}
+	c.channelNumbers = n
 	return c
+}
+
+func summary(u protocol.Summary) *channelNumbers {
+	return &channelNumbers{Depth: u.Depth, Sent: u.Sent, Received: u.Received, Acked: u.Acked, Redelivered: u.Redelivered, Dead: u.Dead,
+		Lost: u.Lost, Aborted: u.Aborted, ReceiversAsleep: u.Receivers, SendersAsleep: u.Senders}
 }
 
 func (a *app) chLs(ctx context.Context, _ []string) error {
@@ -159,16 +213,19 @@ func (a *app) chLs(ctx context.Context, _ []string) error {
 			Channels []channelJSON `json:"channels"`
 		}{schema, s.name(), list})
 	}
-	t := a.newTable("NAME", "KIND", "SLOTS", "SLOT SIZE", "DEPTH", "SENT", "ACKED", "REDELIVERED", "DEAD")
+	t := a.newTable("NAME", "KIND", "SLOTS", "SLOT SIZE", "DEPTH", "SENT", "DONE", "REDELIVERED", "DEAD", "LOST")
 	for _, c := range list {
-		row := []any{c.Name, c.Kind, "", "", "", "", "", "", ""}
+		row := []any{c.Name, c.Kind, "", "", "", "", "", "", "", ""}
 		if c.Slots > 0 {
 			row[2], row[3] = c.Slots, size(int64(c.SlotSize))
 		}
 		if n := c.channelNumbers; n != nil {
-			row[4], row[5], row[6], row[7], row[8] = n.Depth, n.Sent, n.Acked, n.Redelivered, n.Dead
+			row[4], row[5], row[6], row[7], row[8], row[9] = n.Depth, n.Sent, n.Acked, n.Redelivered, n.Dead, n.Lost
 			if n.Dead > 0 {
 				row[8] = cell{fmt.Sprint(n.Dead), yellow}
+			}
+			if n.Lost > 0 {
+				row[9] = cell{fmt.Sprint(n.Lost), yellow}
 			}
 		}
 		t.add(row...)
@@ -247,21 +304,58 @@ func (a *app) printChannel(c channelJSON) error {
 	if n.DeadLetters {
 		properties = append(properties, "dead letters")
 	}
-	t.add("properties", strings.Join(properties, ", "))
-	limit := fmt.Sprint(n.MaxDeliveries)
-	if n.MaxDeliveries == 0 {
-		limit = "no limit"
+	if n.Draining {
+		properties = append(properties, "draining")
 	}
-	t.add("max_deliveries", limit)
-	t.add("depth", fmt.Sprintf("%d: %d ready, %d leased, %d dead", n.Depth, n.Ready, n.Leased, n.SlotsDead))
-	t.add("loaned", n.Loaned)
-	t.add("asleep", fmt.Sprintf("%s, %s", count(n.ReceiversAsleep, "receiver"), count(n.SendersAsleep, "sender")))
-	for _, row := range []struct {
+	t.add("properties", strings.Join(properties, ", "))
+	unlimited := func(n int) string {
+		if n == 0 {
+			return "no limit"
+		}
+		return fmt.Sprint(n)
+	}
+	counts := []struct {
 		name string
 		n    uint64
-	}{{"sent", n.Sent}, {"received", n.Received}, {"acked", n.Acked}, {"redelivered", n.Redelivered}, {"dead", n.Dead}, {"lost", n.Lost}, {"aborted", n.Aborted}} {
+	}{{"sent", n.Sent}, {"received", n.Received}, {"acked", n.Acked}, {"redelivered", n.Redelivered}, {"dead", n.Dead}, {"lost", n.Lost}, {"aborted", n.Aborted}}
+	switch {
+	case n.topic != nil:
+		t.add("kept", fmt.Sprintf("%d messages", n.Tail-n.Head))
+		t.add("subscribers", fmt.Sprintf("%d of at most %d", len(n.Subscribers), n.topic.Cursors))
+		t.add("evicted", n.topic.Evicted)
+		counts = slices.Delete(counts, 2, 5)
+	case c.Kind == protocol.KindLatest.String():
+		t.add("version", n.Version)
+		counts = counts[len(counts)-1:]
+	case c.Kind == protocol.KindCall.String():
+		t.add("max_deliveries", unlimited(n.MaxDeliveries))
+		t.add("depth", fmt.Sprintf("%d: %d waiting, %d being served", n.Depth, n.Ready, n.Leased))
+		counts[0].name, counts[1].name, counts[3].name, counts[4].name, counts[6].name = "requests", "answers", "tried again", "failed", "callers left"
+		counts = slices.Delete(slices.Delete(counts, 5, 6), 2, 3)
+	default:
+		t.add("max_deliveries", unlimited(n.MaxDeliveries))
+		t.add("max_leases", unlimited(n.MaxLeases))
+		t.add("depth", fmt.Sprintf("%d: %d ready, %d leased, %d dead", n.Depth, n.Ready, n.Leased, n.SlotsDead))
+	}
+	t.add("loaned", n.Loaned)
+	t.add("asleep", fmt.Sprintf("%s, %s", count(n.ReceiversAsleep, "receiver"), count(n.SendersAsleep, "sender")))
+	for _, row := range counts {
 		t.add(row.name, row.n)
 	}
-	t.add("head, tail", fmt.Sprintf("%d, %d", n.Head, n.Tail))
+	if n.Tail > 0 || n.Head > 0 {
+		t.add("head, tail", fmt.Sprintf("%d, %d", n.Head, n.Tail))
+	}
+	if err := t.print(); err != nil || len(n.Subscribers) == 0 {
+		return err
+	}
+	a.stdout.WriteString("\n")
+	t = a.newTable("SUBSCRIBER", "NAME", "PID", "STATE", "LAG", "RECEIVED", "LOST", "BLOCKS")
+	for _, u := range n.Subscribers {
+		blocks := cell{text: "no"}
+		if u.Blocks {
+			blocks = cell{"yes", red}
+		}
+		t.add(u.Row, u.Name, u.Pid, u.State, u.Lag, u.Received, u.Lost, blocks)
+	}
 	return t.print()
 }

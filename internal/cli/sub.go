@@ -442,6 +442,9 @@ func (s *subRun) receive(ctx context.Context) error {
 			}
 			err = s.wait(ctx, take)
 		}
+		if errors.Is(err, shm.ErrLeases) && len(s.out.held) > 0 { // what is held is only not written yet
+			err = s.out.flush()
+		}
 		var gap *shm.LostError
 		if errors.As(err, &gap) {
 			err = s.lost(gap)
