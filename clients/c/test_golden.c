@@ -245,6 +245,7 @@ static void queue(void) {
     WORD(q, max_deliveries);
     WORD(q, slots_offset);
     WORD(q, flags);
+    WORD(q, max_leases);
     WORD(q, tail);
     WORD(q, head);
     WORD(q, receive_waiters);
@@ -256,6 +257,7 @@ static void queue(void) {
     WORD(q, receive_owner);
     WORD(q, attention);
     WORD(q, returned);
+    WORD(q, drain);
     for (uint64_t i = 0; i < SHMD_QUEUE_COUNTERS_COUNT; i++) {
         uint64_t offset = SHMD_QUEUE_COUNTERS_OFFSET + i * sizeof(struct shmd_queue_counters);
         const struct shmd_queue_counters *c = place(offset, sizeof *c);
