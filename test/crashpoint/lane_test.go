@@ -329,3 +329,81 @@ func (s *scene) afterwards(mem []byte, v verdict, n int, result uint64) error {
 	}
 	return e.expect(rest, touched)
 }
+
+// TestLaneWake is TestWake for a lane: the victim has one end, the sleeper has the other.
+func TestLaneWake(t *testing.T) {
+	f, mem := memfd(t)
+	z := newDozer(t, f)
+	x := newTracee(t, f, mem)
+	holds := func(o uint16) bool { return o == victim }
+	for _, c := range []struct {
+		op      uint64
+		prepare func(b *sceneBuilder)
+		verb    string
+	}{
+		{seqSend, func(b *sceneBuilder) {}, "receive"},
+		{seqCross, func(b *sceneBuilder) {}, "receive"},
+		{seqAck, func(b *sceneBuilder) { b.send(4) }, "send 88"},
+		{seqCrossAck, func(b *sceneBuilder) { b.send(4) }, "send 88"},
+	} {
+		if (c.op == seqCross || c.op == seqCrossAck) && !torture() {
+			continue
+		}
+		count := newTally(t)
+		lost := 0
+		sid, rid := uint16(victim), uint16(sleeper)
+		if c.verb != "receive" {
+			sid, rid = sleeper, victim
+		}
+		s := newScene("", true, 4, 0, 0, sid, rid, c.prepare)
+		for i, more := 0, true; more; i += 3 * stride() {
+			copy(mem[queueAt:], s.image)
+			x.begin(c.op, victim, sent)
+			if err := z.sleep(c.verb); err != nil {
+				t.Fatalf("%s: %v", opNames[c.op], err)
+			}
+			if more = x.steps(i); more { // it dies here
+				if i%16 == 8 {
+					x.kill()
+					count.killed++
+				}
+				q := openQueue(mem)
+				useful := func() bool {
+					if st := q.Stat(); c.verb == "receive" {
+						return st.Ready > 0
+					} else {
+						return st.Free > 0
+					}
+				}
+				if useful() && !z.leaves() {
+					lost++
+				}
+				q.Repair(holds)
+				// Its successor does what the sleeper waits for, if that is still asleep.
+				if e := openEnds(mem); c.verb == "receive" {
+					if l, err := e.loan(20); err == nil {
+						fill(q.LoanBytes(l), 99)
+						check(e.commit(l, length(99)))
+					}
+				} else if !useful() {
+					check(e.ack(must(e.receive(20))))
+				}
+			}
+			_, err := z.says("done ")
+			count.point(err, "%s killed at %d beside a process that sleeps to %s", opNames[c.op], i, c.verb)
+			if err != nil {
+				t.FailNow()
+			}
+			if x.pid == 0 {
+				x.start()
+			} else {
+				x.finish()
+			}
+		}
+		t.Logf("beside %s of a lane: at %d points the wake-up is lost with the victim, and all are rescued by the repair", opNames[c.op], lost)
+		if lost == 0 {
+			t.Errorf("beside %s: no wake-up is lost anywhere: the test does not see what it is for", opNames[c.op])
+		}
+		count.report("lane, wake, " + opNames[c.op])
+	}
+}

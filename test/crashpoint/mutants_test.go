@@ -36,7 +36,7 @@ const (
 		}
 	}
 `
-	commitBlock = "	s.Length.Store(uint32(n))\n" + publish + `	if l.suspect || w.Passed() {
+	commitBlock = "	sys.StoreRelease(s.meta(), meta)\n" + publish + `	if l.suspect || w.Passed() {
 		q.lower(l.slot) // D: after C; pairs with H, J
 	}
 `
@@ -54,11 +54,11 @@ var mutants = []mutant{
 	{"no help at full [K]", "parked", true, "queue.go", "if q.lower(t) {\n				q.Receivers.Ring(1)\n			}", ""},
 	{"commit without lower [D]", "parked", true, "queue.go", "if l.suspect || w.Passed() {", "if false {"},
 	{"commit lowers before it publishes", "parked", false, "queue.go", commitBlock,
-		"	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n	s.Length.Store(uint32(n))\n" + publish},
+		"	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n	sys.StoreRelease(s.meta(), meta)\n" + publish},
 	{"commit publishes before the length", "parked", false, "queue.go", commitBlock,
-		publish + "	s.Length.Store(uint32(n))\n	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n"},
-	{"commit in two steps, owner first", "kill", true, "queue.go", "	s.Length.Store(uint32(n))\n	for {",
-		"	s.Length.Store(uint32(n))\n	if c := MakeWord(PhaseWriting, 0, 0, w.Lap()) | w&passedBit; s.State.CompareAndSwap(uint64(w), uint64(c)) {\n		w, l.word = c, c&^passedBit\n	}\n	for {"},
+		publish + "	sys.StoreRelease(s.meta(), meta)\n	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n"},
+	{"commit in two steps, owner first", "kill", true, "queue.go", "	sys.StoreRelease(s.meta(), meta)\n	for {",
+		"	sys.StoreRelease(s.meta(), meta)\n	if c := MakeWord(PhaseWriting, 0, 0, w.Lap()) | w&passedBit; s.State.CompareAndSwap(uint64(w), uint64(c)) {\n		w, l.word = c, c&^passedBit\n	}\n	for {"},
 	{"commit without wake [E]", "wake", false, "queue.go", "q.Receivers.Ring(1) // E", ""},
 	{"skip does not mark the slot [P]", "parked", false, "queue.go", "if !w.Passed() && !s.State", "if false && !s.State"},
 	{"skip without looking back [J]", "parked", true, "queue.go", "if Word(s.State.Load()).Phase() == PhaseReady { // J", "if false { // J"},
@@ -70,12 +70,12 @@ var mutants = []mutant{
 	{"no ringSenders at lease", "unit", true, "queue.go", "q.ringSenders(h) // producers that met", "// producers that met"},
 	{"no ringSenders at claim", "unit", true, "queue.go", "q.ringSenders(t)                            // one slot", "// one slot"},
 	{"ack keeps the lap", "parked", true, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()))) { // G"},
-	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(1)\n	q.Senders.Ring(1)", "	q.counters(l.word.Owner()).Acked.Add(1)"},
+	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))\n	q.Senders.Ring(1)", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))"},
 	{"nack loses the message", "kill", true, "queue.go", "	next := MakeWord(PhaseReady, 0, n, w.Lap())", "	next := MakeWord(PhaseFree, 0, 0, w.Lap()+1)"},
-	{"nack without lower", "kill", false, "queue.go", "	q.lower(i) // after N, as D after C\n", ""},
-	{"deliveries are not raised", "kill", false, "queue.go", "n := min(w.Deliveries()+1, maxDeliveries)", "n := w.Deliveries()"},
-	{"repair forgets READING", "kill", true, "queue.go", "				if !q.giveBack(i, w) {\n					continue\n				}\n", ""},
-	{"repair does not raise deliveries", "kill", true, "queue.go", "				if !q.giveBack(i, w) {\n					continue\n				}\n",
+	{"nack without lower", "kill", false, "queue.go", "		return\n	}\n	q.lower(i)\n}", "		return\n	}\n}"},
+	{"deliveries are not raised", "kill", false, "queue.go", "n := min(w.Deliveries()+deliveries, maxDeliveries)", "n := min(w.Deliveries()+0*deliveries, maxDeliveries)"},
+	{"repair forgets READING", "kill", true, "queue.go", "				if !q.giveBack(i, w, 1) {\n					continue\n				}\n", ""},
+	{"repair does not raise deliveries", "kill", true, "queue.go", "				if !q.giveBack(i, w, 1) {\n					continue\n				}\n",
 		"				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseReady, 0, w.Deliveries(), w.Lap()))) {\n					continue\n				}\n				q.lower(i)\n"},
 	{"repair publishes what was being written", "kill", false, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1))) { // R", "uint64(MakeWord(PhaseReady, 0, 0, w.Lap()))) { // R"},
 	{"repair forgets MOVING", "kill", false, "queue.go", "				if !s.State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap())|w&reasonMask)) {\n					continue\n				}\n", ""},
@@ -84,11 +84,11 @@ var mutants = []mutant{
 	{"repair does not look beyond tail", "kill", false, "queue.go", "if t := q.info.Tail.Load() + 1; t <= q.mask {", "if t := q.info.Tail.Load(); t <= q.mask {"},
 	{"repair takes the slots of the living", "kill", false, "queue.go", "if w.Owner() == 0 || !dead(w.Owner()) {", "if w.Owner() == 0 {"},
 	{"Present is not cleared", "kill", true, "queue.go", "q.deadLetter(i).Present.Store(0)", "_ = i"},
-	{"hasDead is ignored", "kill", true, "deadletter.go", "if !to.hasDead(q.Position(lease)) {", "if true {"},
+	{"hasDead is ignored", "kill", true, "deadletter.go", "copied := index == f.Len() || to.hasDead(position, index)", "copied := index == f.Len()"},
 	{"a consumed dead letter is forgotten", "kill", false, "deadletter.go", "			if d.Present.Load() == 1 {", "			if false {"},
 	{"slot freed before the dead letter is committed", "kill", false, "deadletter.go", "			loan, err := to.TryLoan(owner)\n",
 		"			s.State.CompareAndSwap(uint64(moving), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)))\n			loan, err := to.TryLoan(owner)\n"},
-	{"RingAll keeps the count", "unit", false, "waiters.go", "(w>>32+1)<<32", "(w>>32+1)<<32|w&(1<<32-1)"},
+	{"RingAll keeps the count", "unit", false, "waiters.go", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32|w&(1<<32-1)) {"},
 	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, w+1) {", "if d.waiters.CompareAndSwap(w, w) {"},
 }
 

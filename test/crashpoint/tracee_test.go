@@ -299,15 +299,15 @@ func sleeperMain() {
 	b := inherited()
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
-		q := openQueue(b)
 		verb, arg, _ := strings.Cut(in.Text(), " ")
 		if verb == "wait" {
 			sleepForChange(openLatest(b), arg)
 			continue
 		}
-		bell := q.Receivers
+		e := openEnds(b)
+		q, bell := e.q, e.q.Receivers
 		try := func() (uint64, error) {
-			l, err := q.TryReceive(8)
+			l, err := e.receive(8)
 			if err != nil {
 				return 0, err
 			}
@@ -315,18 +315,18 @@ func sleeperMain() {
 			if !whole {
 				return v, errors.New("torn")
 			}
-			return v, q.Ack(l)
+			return v, e.ack(l)
 		}
 		if verb == "send" {
 			bell = q.Senders
 			v, _ := strconv.ParseUint(arg, 10, 64)
 			try = func() (uint64, error) {
-				l, err := q.TryLoan(8)
+				l, err := e.loan(8)
 				if err != nil {
 					return 0, err
 				}
 				fill(q.LoanBytes(l), v)
-				return v, q.Commit(l, length(v))
+				return v, e.commit(l, length(v))
 			}
 		}
 		fmt.Printf("bell %p\n", bell.Word())
