@@ -660,7 +660,6 @@ func (q *Queue) repairEnds(dead func(owner uint16) bool) (leases int) {
 		}
 	}
 	i.Acked.CompareAndSwap(acked, head) // after R: until then the slots are not the producer's
-	i.Returned.Add(1)
 	i.ReceiveOwner.CompareAndSwap(o, 0)
 	return leases
 }

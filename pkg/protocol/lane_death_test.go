@@ -189,3 +189,18 @@ func TestLaneFrameLeaseThatEnded(t *testing.T) {
 		}
 	}
 }
+
+// Who makes a message ready behind head and dies before it says so leaves that to the repair, whoever it was: a producer with a loan that
+// was overtaken, the daemon with the rest of a frame, another repair.
+func TestLaneRepairAnnouncesWhatCameBack(t *testing.T) {
+	l := newLane(t, QueueOptions{Slots: 4, SlotSize: 48})
+	out := l.peer(t)
+	older, _ := l.TryLoan(2)
+	laneSend(t, l, 1)
+	laneReceive(t, out, 1)
+	copy(l.q.LoanBytes(older), number(2))
+	l.q.slot(older.slot).meta().Store(8)
+	l.q.slot(older.slot).State.Store(uint64(l.q.ready(older.slot) | passedBit))
+	l.q.Repair(only(2))
+	laneReceive(t, out, 2)
+}

@@ -539,6 +539,7 @@ func (q *Queue) Repair(dead func(owner uint16) bool) Repaired {
 	}
 	if q.flags&QueueFlagLane != 0 {
 		r.Leases += q.repairEnds(dead)
+		q.info.Returned.Add(1) // whoever died may have made a slot READY behind head and not said so
 	}
 	// The dead may have published without lowering head, or moved head without looking back: walk the whole window again.
 	for q.flags&QueueFlagLane == 0 {
