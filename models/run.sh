@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, topic.pml, latest.pml), and that their broken variants fail.
+# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, topic.pml, latest.pml, call.pml), and that their broken variants fail.
 #
 # quick, the default: a minute or two on an idle processor. full: some ten minutes and up to 6 GB of memory.
 # The last line says whether all came out as expected; so does the exit status. models/README.md explains the rows.
@@ -146,6 +146,28 @@ row full 'NO_RECHECK (latest)' fail exh - -DNO_RECHECK -DW=2 -DM=1 -DR=0 -DZ=1
 row full 'NO_WAKEALL (latest)' fail exh - -DNO_WAKEALL -DW=2 -DM=1 -DR=0 -DZ=1 -DCRASHES=1
 row quick ZERO_FIRST fail exh - -DZERO_FIRST -DW=2 -DM=1 -DR=0 -DZ=1 -DSTOPS=1
 row quick COUNT_DOWN fail exh - -DCOUNT_DOWN -DW=1 -DM=2 -DR=0 -DZ=2
+
+model=$here/call.pml
+echo '--- the call as it is'
+row quick 'call' pass exh -O0 -DCRASHES=0 -DR=2
+row quick 'call, 1 death' pass exh -O0 -DCRASHES=1
+row quick 'call, 1 death, cancel, fail' pass exh -O0 -DCRASHES=1 -DCANCELS=1 -DFAIL
+row quick 'call, 2 callers, 1 slot' pass exh -O0 -DCRASHES=0 -DCALLERS=2
+row full 'call, 1 death, 2 requests, cancel' pass exh - -DCRASHES=1 -DR=2 -DCANCELS=1
+row full 'call, 2 deaths, cancel' pass exh - -DCRASHES=2 -DCANCELS=1
+row full 'call, 2 callers, 2 slots' pass bit - -DCRASHES=0 -DCALLERS=2 -DSLOTS=2
+row full 'call, 2 callers, 2 servers, 1 death' pass bit - -DCRASHES=1 -DCALLERS=2 -DSERVERS=2
+
+echo '--- what must fail'
+row quick NO_SERVER_CHECK fail exh - -DNO_SERVER_CHECK -DCRASHES=0 -DCANCELS=1
+row quick NO_SECOND_OWNER fail exh - -DNO_SECOND_OWNER -DCRASHES=1 -DCANCELS=1
+row quick NO_CALLER_REPAIR fail exh - -DNO_CALLER_REPAIR -DCRASHES=1
+row quick IN_PLACE fail exh - -DIN_PLACE -DCRASHES=1
+row quick CLAIM_WITHOUT_SERVER fail exh - -DCLAIM_WITHOUT_SERVER -DCRASHES=1
+row quick NO_ASLEEP fail exh - -DNO_ASLEEP -DCRASHES=0
+row quick NO_REPAIR_WAKE fail exh - -DNO_REPAIR_WAKE -DCRASHES=1
+row full ANSWER_FIRST fail exh - -DANSWER_FIRST -DCRASHES=0
+row full 'NO_RECHECK (call)' fail exh - -DNO_RECHECK -DCRASHES=0
 
 echo
 echo "$rows runs, $bad not as expected; $states_good states of what is as it is; $SECONDS s"

@@ -153,6 +153,39 @@ var topicHunters = []hunter{
 	{"repair", "./test/crashpoint", "^TestTopicRepairKilled$"},
 }
 
+// callMutants are for call.go; callHunters hunt them.
+var callMutants = []mutant{
+	{"claim without caller [A]", "kill", true, "call.go", "mine := MakeCallWord(CallPhaseCalling, caller, 0, 0, w.Seq())", "mine := MakeCallWord(CallPhaseCalling, caller&0, 0, 0, w.Seq())"},
+	{"accept without server [D]", "kill", true, "call.go", "mine := w.with(CallPhaseServing, w.Caller(), server)", "mine := w.with(CallPhaseServing, w.Caller(), server&0)"},
+	{"accept forgets the caller", "kill", false, "call.go", "mine := w.with(CallPhaseServing, w.Caller(), server)", "mine := w.with(CallPhaseServing, 0, server)"},
+	{"sent before the length [B]", "kill", true, "call.go", "	sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))\n", "	defer sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))\n"},
+	{"answered before the length [E]", "parked", false, "call.go", "	sys.StoreRelease(&s.Reply, uint64(n)<<CallSlotReplyLengthShift|uint64(uint32(code)))\n", "	defer sys.StoreRelease(&s.Reply, uint64(n)<<CallSlotReplyLengthShift|uint64(uint32(code)))\n"},
+	{"the caller frees what is served [H]", "kill", true, "call.go", "	if w.Phase() == CallPhaseServing {\n		next =", "	if false {\n		next ="},
+	{"the server keeps what nobody waits for", "kill", true, "call.go", "if w.Caller() == 0 { // the last to leave frees the slot", "if false {"},
+	{"the answer lies over the request", "unit", false, "call.go", "at := (SizeofCallSlot + uint64(n) + 7) &^ 7; at < 64", "at := uint64(SizeofCallSlot); n >= 0"},
+	{"repair forgets servers [R]", "kill", true, "call.go", "if w.Phase() == CallPhaseServing && dead(w.Server()) {", "if false {"},
+	{"repair forgets callers", "kill", true, "call.go", "if w.Phase() != CallPhaseFree && w.Caller() != 0 && dead(w.Caller()) {", "if false {"},
+	{"repair forgets the second owner", "kill", true, "call.go", "	case w.Caller() == 0:\n		next = w.free()\n	case died", "	case died"},
+	{"repair forgets what is answered", "kill", false, "call.go", "if w.Phase() != CallPhaseFree && w.Caller() != 0 && dead(w.Caller()) {", "if !w.settled() && w.Phase() != CallPhaseFree && w.Caller() != 0 && dead(w.Caller()) {"},
+	{"repair serves again what is to fail", "kill", false, "call.go", "case died && c.flags&CallFlagFailOnDeath != 0, ", "case "},
+	{"reach is raised after the claim", "kill", true, "call.go", "		c.info.Reach.CompareAndSwap(n, n+1) // before the claim: servers and repairs look at the slots below it\n		if r, ok := c.claim(n, caller); ok && c.info.Reach.Load() > n {",
+		"		r, ok := c.claim(n, caller)\n		c.info.Reach.CompareAndSwap(n, n+1)\n		if ok && c.info.Reach.Load() > n {"},
+	{"deliveries are not raised", "unit", false, "call.go", "n := min(w.Deliveries()+1, maxDeliveries)", "n := w.Deliveries()"},
+	{"answered without a wake [F]", "wake", true, "call.go", "			c.wake(s, w)\n			c.counters(v.word.Server()).Answered.Add(1)", "			c.counters(v.word.Server()).Answered.Add(1)"},
+	{"repair rings no caller", "wake", true, "call.go", "			if w.settled() { // who settled", "			if false { // who settled"},
+	{"repair without wake-all", "wake", false, "call.go", "	c.Servers.RingAll()\n	c.Callers.RingAll()\n", ""},
+	{"any request will do", "unit", true, "call.go", "!ok || int32(t-ticket) < 0", "!ok || t == ticket"},
+	{"tickets without a wrap", "unit", false, "call.go", "int32(t-ticket) < 0", "t < ticket"},
+}
+
+var callHunters = []hunter{
+	{"unit", "./pkg/protocol", "^TestCall"},
+	{"kill", "./test/crashpoint", "^TestCallKill$"},
+	{"parked", "./test/crashpoint", "^TestCallParked$"},
+	{"wake", "./test/crashpoint", "^TestCallWake$"},
+	{"pairs", "./test/crashpoint", "^TestCallPairs$"},
+}
+
 type hunter struct{ name, pkg, run string }
 
 // hunters are what a mutant has to get past.
@@ -175,6 +208,9 @@ func TestLatestMutants(t *testing.T) { hunt(t, latestMutants, latestHunters) }
 
 // TestTopicMutants is TestMutants for the topic.
 func TestTopicMutants(t *testing.T) { hunt(t, topicMutants, topicHunters) }
+
+// TestCallMutants is TestMutants for calls.
+func TestCallMutants(t *testing.T) { hunt(t, callMutants, callHunters) }
 
 func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 	if quick() {

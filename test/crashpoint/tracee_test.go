@@ -151,6 +151,8 @@ func traceeMain() {
 		switch {
 		case op >= opTell:
 			readyTopic(b)
+		case op >= opCall && op <= opCallAbort:
+			tracedCall = openCall(b)
 		case op >= seqSend:
 			e = openEnds(b)
 			set(b, wordLane, e.address())
@@ -217,12 +219,16 @@ func warmUp() {
 	warmUpLatest(b)
 	warmUpEnds(b)
 	warmUpTopic(b)
+	warmUpCall(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
 	if op >= opTell {
 		return operateTopic(b, op)
+	}
+	if op >= opCall && op <= opCallAbort {
+		return operateCall(b, tracedCall, op)
 	}
 	if op >= opPut {
 		return operateLatest(b, traced, op)
@@ -300,6 +306,10 @@ func sleeperMain() {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		verb, arg, _ := strings.Cut(in.Text(), " ")
+		if verb == "call" || verb == "slot" {
+			sleepForCall(openCall(b), verb)
+			continue
+		}
 		if verb == "wait" {
 			sleepForChange(openLatest(b), arg)
 			continue
