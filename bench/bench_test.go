@@ -16,15 +16,6 @@ import (
 	"testing"
 )
 
-// The test program is also the ends of the measurements it makes.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "end" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
 func start(t *testing.T) *lab {
 	l, err := newLab()
 	if err != nil {
@@ -152,7 +143,7 @@ func TestQuick(t *testing.T) {
 			chosen = append(chosen, c)
 		}
 	}
-	doc, err := measure(t.Context(), l, chosen, options{rounds: 1, quick: true})
+	doc, err := measure(t.Context(), l, chosen, nil, options{rounds: 1, quick: true})
 	if err != nil {
 		t.Fatal(err)
 	}

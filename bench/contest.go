@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -91,6 +92,9 @@ func (c *contest) compute(rounds []round) ([]row, error) {
 					continue
 				}
 				v, a := spec.value(results), spec.against(results)
+				if !(v >= 0) || !(a > 0) || math.IsInf(v, 0) || math.IsInf(a, 0) {
+					return nil, fmt.Errorf("%s: measured %g beside %g", spec.measure, v, a)
+				}
 				s := by[place]
 				if s == nil {
 					s = &samples{}
@@ -109,8 +113,12 @@ func (c *contest) compute(rounds []round) ([]row, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", spec.measure, err)
 			}
+			spread := 0.0
+			if m > 0 {
+				spread = (slices.Max(s.ratio) - slices.Min(s.ratio)) / m
+			}
 			rows = append(rows, row{spec.measure, median(s.value), spec.unit, spec.reference, median(s.against), m, spec.target, ok, place,
-				len(s.ratio), (slices.Max(s.ratio) - slices.Min(s.ratio)) / m})
+				len(s.ratio), spread})
 		}
 	}
 	return rows, nil

@@ -16,6 +16,7 @@ func contests() []*contest {
 	for _, size := range []int{64, 8} {
 		all = append(all, oneWay(size))
 	}
+	all = append(all, topicWay(), topicCost())
 	for _, size := range []int{64 << 10, 1 << 20} {
 		all = append(all, written(size))
 	}
@@ -23,7 +24,7 @@ func contests() []*contest {
 	for _, size := range []int{64, 4 << 10, 64 << 10} {
 		all = append(all, latestReads(size))
 	}
-	return append(all, latestWrites())
+	return append(all, latestWrites(), idle(), memory())
 }
 
 // c is a candidate of the C probe.

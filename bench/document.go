@@ -24,14 +24,12 @@ type document struct {
 	Date    string            `json:"date"`
 	Seconds float64           `json:"seconds"`
 	Rows    []row             `json:"rows"`
+	Growth  []growthSample    `json:"growth"`
 	Absent  map[string]string `json:"absent"` // peers that were not measured, and why
-
-	contests []*contest // of Rows, in order, each once
-	byRow    []*contest
 }
 
 func newDocument(ctx context.Context) *document {
-	return &document{Machine: machine(ctx), Commit: commit(ctx), Date: time.Now().UTC().Format("2006-01-02"), Rows: []row{}}
+	return &document{Machine: machine(ctx), Commit: commit(ctx), Date: time.Now().UTC().Format("2006-01-02"), Rows: []row{}, Growth: []growthSample{}}
 }
 
 // commit names the source.
@@ -68,11 +66,10 @@ func machine(ctx context.Context) string {
 	return fmt.Sprintf("%s, %d CPUs%s, %s, %s, gcc %s", cpu, runtime.NumCPU(), virtual, release, runtime.Version(), bytes.TrimSpace(gcc))
 }
 
-// add adds the rows of a contest, and after each row that has the C probe as its reference those of the peers that are quoted beside it.
-func (d *document) add(c *contest, rows []row) {
-	d.contests = append(d.contests, c)
+// add adds rows, and after each row that has the C probe as its reference those of the peers that are quoted beside it.
+func (d *document) add(rows []row) {
 	for _, r := range rows {
-		d.Rows, d.byRow = append(d.Rows, r), append(d.byRow, c)
+		d.Rows = append(d.Rows, r)
 		if !strings.HasPrefix(r.Reference, "C ") || r.Placement != "near" {
 			continue
 		}
@@ -89,7 +86,7 @@ func (d *document) add(c *contest, rows []row) {
 				quote.Target = ">= 1"
 			}
 			quote.Met, _ = met(quote.Target, quote.Ratio)
-			d.Rows, d.byRow = append(d.Rows, quote), append(d.byRow, c)
+			d.Rows = append(d.Rows, quote)
 		}
 	}
 }
@@ -130,6 +127,13 @@ func (d *document) print(w io.Writer) {
 		}
 	}
 	t.Flush()
+	if len(d.Growth) > 0 {
+		fmt.Fprintln(t, "\nAS IT GROWS\tAT\tVALUE")
+		for _, g := range d.Growth {
+			fmt.Fprintf(t, "%s\t%d\t%s\n", g.Measure, g.At, number(g.Value))
+		}
+		t.Flush()
+	}
 	for _, p := range peers {
 		if why := d.Absent[p.name]; why != "" {
 			fmt.Fprintf(w, "\nnot measured: %s: %s", p.name, why)

@@ -14,7 +14,7 @@ import (
 	"github.com/shmd/shmd/pkg/shm"
 )
 
-// An end is one process of a measurement. It is this program, started again as `bench end ROLE KEY=VALUE...`, pinned by who started it. It says
+// An end is one process of a measurement. It is this program, built without NATS and started as `end end ROLE KEY=VALUE...`, pinned by who started it. It says
 // "ready" in a line when it can take messages, and prints its result, an object of numbers, as its last line. Those of a measurement that runs for a time and
 // not for a count begin at the line "go" on standard input and end at the line "stop".
 type end struct {

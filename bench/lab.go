@@ -46,6 +46,7 @@ type params struct {
 	one               bool   // both ends on one CPU
 	busy              bool   // adaptive: wait as the library waits
 	channel           string // the one that an end of ours uses; "": "there"
+	peers             int    // how many of what grows
 	ring              string // the channel whose memory is the footprint of a ring in C
 }
 
@@ -104,16 +105,18 @@ func (l *lab) close() {
 	os.RemoveAll(l.dir)
 }
 
-// build makes the probe and the daemon.
+// build makes the probe, the daemon and the ends.
 func (l *lab) build(ctx context.Context) error {
 	if err := l.compile(ctx, "gcc", "probe", "c/probe.c"); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", l.dir+"/", "./cmd/shmd")
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build ./cmd/shmd: %w\n%s", err, out)
+	for _, b := range []struct{ in, out, tags, what string }{{"..", "shmd", "", "./cmd/shmd"}, {".", "end", "slim", "."}} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", b.tags, "-o", filepath.Join(l.dir, b.out), b.what)
+		cmd.Dir = b.in
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", b.what, err, out)
+		}
 	}
 	return nil
 }
@@ -167,13 +170,20 @@ func (l *lab) end(ctx context.Context, cpus []int, files []*os.File, role string
 	if p.channel != "" {
 		args = append(args, "channel="+p.channel)
 	}
+	if p.peers != 0 {
+		args = append(args, fmt.Sprint("peers=", p.peers))
+	}
 	if l.region != nil {
 		args = append(args, "region="+l.region.name, "socket="+l.region.socket)
 	}
 	if l.addr != "" {
 		args = append(args, "addr="+l.addr)
 	}
-	return l.start(ctx, cpus, files, l.self, args...)
+	name := filepath.Join(l.dir, "end")
+	if strings.HasPrefix(role, "nats-") {
+		name = l.self
+	}
+	return l.start(ctx, cpus, files, name, args...)
 }
 
 // line reads the next line of a process.

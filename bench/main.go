@@ -49,7 +49,6 @@ type options struct {
 	output string
 	write  string
 	list   bool
-	growth bool
 }
 
 func bench(ctx context.Context, args []string) error {
@@ -61,7 +60,6 @@ func bench(ctx context.Context, args []string) error {
 	f.StringVar(&o.output, "o", "table", "what is printed: table or json")
 	f.StringVar(&o.write, "w", "", "write bench.md, bench.json and bench-*.svg into this `directory`")
 	f.BoolVar(&o.list, "list", false, "print the names of the contests")
-	f.BoolVar(&o.growth, "growth", true, "measure cost as it grows too (with an empty -run)")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -86,13 +84,22 @@ func bench(ctx context.Context, args []string) error {
 			chosen = append(chosen, c)
 		}
 	}
+	var growing []*growth
+	for _, g := range growths() {
+		if o.run.MatchString(g.name) {
+			growing = append(growing, g)
+		}
+	}
 	if o.list {
 		for _, c := range chosen {
 			fmt.Println(c.name)
 		}
+		for _, g := range growing {
+			fmt.Println(g.name)
+		}
 		return nil
 	}
-	if len(chosen) == 0 {
+	if len(chosen)+len(growing) == 0 {
 		return fmt.Errorf("-run %q matches no contest; -list names them", *run)
 	}
 	l, err := newLab()
@@ -100,7 +107,7 @@ func bench(ctx context.Context, args []string) error {
 		return err
 	}
 	defer l.close()
-	doc, err := measure(ctx, l, chosen, o)
+	doc, err := measure(ctx, l, chosen, growing, o)
 	if err != nil {
 		return err
 	}
@@ -119,7 +126,7 @@ func bench(ctx context.Context, args []string) error {
 }
 
 // measure runs contests and returns what they gave.
-func measure(ctx context.Context, l *lab, chosen []*contest, o options) (*document, error) {
+func measure(ctx context.Context, l *lab, chosen []*contest, growing []*growth, o options) (*document, error) {
 	if _, err := os.Stat("c/probe.c"); err != nil {
 		return nil, errors.New("run it in the directory bench of the source: make bench does")
 	}
@@ -131,13 +138,13 @@ func measure(ctx context.Context, l *lab, chosen []*contest, o options) (*docume
 	}
 	doc := newDocument(ctx)
 	gone := map[string]string{}
-	begin := time.Now()
+	begin, all := time.Now(), len(chosen)+len(growing)
 	for i, c := range chosen {
 		if o.quick {
 			c.quicken()
 		}
 		started := time.Now()
-		rounds, err := c.run(ctx, l, o.rounds, gone, func(what string) { p.say(fmt.Sprintf("[%d/%d] %s", i+1, len(chosen), what)) })
+		rounds, err := c.run(ctx, l, o.rounds, gone, func(what string) { p.say(fmt.Sprintf("[%d/%d] %s", i+1, all, what)) })
 		if err != nil {
 			return nil, err
 		}
@@ -145,8 +152,17 @@ func measure(ctx context.Context, l *lab, chosen []*contest, o options) (*docume
 		if err != nil {
 			return nil, err
 		}
-		doc.add(c, rows)
-		p.done(fmt.Sprintf("[%d/%d] %s: %d rounds, %.0f s", i+1, len(chosen), c.name, len(rounds), time.Since(started).Seconds()))
+		doc.add(rows)
+		p.done(fmt.Sprintf("[%d/%d] %s: %d rounds, %.0f s", i+1, all, c.name, len(rounds), time.Since(started).Seconds()))
+	}
+	for i, g := range growing {
+		started, i := time.Now(), len(chosen)+i
+		samples, err := g.run(ctx, l, min(o.rounds, 3), o.quick, func(what string) { p.say(fmt.Sprintf("[%d/%d] %s", i+1, all, what)) })
+		if err != nil {
+			return nil, err
+		}
+		doc.Growth = append(doc.Growth, samples...)
+		p.done(fmt.Sprintf("[%d/%d] %s: %.0f s", i+1, all, g.name, time.Since(started).Seconds()))
 	}
 	doc.Seconds = time.Since(begin).Seconds()
 	doc.Absent = gone
@@ -157,7 +173,10 @@ func measure(ctx context.Context, l *lab, chosen []*contest, o options) (*docume
 func (c *contest) quicken() {
 	for i := range c.entries {
 		p := &c.entries[i].p
-		p.count = max(p.count/50, min(p.count, 30))
+		p.count = max(p.count/50, min(p.count, 2))
+		if p.pace != 0 {
+			p.count = 30
+		}
 		p.warm = max(p.warm/10, min(p.warm, 5))
 	}
 }

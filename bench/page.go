@@ -67,10 +67,17 @@ func (d *document) page() string {
 			measured = append(measured, p.name)
 		}
 	}
+	var withoutGrowth []string
+	grown := d.growthPictures()
+	for _, name := range sorted(slices.Collect(maps.Keys(d.pictures()))) {
+		if grown[name] == "" {
+			withoutGrowth = append(withoutGrowth, name)
+		}
+	}
 	var s strings.Builder
 	err := t.Execute(&s, map[string]any{
 		"Doc": d, "Sections": sections, "Absent": absent, "Measured": strings.Join(measured, ", "), "Minutes": int(d.Seconds/60 + 0.5),
-		"Pictures": slices.Sorted(maps.Keys(d.pictures())), "Place": d.mostRows(),
+		"Pictures": withoutGrowth, "Grown": sorted(slices.Collect(maps.Keys(d.growthPictures()))), "Place": d.mostRows(),
 	})
 	if err != nil {
 		panic(err) // the template is ours
@@ -133,10 +140,14 @@ func (d *document) pictures() map[string]string {
 	if len(all) > 0 {
 		files["bench-targets.svg"] = bars("Beside the C probes: 1 is the target, more is better", "times the target", all)
 	}
-	for name, svg := range d.growthPictures() {
-		files[name] = svg
-	}
+	maps.Copy(files, d.growthPictures())
 	return files
+}
+
+// sorted sorts names and leaves each one once.
+func sorted(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func shorten(s string, n int) string {
@@ -145,5 +156,3 @@ func shorten(s string, n int) string {
 	}
 	return s
 }
-
-func (d *document) growthPictures() map[string]string { return nil }
