@@ -68,13 +68,15 @@ func TestCompute(t *testing.T) {
 		{"near": r(100, 100)}, {"near": r(300, 100)}, {"near": r(1000, 500)}, // 1, 3, 2
 		{"far": r(900, 300)},
 		{"near": {"a": {"p50": 1}}, "far": {"b": {"p50": 1000}}}, // the distance changed between the two
-	})
+		{"siblings": r(1, 1)},
+		{"far": r(900, 300)},
+	}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []row{
 		{"m", 300, "ns", "b", 100, 2, "<= 2", true, "near", 3, 1},
-		{"m", 900, "ns", "b", 300, 3, "<= 2", false, "far", 1, 0},
+		{"m", 900, "ns", "b", 300, 3, "<= 2", false, "far", 2, 0},
 	}
 	if len(rows) != 2 || rows[0] != want[0] || rows[1] != want[1] {
 		t.Errorf("got  %+v\nwant %+v", rows, want)
@@ -117,7 +119,7 @@ func TestProbeBesideItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := n.compute(rounds)
+	rows, err := n.compute(rounds, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

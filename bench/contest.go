@@ -80,8 +80,9 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// compute makes the rows of a contest from its rounds: a ratio is taken within one round and one placement, and rows give medians.
-func (c *contest) compute(rounds []round) ([]row, error) {
+// compute makes the rows of a contest from its rounds: a ratio is taken within one round and one placement, and rows give medians. A placement
+// that was there for fewer than least rounds has no row, unless no other was there for longer.
+func (c *contest) compute(rounds []round, least int) ([]row, error) {
 	var rows []row
 	for _, spec := range c.rows {
 		type samples struct{ value, against, ratio []float64 }
@@ -103,9 +104,13 @@ func (c *contest) compute(rounds []round) ([]row, error) {
 				s.value, s.against, s.ratio = append(s.value, v), append(s.against, a), append(s.ratio, v/a)
 			}
 		}
-		for _, place := range []string{"siblings", "near", "far", "one CPU", "any"} {
+		most := 0
+		for _, s := range by {
+			most = max(most, len(s.ratio))
+		}
+		for _, place := range places {
 			s := by[place]
-			if s == nil || spec.near && place == "far" {
+			if s == nil || len(s.ratio) < min(least, most) || spec.near && place == "far" {
 				continue
 			}
 			m := median(s.ratio)

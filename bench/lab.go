@@ -141,11 +141,13 @@ type process struct {
 }
 
 // start starts a program on some CPUs. It ends with ctx.
-func (l *lab) start(ctx context.Context, cpus []int, files []*os.File, name string, args ...string) (*process, error) {
+//
+// A Go program sees as many CPUs as it may run on, and does without spinning on one. An end that is pinned to one CPU of two because its peer is on the
+// other must do as it does on the whole machine.
+func (l *lab) start(ctx context.Context, cpus []int, files []*os.File, procs int, name string, args ...string) (*process, error) {
 	p := &process{name: strings.Join(append([]string{filepath.Base(name)}, args...), " ")}
 	p.cmd = exec.CommandContext(ctx, name, args...)
-	// An end of ours is pinned to one CPU of a machine that has more; what it does about that it must do as on the whole machine.
-	p.cmd.Env = append(os.Environ(), "GOMAXPROCS=2")
+	p.cmd.Env = append(os.Environ(), fmt.Sprint("GOMAXPROCS=", procs))
 	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = &p.errs
 	var err error
@@ -183,7 +185,11 @@ func (l *lab) end(ctx context.Context, cpus []int, files []*os.File, role string
 	if strings.HasPrefix(role, "nats-") {
 		name = l.self
 	}
-	return l.start(ctx, cpus, files, name, args...)
+	procs := 2
+	if p.one {
+		procs = 1
+	}
+	return l.start(ctx, cpus, files, procs, name, args...)
 }
 
 // line reads the next line of a process.
@@ -242,7 +248,7 @@ func (l *lab) program(ctx context.Context, name, measure string, p params) (resu
 	cpus := l.on(p)
 	args := append([]string{measure}, l.args(p)...)
 	args = append(args, fmt.Sprint("cpu0=", cpus[0]), fmt.Sprint("cpu1=", cpus[1]))
-	c, err := l.start(ctx, l.cpus[:], nil, filepath.Join(l.dir, name), args...)
+	c, err := l.start(ctx, l.cpus[:], nil, 2, filepath.Join(l.dir, name), args...)
 	if err != nil {
 		return nil, err
 	}

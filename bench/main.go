@@ -148,7 +148,7 @@ func measure(ctx context.Context, l *lab, chosen []*contest, growing []*growth, 
 		if err != nil {
 			return nil, err
 		}
-		rows, err := c.compute(rounds)
+		rows, err := c.compute(rounds, min(o.rounds, 3))
 		if err != nil {
 			return nil, err
 		}

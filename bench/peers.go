@@ -168,7 +168,7 @@ func startRouDi(ctx context.Context, l *lab) error {
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		return err
 	}
-	l.roudi, err = l.start(context.Background(), l.cpus[:], nil, path, "-c", conf, "-m", "off")
+	l.roudi, err = l.start(context.Background(), l.cpus[:], nil, 2, path, "-c", conf, "-m", "off")
 	if err != nil {
 		return err
 	}

@@ -59,3 +59,4 @@ if [ -n "$missing" ]; then
 fi
 
 go mod download
+(cd bench && go mod download)

@@ -27,6 +27,7 @@ stage_vet() { # go vet, for this machine
 
 stage_arm64() { # vet and link of all tests for arm64
   check "go vet, arm64" env GOARCH=arm64 go vet ./...
+  check "go vet, arm64, bench" env GOARCH=arm64 go vet -C bench ./...
   check "go test links, arm64" env GOARCH=arm64 go test -vet=off -exec true ./... # links each and runs `true` instead
 }
 
