@@ -94,7 +94,7 @@ func spinning(size int) *contest {
 	call.channel = "calls"
 	n.entries = []entry{
 		c("C line", "line", p),
-		pair("shmd queues", "queue-trip-server", "queue-trip-client", p),
+		pair("shmd queues", "lane-trip-server", "lane-trip-client", p),
 		pair("shmd call", "call-trip-server", "call-trip-client", call),
 	}
 	n.rows = []rowSpec{
@@ -124,7 +124,7 @@ func busy() *contest {
 		calls := p
 		calls.channel = "calls"
 		line, queues, call := fmt.Sprint("C line ", size), fmt.Sprint("shmd queues ", size), fmt.Sprint("shmd call ", size)
-		n.entries = append(n.entries, c(line, "line", p), pair(queues, "queue-trip-server", "queue-trip-client", p), pair(call, "call-trip-server", "call-trip-client", calls))
+		n.entries = append(n.entries, c(line, "line", p), pair(queues, "lane-trip-server", "lane-trip-client", p), pair(call, "call-trip-server", "call-trip-client", calls))
 		n.rows = append(n.rows,
 			ratio(fmt.Sprintf("%s, %d B, call", n.name, size), "ns", "p50", call, line, "C cache line", "<= 1.5"),
 			ratio(fmt.Sprintf("%s, %d B, pair of queues", n.name, size), "ns", "p50", queues, line, "C cache line", "<= 1.5"))
@@ -144,7 +144,7 @@ func asleep(one bool) *contest {
 	call.channel = "calls"
 	n.entries = []entry{
 		c("C futex", "futex", p),
-		pair("shmd queues", "queue-trip-server", "queue-trip-client", p),
+		pair("shmd queues", "lane-trip-server", "lane-trip-client", p),
 		pair("shmd call", "call-trip-server", "call-trip-client", call),
 	}
 	for _, ours := range []string{"shmd call", "shmd queues"} {
@@ -178,7 +178,7 @@ func oneWay(size int) *contest {
 	p := params{size: size, busy: true, ring: "there"}
 	n.entries = []entry{
 		c("C ring", "ring", p.with(50000, 10000000)),
-		pair("shmd", "queue-receive", "queue-send", p.with(50000, 5000000)),
+		pair("shmd", "lane-receive", "lane-send", p.with(50000, 10000000)),
 	}
 	n.rows = []rowSpec{ratio(name+", one at a time", "M/s", "rate", "shmd", "C ring", "", ">= 0.35")}
 	target := ">= 0.8"

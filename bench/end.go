@@ -25,7 +25,6 @@ type end struct {
 	batch int
 	pace  time.Duration
 	tick  float64 // ns
-	spin  bool    // look again and again, do not wait in the library
 	touch bool    // payloads are written and read
 	index int     // of several that do the same
 	peers int
@@ -69,8 +68,6 @@ func newEnd(args []string) (*end, error) {
 			e.pace = time.Duration(ns)
 		case "tick":
 			e.tick, err = strconv.ParseFloat(v, 64)
-		case "sleep":
-			e.spin = v == "0"
 		case "touch":
 			e.touch = v == "1"
 		case "channel":
@@ -85,7 +82,7 @@ func newEnd(args []string) (*end, error) {
 			e.id = v
 		case "addr":
 			e.addr = v
-		case "footprint", "cpu0", "cpu1": // of the C drivers
+		case "footprint", "cpu0", "cpu1", "sleep": // of the C drivers
 		default:
 			err = fmt.Errorf("unknown key")
 		}

@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
-
-	"github.com/shmd/shmd/pkg/shm"
 )
 
 func init() {
-	roles["queue-trip-client"] = queueTripClient
-	roles["queue-trip-server"] = queueTripServer
 	roles["queue-send"] = queueSend
 	roles["queue-receive"] = queueReceive
 	roles["queue-lend"] = queueLend
@@ -18,90 +14,6 @@ func init() {
 	roles["queue-produce"] = queueProduce
 	roles["queue-consume"] = queueConsume
 	roles["queue-wait"] = queueWait
-}
-
-// queues returns the two queues of a round trip.
-func (e *end) queues(produce, consume string) (r *shm.Region, out, in *shm.Queue, err error) {
-	if r, err = e.attach([]string{produce}, []string{consume}); err != nil {
-		return nil, nil, nil, err
-	}
-	out, err1 := r.Queue(produce)
-	in, err2 := r.Queue(consume)
-	return r, out, in, errors.Join(err1, err2)
-}
-
-// next receives a message: spinning, or as the library waits.
-func (e *end) next(ctx context.Context, q *shm.Queue) (*shm.Message, error) {
-	if !e.spin {
-		return q.Receive(ctx)
-	}
-	for {
-		m, err := q.TryReceive()
-		if err != shm.ErrEmpty {
-			return m, err
-		}
-		pause()
-	}
-}
-
-func queueTripClient(e *end) error {
-	r, out, in, err := e.queues("there", "back")
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	ctx, src, t := context.Background(), newSource(e.size), e.trips()
-	for i := range e.total() {
-		t.begin()
-		if err := out.Send(ctx, src.message(i)); err != nil {
-			return err
-		}
-		m, err := e.next(ctx, in)
-		if err != nil {
-			return err
-		}
-		got := sum(m.Bytes())
-		if err := m.Ack(); err != nil {
-			return err
-		}
-		t.end()
-		if got != src.sum(i) {
-			return errSum(got, src.sum(i))
-		}
-	}
-	report(t.result())
-	return nil
-}
-
-func queueTripServer(e *end) error {
-	r, out, in, err := e.queues("back", "there")
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	ctx := context.Background()
-	e.ready()
-	var before, after int64
-	for i := range e.total() {
-		if i == e.warm {
-			before = sleeps()
-		}
-		m, err := e.next(ctx, in)
-		if err != nil {
-			return err
-		}
-		if i == e.total()-1 {
-			after = sleeps()
-		}
-		if err := out.Send(ctx, m.Bytes()); err != nil {
-			return err
-		}
-		if err := m.Ack(); err != nil {
-			return err
-		}
-	}
-	report(result{"sleeps_server": float64(after-before) / float64(e.count)})
-	return nil
 }
 
 // queueSend sends copies, one at a time.

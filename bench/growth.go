@@ -91,7 +91,7 @@ func growSizeAt(ctx context.Context, l *lab, size int, quick bool) (result, erro
 	if quick {
 		count = max(10, count/50)
 	}
-	r, err := l.pair(ctx, params{size: size, busy: true}.with(2*slots, count), "queue-receive", "queue-send", false)
+	r, err := l.pair(ctx, params{size: size, busy: true}.with(2*slots, count), "lane-receive", "lane-send", false)
 	return result{"near or far, as it was": 1e9 / r["rate"]}, err
 }
 

@@ -9,16 +9,20 @@ import (
 
 // many: several producers and consumers on two CPUs.
 func many() *contest {
-	n := &contest{name: "queue, many ends, 64 B", channels: queueTOML("there", 1024, 64, "")}
+	n := &contest{name: "queue, many ends, 64 B", channels: queueTOML("there", 1024, 64, "") + queueTOML("lane", 1024, 64, oneToOne)}
 	p := params{size: 64, busy: true}
+	lane := p.with(50000, 10000000)
+	lane.channel = "lane"
 	n.entries = []entry{
 		pair("shmd 1:1", "queue-receive", "queue-send", p.with(50000, 3000000)),
+		pair("shmd 1:1, producers = 1, consumers = 1", "lane-receive", "lane-send", lane),
 		crowd("shmd 4:4", 4, 4, p),
 		crowd("shmd 1:64", 1, 64, p),
 	}
 	for _, key := range []string{"shmd 4:4", "shmd 1:64"} {
 		n.rows = append(n.rows,
 			ratio("queue, "+key[len("shmd "):]+" ends on two CPUs, in total, 64 B", "M/s", "rate", key, "shmd 1:1", "", ">= 0.5"),
+			ratio("queue, "+key[len("shmd "):]+" ends on two CPUs, in total, 64 B", "M/s", "rate", key, "shmd 1:1, producers = 1, consumers = 1", "", ">= 0.5"),
 			rowSpec{
 				measure: "queue, " + key[len("shmd "):] + " ends, messages of the consumer that got least", unit: "messages", reference: "mean of all consumers",
 				needs: []string{key}, target: ">= 0.1",

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+// Queues with one producer and one consumer, through the ends for one goroutine.
+
+func init() {
+	roles["lane-trip-client"] = laneTripClient
+	roles["lane-trip-server"] = laneTripServer
+	roles["lane-send"] = laneSend
+	roles["lane-receive"] = laneReceive
+}
+
+// lanes holds an attachment and the ends it has.
+type lanes struct {
+	r   *shm.Region
+	out *shm.Producer
+	in  *shm.Consumer
+}
+
+// lanes takes the sending end of one queue and the receiving end of another; "": of none.
+func (e *end) lanes(produce, consume string) (_ *lanes, err error) {
+	var ps, cs []string
+	if produce != "" {
+		ps = []string{produce}
+	}
+	if consume != "" {
+		cs = []string{consume}
+	}
+	l := &lanes{}
+	if l.r, err = e.attach(ps, cs); err != nil {
+		return nil, err
+	}
+	var q *shm.Queue
+	if produce != "" {
+		if q, err = l.r.Queue(produce); err == nil {
+			l.out, err = q.Producer()
+		}
+	}
+	if consume != "" && err == nil {
+		if q, err = l.r.Queue(consume); err == nil {
+			l.in, err = q.Consumer()
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+func (l *lanes) close() error {
+	if l.out != nil {
+		l.out.Close()
+	}
+	if l.in != nil {
+		l.in.Close()
+	}
+	return l.r.Close()
+}
+
+func laneTripClient(e *end) error {
+	l, err := e.lanes("there", "back")
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, src, t, buf := context.Background(), newSource(e.size), e.trips(), make([]byte, 0, e.size)
+	for i := range e.total() {
+		t.begin()
+		if err := l.out.Send(ctx, src.message(i)); err != nil {
+			return err
+		}
+		b, err := l.in.ReceiveCopy(ctx, buf)
+		if err != nil {
+			return err
+		}
+		got := sum(b)
+		t.end()
+		if got != src.sum(i) {
+			return errSum(got, src.sum(i))
+		}
+	}
+	report(t.result())
+	return nil
+}
+
+func laneTripServer(e *end) error {
+	l, err := e.lanes("back", "there")
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, buf := context.Background(), make([]byte, 0, e.size)
+	e.ready()
+	var before, after int64
+	for i := range e.total() {
+		if i == e.warm {
+			before = sleeps()
+		}
+		b, err := l.in.ReceiveCopy(ctx, buf)
+		if err != nil {
+			return err
+		}
+		if i == e.total()-1 {
+			after = sleeps()
+		}
+		if err := l.out.Send(ctx, b); err != nil {
+			return err
+		}
+	}
+	report(result{"sleeps_server": float64(after-before) / float64(e.count)})
+	return nil
+}
+
+// laneSend sends copies, one at a time.
+func laneSend(e *end) error {
+	l, err := e.lanes(e.channel, "")
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, src, out := context.Background(), newSource(e.size), l.out
+	for i := range e.total() {
+		if err := out.Send(ctx, src.message(i)); err != nil {
+			return err
+		}
+	}
+	report(result{})
+	return nil
+}
+
+// laneReceive receives copies, one at a time, as a consumer without a lock does.
+func laneReceive(e *end) error {
+	l, err := e.lanes("", e.channel)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, in, buf := context.Background(), l.in, make([]byte, 0, e.size)
+	e.ready()
+	var begin, got uint64
+	for i := range e.total() {
+		if i == e.warm {
+			begin = ticks()
+		}
+		b, err := in.ReceiveCopy(ctx, buf)
+		if err != nil {
+			return err
+		}
+		got += sum(b)
+	}
+	res := e.rate(begin, ticks(), e.count)
+	if want := newSource(e.size).expected(e.total()); got != want {
+		return errSum(got, want)
+	}
+	report(res)
+	return nil
+}
