@@ -145,6 +145,8 @@ static void roster(void) {
         WORD(w, exit_signal);
         TEXT(w, name);
         TEXT(w, reason);
+        WORD(w, shim_pid);
+        WORD(w, stalled);
     }
     for (uint64_t i = 0; i < LOAD(r, attachment_cap); i++) {
         uint64_t offset = LOAD(r, attachment_offset) + i * sizeof(struct shmd_attachment_row);
@@ -209,6 +211,9 @@ static void group(void) {
         WORD(p, quit_seen_ns);
         WORD(p, heartbeat_ns);
         WORD(p, asleep);
+        WORD(p, filter_pid);
+        WORD(p, stalled);
+        TEXT(p, note);
     }
 }
 

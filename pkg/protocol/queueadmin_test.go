@@ -56,8 +56,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// However a drain and a producer interleave: once the drain saw the queue at rest, nothing comes any more. It failed with [Z] before
-// the claim.
+// However a drain and a producer interleave: once the drain saw the queue at rest, nothing comes any more.
 func TestDrainRace(t *testing.T) {
 	q := newQueue(t, QueueOptions{Slots: 8, SlotSize: 8})
 	for range 3000 {

@@ -122,7 +122,7 @@ class Golden(unittest.TestCase):
         workers = [layout.read(buf, offset, "WorkerRow") for offset in found["WorkerRow"]]
         self.assertEqual(
             [layout.State(w["state"]) for w in workers],
-            [layout.State.READY, layout.State.BACKOFF, layout.State.FAILED],
+            [layout.State.READY, layout.State.BACKOFF, layout.State.FAILED, layout.State.READY],
         )
         self.assertEqual(layout.Kind(layout.read(buf, 0, "SegmentHeader")["kind"]), layout.Kind.ROSTER)
         self.assertEqual(layout.QueueFlag.SPARSE | layout.QueueFlag.DEAD_LETTER, 3)
