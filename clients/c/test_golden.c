@@ -413,7 +413,7 @@ static void call(void) {
     for (uint64_t i = 0; i < SHMD_CALL_COUNTERS_COUNT; i++) {
         uint64_t offset = SHMD_CALL_COUNTERS_OFFSET + i * sizeof(struct shmd_call_counters);
         const struct shmd_call_counters *n = place(offset, sizeof *n);
-        begin("CallCounters", i);
+        begin("CallCounters(stripes)", i);
         number("_offset", offset);
         WORD(n, requests);
         WORD(n, answered);
