@@ -42,12 +42,12 @@ stage_shell() { # all shell scripts through shellcheck
 }
 
 stage_unit() { # all packages but those in test/
-  packages -v '/test(/|$)' && gotest -timeout 5m "${found[@]}"
+  packages -v '/test(/|$)' && gotest -timeout 15m "${found[@]}"
   in=bench gotest -timeout 5m ./... # a module of its own
 }
 
 stage_race() { # pkg/ and internal/ under the race detector
-  packages '/(pkg|internal)/' && gotest -race -timeout 10m "${found[@]}"
+  packages '/(pkg|internal)/' && gotest -race -timeout 20m "${found[@]}"
 }
 
 stage_fuzz() { # every fuzz target, short
@@ -60,7 +60,7 @@ stage_model() { # the Promela models and their mutants
 }
 
 stage_process() { # test/: crash points, storm, whole programs
-  packages '/test(/|$)' && gotest -count=1 -timeout 12m "${found[@]}"
+  packages '/test(/|$)' && gotest -count=1 -timeout 40m "${found[@]}"
 }
 
 stage_systemd() { # the units under a real systemd
