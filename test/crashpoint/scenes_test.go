@@ -346,9 +346,32 @@ func (s *scene) judge(mem []byte, both bool) (verdict, error) {
 		if s.sends {
 			sid, rid = 20, other
 		}
+		// The successor writes, twice, while the consumer takes all there is: it must not see what is being written.
+		for n := range 2 {
+			l, loaned := in.loan(sid)
+			if loaned == nil {
+				fill(q.LoanBytes(l), 30001)
+			}
+			if err := drainAll(out, rid, &v); err != nil {
+				return v, err
+			}
+			if n == 1 && loaned == nil {
+				loaned = in.abort(l)
+			} else if loaned == nil {
+				fill(q.LoanBytes(l), 30000)
+				loaned = in.commit(l, length(30000))
+			}
+			if loaned != nil && loaned != protocol.ErrFull {
+				return v, loaned
+			}
+		}
+		if v.got[30000] > 1 {
+			return v, errors.New("the successor's message came twice")
+		}
 		if err := drainAll(out, rid, &v); err != nil {
 			return v, err
 		}
+		delete(v.got, 30000)
 		st := q.Stat()
 		if err := lapsOf(in, out, sid, rid, st.Free); err != nil {
 			return v, fmt.Errorf("beside the living: %w", err)
@@ -440,6 +463,9 @@ func (s *scene) expect(v verdict, touched []item) error {
 		if n == 0 && taken > 0 {
 			taken--
 			continue
+		}
+		if len(s.dead) > 0 && v.dead[m] > 0 {
+			return fmt.Errorf("message %d became a dead letter beside another", m)
 		}
 		if n != 1 && (!is || t.kind != 'a') {
 			return fmt.Errorf("message %d came %d times", m, n)
