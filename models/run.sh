@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, topic.pml, latest.pml, call.pml), and that their broken variants fail.
+# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, lane.pml, topic.pml, latest.pml, call.pml), and that their broken variants fail.
 #
 # quick, the default: a minute or two on an idle processor. full: some ten minutes and up to 6 GB of memory.
 # The last line says whether all came out as expected; so does the exit status. models/README.md explains the rows.
@@ -96,6 +96,31 @@ row quick NO_WAKEALL fail exh - -DNO_WAKEALL -DP=1 -DM=1 -DC=1 -DCRASHES=1
 row quick NO_LAP_CHECK fail exh - -DNO_LAP_CHECK -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
 row quick NO_RING_AT_LEASE fail exh -DT_REVERSE -DNO_RING_AT_LEASE -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row quick NO_HELP_AT_FULL fail exh - -DNO_HELP_AT_FULL -DSTOPS -DNACKS=1 -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DHOLDS=1
+
+model=$here/lane.pml
+echo '--- the lane as it is'
+row quick 'lane, 3 messages' pass exh -O0 -DM=3 -DCRASHES=0
+row quick 'lane, 1 death' pass exh -O0 -DM=1 -DCRASHES=1
+row quick 'lane, out of order' pass exh -O0 -DM=2 -DCRASHES=0 -DCROSSACKS=1 -DCROSSES=1 -DNACKS=1
+row full 'lane, 2 messages, 1 death' pass exh - -DM=2 -DCRASHES=1
+row full 'lane, positions given up, out of order' pass exh - -DM=2 -DCRASHES=0 -DCROSSACKS=1 -DCROSSES=1 -DBURNS=1 -DNACKS=1
+row full 'lane, 1 message, 2 deaths' pass exh - -DM=1 -DCRASHES=2
+row full 'lane, loans crossed, 1 death' pass exh - -DM=2 -DCRASHES=1 -DCROSSES=1
+row full 'lane, acks crossed, 1 death' pass exh - -DM=2 -DCRASHES=1 -DCROSSACKS=1
+row full 'lane, 1 nack, 1 death' pass exh - -DM=2 -DCRASHES=1 -DNACKS=1
+row full 'lane, all, 2 deaths' pass bit - -DM=3 -DCRASHES=2 -DCROSSACKS=1 -DCROSSES=1 -DBURNS=1 -DNACKS=1
+
+echo '--- what must fail'
+row quick NO_MEMBARRIER fail exh - -DNO_MEMBARRIER -DM=1 -DCRASHES=0
+row quick ACKED_FIRST fail exh - -DACKED_FIRST -DM=2 -DCRASHES=1 -DCROSSACKS=1
+row full TAIL_FIRST fail exh - -DTAIL_FIRST -DM=1 -DCRASHES=0
+row quick NO_SECOND_LOOK fail exh - -DNO_SECOND_LOOK -DM=2 -DCRASHES=0
+row quick OWNER_FIRST fail exh - -DOWNER_FIRST -DM=1 -DCRASHES=2
+row full NO_ANNOUNCE fail exh - -DNO_ANNOUNCE -DM=2 -DCRASHES=1 -DCROSSES=1
+row full TAIL_AT_ONCE fail exh - -DTAIL_AT_ONCE -DM=2 -DCRASHES=1 -DCROSSES=1
+row full NO_HEAD_LOOK fail exh - -DNO_HEAD_LOOK -DM=2 -DCRASHES=1 -DNACKS=1
+row full NO_RECHECK fail exh - -DNO_RECHECK -DM=1 -DCRASHES=0
+row full NO_WAKEALL fail exh - -DNO_WAKEALL -DM=1 -DCRASHES=1
 
 model=$here/topic.pml
 echo '--- the topic as it is'

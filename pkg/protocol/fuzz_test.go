@@ -200,6 +200,142 @@ func FuzzQueueWords(f *testing.F) {
 	})
 }
 
+// Whatever stands in the words of a lane, before its ends are taken and while they are at work: every operation returns, in bounded time,
+// with a result or an error with a place.
+func FuzzLaneWords(f *testing.F) {
+	const info = bodyOffset
+	all := []byte{255, 255, 255, 255, 255, 255, 255, 255}
+	f.Add(uint16(info+OffsetofQueueInfoHead), all, uint16(info+OffsetofQueueInfoTail), []byte{9})
+	f.Add(uint16(info+OffsetofQueueInfoTail), all, uint16(info+OffsetofQueueInfoAcked), []byte{0, 0, 1})
+	f.Add(uint16(info+OffsetofQueueInfoAcked), []byte{200}, uint16(info+OffsetofQueueInfoReturned), []byte{7})
+	f.Add(uint16(info+OffsetofQueueInfoSendOwner), []byte{9}, uint16(info+OffsetofQueueInfoReceiveOwner), []byte{9, 0, 1})
+	f.Add(uint16(queueSlots), []byte{0x32, 0, 0, 4, 0, 0, 0, 0, 56, 0, 0, 0, 3, 3, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255}, uint16(queueSlots+8), []byte{57})
+	f.Add(uint16(queueSlots+64), []byte{0x23, 0, 0, 0, 1}, uint16(queueSlots+128), []byte{4, 0, 0, 8, 9, 9, 9, 9, 255, 255, 0, 0, 127, 1})
+	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
+		o := QueueOptions{Slots: 4, SlotSize: 48, MaxDeliveries: 2, Lane: true}
+		n, _ := QueueSize(o)
+		b := heap(n)
+		q, err := FormatQueue(b, header("jobs"), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		do := QueueOptions{Slots: 2, SlotSize: 48 + SizeofDeadLetter, DeadLetter: true}
+		dn, _ := QueueSize(do)
+		dead, err := FormatQueue(heap(dn), header("jobs.dead"), do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(err error) {
+			var c *CorruptError
+			var end *EndError
+			switch {
+			case err == nil, errors.Is(err, ErrEmpty), errors.Is(err, ErrFull), errors.Is(err, ErrLost), errors.As(err, &end):
+			case errors.As(err, &c):
+				if c.Offset < 0 || c.Offset >= int64(len(b)) {
+					t.Fatalf("damage outside of the segment: %v", c)
+				}
+			default:
+				t.Fatal(err)
+			}
+		}
+		lane := func() *Lane {
+			l, err := NewLane(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		use := func(in, out *Lane) {
+			var loans []Loan
+			var leases []Lease
+			for i := range 16 {
+				check(in.Send(2, make([]byte, i)))
+				if l, err := in.TryLoan(2); err == nil {
+					if got := len(q.LoanBytes(l)); got != 48 {
+						t.Fatalf("a loan of %d bytes", got)
+					}
+					loans = append(loans, l)
+				} else {
+					check(err)
+				}
+				if n := len(loans); n > i%3 { // now the newest, now the oldest
+					k := i % 2 * (n - 1)
+					l := loans[k]
+					loans = append(loans[:k], loans[k+1:]...)
+					switch i % 4 {
+					case 0:
+						check(in.Commit(l, i))
+					case 1:
+						check(in.Abort(l))
+					default:
+						w := NewFrame(q.LoanBytes(l))
+						w.Next(4)
+						w.Next(i % 5)
+						check(in.CommitFrame(l, &w))
+					}
+				}
+				p, lease, err := out.ReceiveTo(3, nil)
+				check(err)
+				if len(p) > 48 {
+					t.Fatalf("a message of %d bytes", len(p))
+				}
+				if lease.Open() > 0 {
+					leases = append(leases, lease)
+				}
+				if lease, err := out.TryReceive(3); err == nil {
+					leases = append(leases, lease)
+				} else {
+					check(err)
+				}
+				if n := len(leases); n > i%3 {
+					k := i % 2 * (n - 1)
+					lease := leases[k]
+					leases = append(leases[:k], leases[k+1:]...)
+					if got := len(q.LeaseBytes(lease)); got > 48 {
+						t.Fatalf("a message of %d bytes", got)
+					}
+					fr, err := q.Frame(lease)
+					check(err)
+					switch {
+					case i%4 == 0:
+						check(out.Nack(lease))
+					case i%4 == 1 && err == nil:
+						for k := range fr.Len() {
+							if len(fr.At(k)) > 48 {
+								t.Fatal("a message outside of its slot")
+							}
+							check(out.AckMessage(&lease, &fr, k))
+						}
+					case i%4 == 2:
+						check(out.Return(lease))
+					default:
+						check(out.Ack(lease))
+					}
+				}
+				if i == 7 {
+					corrupt(b, at2, p2)
+				}
+				_, err = q.MoveDead(dead, 1)
+				check(err)
+				q.Stat()
+				q.Summary()
+			}
+		}
+		begin := time.Now()
+		in, out := lane(), lane()
+		corrupt(b, at1, p1)
+		use(in, out)
+		use(lane(), lane())
+		q.Repair(func(o uint16) bool { return o != 0 })
+		if q, err := OpenQueue(b); err == nil {
+			q.Stat()
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("an operation took seconds")
+		}
+	})
+}
+
 // Whatever stands in the words of a latest value: every operation returns, in bounded time, with a result or an error, and a reader gets
 // no more than a slot holds.
 func FuzzLatestWords(f *testing.F) {
