@@ -176,8 +176,15 @@ func number(t *testing.T, name string, def int) int {
 	return n
 }
 
-func TestStorm(t *testing.T) {
-	kills, seed := number(t, "SHMD_KILLS", 2000), number(t, "SHMD_SEED", 1)
+func TestStorm(t *testing.T) { storm(t, number(t, "SHMD_KILLS", 2000), 3, "") }
+
+// TestLaneStorm is TestStorm for a queue with one producer and one consumer: each of them has to become the end anew.
+func TestLaneStorm(t *testing.T) {
+	storm(t, number(t, "SHMD_KILLS", 2000)/8, 1, "producers = 1\nconsumers = 1\n")
+}
+
+func storm(t *testing.T, kills, count int, ends string) {
+	seed := number(t, "SHMD_SEED", 1)
 	path := t.TempDir() + "/ledger"
 	l, closeLedger, err := openLedger(path)
 	if err != nil {
@@ -189,10 +196,10 @@ func TestStorm(t *testing.T) {
 		t.Fatal(err)
 	}
 	group := func(name, channels string) string {
-		return fmt.Sprintf("[worker.%s]\ncommand = [%q]\ncount = 3\n%s = [\"jobs\"]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\ncrash_limit = 0\nenv = { STORM_ROLE = %q, STORM_LEDGER = %q }\n",
-			name, exe, channels, name, path)
+		return fmt.Sprintf("[worker.%s]\ncommand = [%q]\ncount = %d\n%s = [\"jobs\"]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\ncrash_limit = 0\nenv = { STORM_ROLE = %q, STORM_LEDGER = %q }\n",
+			name, exe, count, channels, name, path)
 	}
-	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.jobs]\nslots = 32\nslot_size = \"56B\"\nmax_deliveries = 0\n"+group("producer", "produce")+group("consumer", "consume"))
+	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.jobs]\nslots = 32\nslot_size = \"56B\"\nmax_deliveries = 0\n"+ends+group("producer", "produce")+group("consumer", "consume"))
 	r := d.Attach(shm.Options{Name: "storm", Consume: []string{"jobs"}, Operate: true})
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
