@@ -67,8 +67,17 @@ var fifo = porcupine.Model{
 	Equal: bag.Equal,
 }
 
-// record runs producers and consumers on a queue and returns what they saw. Consumers give some messages back.
-func record(t *testing.T, q *Queue, producers, consumers, each int, nacks bool) []porcupine.Operation {
+// An end is what a Queue and a Lane have in common.
+type end interface {
+	TryLoan(owner uint16) (Loan, error)
+	Commit(l Loan, n int) error
+	TryReceive(owner uint16) (Lease, error)
+	Ack(l Lease) error
+	Nack(l Lease) error
+}
+
+// record runs producers and consumers on a queue, through in and out, and returns what they saw. Consumers give some messages back.
+func record(t *testing.T, q *Queue, in, out end, producers, consumers, each int, nacks bool) []porcupine.Operation {
 	var mu sync.Mutex
 	var history []porcupine.Operation
 	begin := time.Now()
@@ -86,8 +95,12 @@ func record(t *testing.T, q *Queue, producers, consumers, each int, nacks bool) 
 				v := uint64(p*each + i)
 				for {
 					call := time.Now()
-					err := send(t, q, uint16(2+p), v)
+					l, err := in.TryLoan(uint16(2 + p))
 					if err == nil {
+						binary.LittleEndian.PutUint64(q.LoanBytes(l), v)
+						if err := in.Commit(l, 8); err != nil {
+							t.Error(err)
+						}
 						note(p, queueInput{"send", v}, call, queueOutput{})
 						break
 					}
@@ -101,7 +114,7 @@ func record(t *testing.T, q *Queue, producers, consumers, each int, nacks bool) 
 			owner := uint16(100 + c)
 			for n, empties := 0, 0; ; n++ {
 				call := time.Now()
-				l, err := q.TryReceive(owner)
+				l, err := out.TryReceive(owner)
 				if errors.Is(err, ErrEmpty) {
 					if empties++; empties <= 10 { // a few are enough; the more, the longer the check
 						note(producers+c, queueInput{op: "receive"}, call, queueOutput{empty: true})
@@ -124,13 +137,13 @@ func record(t *testing.T, q *Queue, producers, consumers, each int, nacks bool) 
 				note(producers+c, queueInput{op: "receive"}, call, queueOutput{v: v})
 				if nacks && n%4 == 3 && l.Deliveries() < 2 {
 					call := time.Now()
-					if err := q.Nack(l); err != nil {
+					if err := out.Nack(l); err != nil {
 						t.Error(err)
 					}
 					note(producers+c, queueInput{"nack", v}, call, queueOutput{})
 					continue
 				}
-				if err := q.Ack(l); err != nil {
+				if err := out.Ack(l); err != nil {
 					t.Error(err)
 				}
 			}
@@ -157,7 +170,7 @@ func TestQueueIsLinearizable(t *testing.T) {
 			for round := range 30 {
 				slots := 2 << (round % 3)
 				q := newQueue(t, QueueOptions{Slots: slots, SlotSize: 8, Start: starts(slots)[round%4]})
-				history := record(t, q, c.producers, c.consumers, c.each, c.producers > 1)
+				history := record(t, q, q, q, c.producers, c.consumers, c.each, c.producers > 1)
 				switch porcupine.CheckOperationsTimeout(c.model, history, 20*time.Second) {
 				case porcupine.Illegal:
 					t.Fatalf("round %d, %d slots: no order of these %d operations explains what was seen:\n%s", round, slots, len(history), describe(history))
@@ -166,6 +179,17 @@ func TestQueueIsLinearizable(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestLaneIsLinearizable(t *testing.T) {
+	for round := range 30 {
+		slots := 2 << (round % 3)
+		l := newLane(t, QueueOptions{Slots: slots, SlotSize: 8, Start: starts(slots)[round%4]})
+		history := record(t, l.q, l, l.peer(t), 1, 1, 60, false)
+		if porcupine.CheckOperationsTimeout(fifo, history, 20*time.Second) == porcupine.Illegal {
+			t.Fatalf("round %d, %d slots: no order of these %d operations explains what was seen:\n%s", round, slots, len(history), describe(history))
+		}
 	}
 }
 
