@@ -25,6 +25,8 @@ var (
 	ErrFull = errors.New("channel is full")
 	// ErrEmpty: no message is ready.
 	ErrEmpty = errors.New("channel is empty")
+	// ErrLane: the queue has one producer and one consumer, and only its Lane knows where they are.
+	ErrLane = errors.New("queue has one producer and one consumer: send and receive through its Lane")
 	// ErrLost: the loan or lease is no longer the caller's: it was ended before, or a repair took it because
 	// the attachment had been declared dead.
 	ErrLost = errors.New("slot is no longer held: already committed, acked or given back, or taken by a repair")

@@ -161,9 +161,12 @@ func (q *Queue) Damaged(l Lease, i int) error {
 	return q.corrupt(l.slot, SizeofSlotHeader, fmt.Sprintf("message %d of a frame lies outside of its slot; it was dropped", i))
 }
 
-// At returns message i, which must be below Len, or nil if a damaged table has it outside of the slot.
+// At returns message i, or nil if there is none: i is not below Len (as FirstOpen is not, when a hostile peer has set the last bit since), or
+// a damaged table has it outside of the slot.
 func (f *Frame) At(i int) []byte {
 	switch {
+	case i < 0 || i >= f.count:
+		return nil
 	case f.done == nil:
 		return f.p[:f.end:f.end]
 	case !f.varied:

@@ -225,9 +225,17 @@ func TestDamagedFrames(t *testing.T) {
 		}
 	}
 	q := newQueue(t, QueueOptions{Slots: 2, SlotSize: 64})
+	sendFrame(t, q, 2, "a", "b")
+	l, f, _ := openFrame(t, q, 3)
+	f.done.Store(1<<64 - 1) // a hostile peer: everything is done
+	if i := f.FirstOpen(0); i != 2 || f.At(i) != nil || f.At(-1) != nil {
+		t.Errorf("%d: %q", i, f.At(i))
+	}
+	q.Ack(l)
+	q = newQueue(t, QueueOptions{Slots: 2, SlotSize: 64})
 	sendFrame(t, q, 2, "a", "bb")
 	q.payload(0)[len(q.payload(0))-8] = 200 // the end of bb
-	l, _ := q.TryReceive(3)
+	l, _ = q.TryReceive(3)
 	if f, err := q.Frame(l); err != nil || f.At(1) != nil || string(f.At(0)) != "a" {
 		t.Errorf("%v, %q", err, f.At(1))
 	}

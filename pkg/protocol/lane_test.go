@@ -162,6 +162,18 @@ func TestLaneLoanHeldOver1000Laps(t *testing.T) {
 	}
 }
 
+func TestLaneIsNoOtherQueue(t *testing.T) {
+	l := newLane(t, QueueOptions{Slots: 4, SlotSize: 48})
+	laneSend(t, l, 1)
+	if _, err := l.q.TryLoan(2); err != ErrLane {
+		t.Error(err)
+	}
+	if _, err := l.q.TryReceive(3); err != ErrLane {
+		t.Error(err)
+	}
+	laneReceive(t, l, 1)
+}
+
 func TestLaneEnds(t *testing.T) {
 	l := newLane(t, QueueOptions{Slots: 4, SlotSize: 48})
 	out := l.peer(t)

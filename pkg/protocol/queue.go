@@ -213,8 +213,11 @@ func (l Lease) Deliveries() int { return l.word.Deliveries() }
 // Position returns the position at which the message was sent, modulo 2^32 laps: its identity.
 func (q *Queue) Position(l Lease) uint64 { return uint64(l.word.Lap())<<q.shift | l.slot }
 
-// TryLoan claims the next slot for the attachment owner, which must not be 0. Errors: ErrFull.
+// TryLoan claims the next slot for the attachment owner, which must not be 0. Errors: ErrFull, ErrLane.
 func (q *Queue) TryLoan(owner uint16) (Loan, error) {
+	if q.flags&QueueFlagLane != 0 {
+		return Loan{}, ErrLane
+	}
 	for passes := uint64(0); ; {
 		t := q.info.Tail.Load()
 		s := q.slot(t)
@@ -324,8 +327,11 @@ func (q *Queue) Abort(l Loan) error {
 }
 
 // TryReceive leases the next message to the attachment owner, which must not be 0. Errors: ErrEmpty, *CorruptError
-// (the slot's length is beyond the slot: the lease has been given up and the message dropped), ErrLeases.
+// (the slot's length is beyond the slot: the lease has been given up and the message dropped), ErrLeases, ErrLane.
 func (q *Queue) TryReceive(owner uint16) (Lease, error) {
+	if q.flags&QueueFlagLane != 0 {
+		return Lease{}, ErrLane
+	}
 	if q.maxLeases > 0 {
 		return q.tryReceiveLimited(owner)
 	}

@@ -51,9 +51,8 @@ type Region struct {
 	calls    sync.Map         // *Call by name
 
 	mu      sync.Mutex
-	queues  []*Queue                  // that were given out
-	lanes   map[string]*protocol.Lane // one for each channel: the process's ends are in it
-	latests sync.Map                  // name to *Latest: one for all goroutines
+	queues  map[string]*Queue // that were given out
+	latests sync.Map          // name to *Latest: one for all goroutines
 
 	quit      context.Context
 	endQuit   context.CancelCauseFunc
@@ -94,7 +93,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, lanes: map[string]*protocol.Lane{}}
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
 	r.quit, r.endQuit = context.WithCancelCause(context.Background())
 	return r
 }

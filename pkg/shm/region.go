@@ -97,18 +97,18 @@ func (r *Region) Queue(name string) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Queue{r: r, q: q, s: r.segments[name], name: name}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if q.Flags()&protocol.QueueFlagLane != 0 {
-		if r.lanes[name] == nil {
-			if r.lanes[name], err = protocol.NewLane(q); err != nil {
-				return nil, err
-			}
-		}
-		out.lane = r.lanes[name]
+	if have := r.queues[name]; have != nil { // one for the process: its ends, and batches that are half handed out, are in it
+		return have, nil
 	}
-	r.queues = append(r.queues, out)
+	out := &Queue{r: r, q: q, s: r.segments[name], name: name}
+	if q.Flags()&protocol.QueueFlagLane != 0 {
+		if out.lane, err = protocol.NewLane(q); err != nil {
+			return nil, err
+		}
+	}
+	r.queues[name] = out
 	return out, nil
 }
 
@@ -197,9 +197,9 @@ func (r *Region) Close() error {
 		r.mu.Lock()
 		for _, q := range r.queues {
 			q.frames.giveBack(q)
-		}
-		for _, l := range r.lanes {
-			l.Close()
+			if q.lane != nil {
+				q.lane.Close()
+			}
 		}
 		r.mu.Unlock()
 		var errs []error

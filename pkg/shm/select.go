@@ -33,6 +33,18 @@ func (q *Queue) CaseSend(p []byte) Case {
 	return Case{q.s, q.q.Senders, func() error { return q.TrySend(p) }}
 }
 
+// CaseReceive takes a message and gives it to take, in the goroutine of Select. It is to be ended with Done before the subscription is
+// used again.
+func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
+	return Case{s.t.s, s.t.t.Receivers, func() error {
+		m, err := s.TryReceive()
+		if err == nil {
+			take(m)
+		}
+		return err
+	}}
+}
+
 // CaseChange happens when the value's version is another than after: seen gets it.
 func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
 	return Case{l.s, l.l.Changes, func() error {

@@ -25,6 +25,10 @@ consumers = 1
 [channel.value]
 kind = "latest"
 slot_size = "64B"
+[channel.news]
+kind = "topic"
+slots = 4
+slot_size = "64B"
 [channel.ask]
 kind = "call"
 slot_size = "64B"
@@ -34,7 +38,7 @@ builtin = "idle"
 
 func TestSelect(t *testing.T) {
 	d := testregion.Start(t, selectRegion)
-	all := []string{"a", "b", "value", "ask"}
+	all := []string{"a", "b", "value", "ask", "news"}
 	r := d.Attach(shm.Options{Produce: all, Consume: all})
 	ctx := within(t)
 	a, b := queue(t, r, "a"), queue(t, r, "b")
@@ -43,6 +47,8 @@ func TestSelect(t *testing.T) {
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
+	news := topic(t, r)
+	paper := subscribe(t, news, shm.FromNew)
 	var got string
 	take := func(m *shm.Message) { got = string(m.Bytes()); m.Ack() }
 	seen := uint64(0)
@@ -50,7 +56,8 @@ func TestSelect(t *testing.T) {
 	receive := func(want string) {
 		t.Helper()
 		i, err := r.Select(ctx, a.CaseReceive(take), b.CaseReceive(take),
-			value.CaseChange(seen, func(v uint64) { seen = v; got = fmt.Sprint("version ", v) }), ask.CaseAccept(serve))
+			value.CaseChange(seen, func(v uint64) { seen = v; got = fmt.Sprint("version ", v) }), ask.CaseAccept(serve),
+			paper.CaseReceive(func(m *shm.TopicMessage) { got = string(m.Bytes()); m.Done() }))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,13 +72,15 @@ func TestSelect(t *testing.T) {
 	receive("1 y")
 	value.Put([]byte("z"))
 	receive("2 version 1")
+	news.Publish(ctx, []byte("n"))
+	receive("4 n")
 
 	// Asleep: what comes later, whichever it is. Another consumer of the same channel must not be kept asleep by a wake that went here.
 	for i := range 50 {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			switch i % 4 {
+			switch i % 5 {
 			case 0:
 				a.Send(ctx, []byte("x"))
 			case 1:
@@ -82,9 +91,11 @@ func TestSelect(t *testing.T) {
 				if p, err := ask.Do(ctx, []byte("sure?"), nil); err != nil || string(p) != "yes" {
 					t.Error(string(p), err)
 				}
+			case 4:
+				news.Publish(ctx, []byte("n"))
 			}
 		}()
-		receive([]string{"0 x", "1 y", fmt.Sprint("2 version ", seen+1), "3 sure?"}[i%4])
+		receive([]string{"0 x", "1 y", fmt.Sprint("2 version ", seen+1), "3 sure?", "4 n"}[i%5])
 		<-done
 	}
 
