@@ -87,7 +87,7 @@ func TestStopUnderStoppedDaemon(t *testing.T) {
 	if d := l.Daemon(); !d.Alive || !d.Stopped {
 		t.Errorf("daemon: %+v", d)
 	}
-	rep, err := Stop(t.Context(), l.Set, StopOptions{DaemonGrace: time.Minute, Socket: socket, Lock: lock})
+	rep, err := Stop(t.Context(), l.Set, StopOptions{DaemonGrace: 2 * time.Second, Socket: socket, Lock: lock})
 	if err != nil {
 		t.Fatal(err)
 	}

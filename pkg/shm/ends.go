@@ -64,6 +64,10 @@ func (p *Producer) refuse(b []byte) error {
 }
 
 func (p *Producer) wait(ctx context.Context, b []byte) error {
+	if err := p.q.s.Lease(); err != nil { // a Close meanwhile, which is a mistake, is to be no access to memory that is gone
+		return err
+	}
+	defer p.q.s.Release()
 	return p.q.r.await(ctx, p.q.q.Senders, &p.q.sending, func() error { return p.p.Send(b) })
 }
 
@@ -163,6 +167,10 @@ const peeks = 16
 // wait spins on one line of memory, and then sleeps.
 func (c *Consumer) wait(ctx context.Context, buf []byte) (out []byte, err error) {
 	q := c.q
+	if err := q.s.Lease(); err != nil { // as in Producer.wait
+		return buf, err
+	}
+	defer q.s.Release()
 	if q.r.many && q.r.spinning.CompareAndSwap(false, true) {
 		turns := q.receiving.turns()
 		found := false

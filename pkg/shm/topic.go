@@ -155,6 +155,10 @@ func (t *Topic) fits(msgs [][]byte) error {
 // wait tries until there is room. Where the configuration says evict_after, it evicts the subscribers that did not move meanwhile: a
 // publisher does it, since it knows that it waits; so it happens without a daemon too, and costs nothing where nobody waits.
 func (t *Topic) wait(ctx context.Context, try func() error) error {
+	if err := t.s.Lease(); err != nil { // a Close of the publishing end meanwhile, which is a mistake, is to be no access to memory that is gone
+		return err
+	}
+	defer t.s.Release()
 	after := t.t.EvictAfter()
 	for {
 		if after == 0 {
@@ -432,6 +436,10 @@ func (s *Subscription) next(ctx context.Context, wait bool) ([]byte, error) {
 }
 
 func (s *Subscription) wait(ctx context.Context) (b []byte, err error) {
+	if err := s.t.s.Lease(); err != nil { // as in Topic.wait
+		return nil, err
+	}
+	defer s.t.s.Release()
 	err = s.t.r.await(ctx, s.t.t.Receivers, &s.receiving, func() error {
 		b, err = s.s.Next()
 		return err

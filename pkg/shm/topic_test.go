@@ -289,13 +289,17 @@ func TestTopicEvictAfter(t *testing.T) {
 	c := topic(t, r)
 	stuck, reads := subscribe(t, c, shm.FromNew), subscribe(t, c, shm.FromNew)
 	ctx := within(t)
-	go func() {
+	reading, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for {
-			if _, err := reads.ReceiveCopy(ctx, nil); err != nil {
+			if _, err := reads.ReceiveCopy(reading, nil); err != nil {
 				return
 			}
 		}
-	}()
+	})
+	defer wg.Wait()
+	defer stop()
 	begin := time.Now()
 	for i := range uint64(40) {
 		if err := c.Publish(ctx, num(i)); err != nil {
