@@ -280,9 +280,7 @@ func TestCallServerDies(t *testing.T) {
 	if _, err := c.Do(ctx, []byte("die"), nil); !errors.Is(err, shm.ErrServerDied) {
 		t.Errorf("a request that kills each server: %v", err)
 	}
-	if st, err := c.Stat(); err != nil || st.Retried != 1 || st.Failed != 1 {
-		t.Errorf("after two servers died: %+v, %v", st, err)
-	}
+	waitStat(t, c, func(s protocol.CallStat) bool { return s.Retried == 1 && s.Failed == 1 })
 	if p, err := c.Do(ctx, []byte("deliveries"), nil); err != nil || string(p) != "0" {
 		t.Errorf("the next request: %q, %v", p, err)
 	}
