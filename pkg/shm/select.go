@@ -2,8 +2,10 @@ package shm
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -14,12 +16,13 @@ import (
 type Case struct {
 	s    *region.Segment
 	bell protocol.Doorbell
-	try  func() error // ErrEmpty or ErrFull: not yet
+	try  func() error    // ErrEmpty or ErrFull: not yet
+	slow *protocol.Topic // of CasePublish, where the configuration says evict_after; else nil
 }
 
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. The message is to be ended as one from Receive.
 func (q *Queue) CaseReceive(take func(*Message)) Case {
-	return Case{q.s, q.q.Receivers, func() error {
+	return Case{s: q.s, bell: q.q.Receivers, try: func() error {
 		m, err := q.TryReceive()
 		if err == nil {
 			take(m)
@@ -30,13 +33,32 @@ func (q *Queue) CaseReceive(take func(*Message)) Case {
 
 // CaseSend sends a copy of p.
 func (q *Queue) CaseSend(p []byte) Case {
-	return Case{q.s, q.q.Senders, func() error { return q.TrySend(p) }}
+	return Case{s: q.s, bell: q.q.Senders, try: func() error { return q.TrySend(p) }}
+}
+
+// CasePublish publishes a copy of p. While Select waits for it, subscribers that do not move for the topic's evict_after are evicted, as
+// when Publish waits.
+func (t *Topic) CasePublish(p []byte) Case {
+	return t.casePublish(func() error { return t.TryPublish(p) })
+}
+
+// CasePublish is Topic.CasePublish. The publishing end belongs to the goroutine of Select meanwhile.
+func (p *Publisher) CasePublish(msg []byte) Case {
+	return p.t.casePublish(func() error { return p.TryPublish(msg) })
+}
+
+func (t *Topic) casePublish(try func() error) Case {
+	c := Case{s: t.s, bell: t.t.Senders, try: try}
+	if t.t.EvictAfter() > 0 {
+		c.slow = t.t
+	}
+	return c
 }
 
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. It is to be ended with Done before the subscription is
 // used again.
 func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
-	return Case{s.t.s, s.t.t.Receivers, func() error {
+	return Case{s: s.t.s, bell: s.t.t.Receivers, try: func() error {
 		m, err := s.TryReceive()
 		if err == nil {
 			take(m)
@@ -47,7 +69,7 @@ func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
 
 // CaseChange happens when the value's version is another than after: seen gets it.
 func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
-	return Case{l.s, l.l.Changes, func() error {
+	return Case{s: l.s, bell: l.l.Changes, try: func() error {
 		if err := l.r.asked(); err != nil {
 			return err
 		}
@@ -62,7 +84,7 @@ func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
 
 // CaseAccept takes a request and gives it to take, in the goroutine of Select. It is to be ended as one from Accept.
 func (c *Call) CaseAccept(take func(*Incoming)) Case {
-	return Case{c.s, c.c.Servers, func() error {
+	return Case{s: c.s, bell: c.c.Servers, try: func() error {
 		in, err := c.TryAccept()
 		if err == nil {
 			take(in)
@@ -107,6 +129,7 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 			return i, err
 		}
 	}
+	blockers := blockersOf(cases)
 	words, values, tickets := make([]*atomic.Uint32, len(cases)), make([]uint32, len(cases)), make([]protocol.Ticket, len(cases))
 	for slept := false; ; slept = true {
 		for i := range cases {
@@ -115,7 +138,13 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 		}
 		i, err := try() // T
 		if i < 0 {
-			err = r.sleepAny(ctx, words, values)
+			limited, cancel := blockers.limit(ctx)
+			err = r.sleepAny(limited, words, values)
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil { // those in the way had their time
+				err = nil
+			}
+			blockers.evict()
 		}
 		for j := range cases {
 			cases[j].bell.Unregister(tickets[j])
@@ -125,6 +154,49 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 		}
 		if i >= 0 || err != nil {
 			return i, err
+		}
+	}
+}
+
+// blockers are what CasePublish waits for, topic by topic: the subscribers in the way, and when their time ends.
+type blockers []blocker
+
+type blocker struct {
+	t     *protocol.Topic
+	since []protocol.Cursor
+	until time.Time
+}
+
+func blockersOf(cases []Case) blockers {
+	var all blockers
+	for _, c := range cases {
+		if c.slow != nil {
+			all = append(all, blocker{c.slow, c.slow.Blocking(), time.Now().Add(c.slow.EvictAfter())})
+		}
+	}
+	return all
+}
+
+// limit bounds a sleep by the first end of somebody's time.
+func (all blockers) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if len(all) == 0 {
+		return ctx, func() {}
+	}
+	first := all[0].until
+	for _, b := range all[1:] {
+		if b.until.Before(first) {
+			first = b.until
+		}
+	}
+	return context.WithDeadline(ctx, first)
+}
+
+// evict evicts those whose time has ended and who are where they were, and begins to watch those that are in the way now.
+func (all blockers) evict() {
+	for i := range all {
+		if b := &all[i]; !time.Now().Before(b.until) {
+			b.t.EvictStuck(b.since)
+			b.since, b.until = b.t.Blocking(), time.Now().Add(b.t.EvictAfter())
 		}
 	}
 }

@@ -199,3 +199,85 @@ func TestSelectPassesWakesOn(t *testing.T) {
 		}
 	}
 }
+
+// CasePublish: at once, after a wait, and after an eviction; of a topic and of a publishing end. What it shares a Select with comes first if it is there.
+func TestSelectPublish(t *testing.T) {
+	for name, evict := range map[string]bool{"waits": false, "evicts": true} {
+		t.Run(name, func(t *testing.T) {
+			keys := ""
+			if evict {
+				keys = "evict_after = \"50ms\"\n"
+			}
+			d := testregion.Start(t, topicRegion(keys)+"[channel.a]\nslots = 2\nslot_size = \"64B\"\n")
+			all := []string{"news", "a"}
+			r := d.Attach(shm.Options{Produce: all, Consume: all})
+			ctx := within(t)
+			news, a := topic(t, r), queue(t, r, "a")
+			pub, err := news.Publisher()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pub.Close()
+			take := func(m *shm.Message) { m.Ack() }
+			slow := subscribe(t, news, shm.FromNew)
+			n := 0 // published
+			for ; ; n++ {
+				if err := news.TryPublish([]byte("x")); errors.Is(err, shm.ErrFull) {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			a.Send(ctx, []byte("y"))
+			if i, err := r.Select(ctx, news.CasePublish([]byte("x")), a.CaseReceive(take)); i != 1 || err != nil {
+				t.Fatal(i, err)
+			}
+			done := make(chan error, 1)
+			for _, c := range []shm.Case{news.CasePublish([]byte("one")), pub.CasePublish([]byte("two"))} {
+				go func() {
+					i, err := r.Select(ctx, a.CaseReceive(take), c)
+					if err == nil && i != 1 {
+						err = fmt.Errorf("case %d", i)
+					}
+					done <- err
+				}()
+				if !evict {
+					if m, err := slow.Receive(ctx); err != nil {
+						t.Fatal(err)
+					} else if err := m.Done(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			}
+			st, err := news.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if evict {
+				if _, err := slow.Receive(ctx); !errors.Is(err, shm.ErrEvicted) || st.Evicted != 1 {
+					t.Error(err, st.Evicted)
+				}
+				return
+			}
+			for i := 2; ; i++ {
+				b, err := slow.ReceiveCopy(ctx, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := map[int]string{n: "one", n + 1: "two"}[i]; want != "" && string(b) != want {
+					t.Errorf("message %d is %q", i, b)
+				}
+				if i == n+1 {
+					break
+				}
+			}
+			var large *shm.TooLargeError
+			if i, err := r.Select(ctx, news.CasePublish(make([]byte, 65))); i != 0 || !errors.As(err, &large) {
+				t.Error(i, err)
+			}
+		})
+	}
+}
