@@ -1,19 +1,12 @@
 package storm
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/shmd/shmd/internal/testregion"
-	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/shm"
 )
 
@@ -82,56 +75,11 @@ func watching(l *shm.Latest, led *ledger, r *shm.Region) error {
 
 // TestLatestStorm kills writers and readers of a latest value: no reader sees a torn value or an older one than before, and no writer is stopped.
 func TestLatestStorm(t *testing.T) {
-	kills, seed := number(t, "SHMD_KILLS", 2000)/10, number(t, "SHMD_SEED", 1)
-	path := t.TempDir() + "/ledger"
-	l, closeLedger, err := openLedger(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeLedger()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	group := func(name, channels string, count int) string {
-		return fmt.Sprintf("[worker.%s]\ncommand = [%q]\ncount = %d\n%s = [\"value\"]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\ncrash_limit = 0\nenv = { STORM_ROLE = %q, STORM_LEDGER = %q }\n",
-			name, exe, count, channels, name, path)
-	}
-	d := testregion.Start(t, fmt.Sprintf("[region]\nname = \"test\"\n[channel.value]\nkind = \"latest\"\nslot_size = %d\n", setSize)+
-		group("setter", "produce", 3)+group("watcher", "consume", 2))
-	r := d.Attach(shm.Options{Name: "storm", Consume: []string{"value"}, Operate: true})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
-	rng := rand.New(rand.NewPCG(uint64(seed), 1))
-	begin := time.Now()
-	killed := map[string]int{}
-	for n := 0; n < kills; {
-		ws, err := r.Workers()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var ready []protocol.Worker
-		for _, w := range ws {
-			if w.State == protocol.StateReady {
-				ready = append(ready, w)
-			}
-		}
-		if len(ready) == 0 {
-			if err := r.WaitChange(ctx); err != nil {
-				t.Fatalf("no worker became ready: %v\n%s", err, tail(d.Log()))
-			}
-			continue
-		}
-		w := ready[rng.IntN(len(ready))]
-		if kill(w) {
-			n++
-			killed[strings.TrimRight(w.Name, ".012")]++
-		}
-		for until, spin := l.next.Load()+uint64(rng.IntN(50)), 0; l.next.Load() < until && spin < 1_000; spin++ {
-			syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-		}
-	}
-	took := time.Since(begin)
+	kills := number(t, "SHMD_KILLS", 2000) / 10
+	sc := begin(t, 1, fmt.Sprintf("[channel.value]\nkind = \"latest\"\nslot_size = %d\n", setSize),
+		group{"setter", "produce", "value", 3}, group{"watcher", "consume", "value", 2})
+	r, l, ctx := sc.r, sc.l, sc.ctx
+	took := sc.rampage(kills, 50)
 	value, err := r.Latest("value")
 	if err != nil {
 		t.Fatal(err)
@@ -145,17 +93,13 @@ func TestLatestStorm(t *testing.T) {
 			break
 		}
 	}
-	for _, who := range []string{"setter", "watcher"} {
-		if _, errs, code := d.Shmctl("stop", who); code != 0 {
-			t.Fatalf("stop: %s", errs)
-		}
-	}
+	sc.stop("setter", "watcher")
 	s, err := value.Stat()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d kills in %v (%v), %d versions, %d slots given back by repair or compare-and-set, %d values read; torn %d, older than before %d",
-		kills, took.Round(time.Millisecond), killed, s.Version, s.Aborted, l.words[0].Load(), l.bad[torn].Load(), l.bad[afterAck].Load())
+		kills, took.Round(time.Millisecond), sc.killed, s.Version, s.Aborted, l.words[0].Load(), l.bad[torn].Load(), l.bad[afterAck].Load())
 	if l.bad[torn].Load() != 0 || l.bad[afterAck].Load() != 0 {
 		t.Error("readers saw what they must not")
 	}

@@ -14,6 +14,8 @@ type ledger struct {
 	next  *atomic.Uint64  // number of the next message
 	words []atomic.Uint32 // by number: see the bits
 	bad   []atomic.Uint64 // counts of violations, by kind
+	halt  *atomic.Uint32  // callers are to send no more and finish
+	done  *atomic.Uint32  // callers that have; 1 for publishers: they may begin
 }
 
 // Bits of a message's word.
@@ -29,6 +31,8 @@ const (
 	torn = iota
 	neverSent
 	afterAck
+	disorder // two saw different messages at one position
+	miscount // a gap is not what was told
 	violations
 )
 
@@ -53,6 +57,8 @@ func openLedger(path string) (*ledger, func(), error) {
 	return &ledger{
 		next:  (*atomic.Uint64)(p),
 		bad:   unsafe.Slice((*atomic.Uint64)(unsafe.Add(p, 64)), violations),
+		halt:  (*atomic.Uint32)(unsafe.Add(p, 2048)),
+		done:  (*atomic.Uint32)(unsafe.Add(p, 2112)),
 		words: unsafe.Slice((*atomic.Uint32)(unsafe.Add(p, 4096)), maxMessages),
 	}, func() { sys.Unmap(b) }, nil
 }

@@ -49,7 +49,8 @@ func work(role string) error {
 		return err
 	}
 	defer r.Close()
-	if role == "setter" || role == "watcher" {
+	switch role {
+	case "setter", "watcher":
 		v, err := r.Latest("value")
 		if err != nil {
 			return err
@@ -59,6 +60,25 @@ func work(role string) error {
 			return setting(v, l, r)
 		}
 		return watching(v, l, r)
+	case "caller", "server":
+		c, err := r.Call("work")
+		if err != nil {
+			return err
+		}
+		r.Ready()
+		if role == "caller" {
+			return calling(ctx, c, l, r)
+		}
+		return serving(ctx, c, l)
+	case "publisher", "subscriber":
+		t, err := r.Topic("news")
+		if err != nil {
+			return err
+		}
+		if role == "publisher" {
+			return publishing(ctx, t, l, r)
+		}
+		return subscribing(ctx, t, l, r)
 	}
 	q, err := r.Queue("jobs")
 	if err != nil {
@@ -184,84 +204,23 @@ func TestLaneStorm(t *testing.T) {
 }
 
 func storm(t *testing.T, kills, count int, ends string) {
-	seed := number(t, "SHMD_SEED", 1)
-	path := t.TempDir() + "/ledger"
-	l, closeLedger, err := openLedger(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeLedger()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	group := func(name, channels string) string {
-		return fmt.Sprintf("[worker.%s]\ncommand = [%q]\ncount = %d\n%s = [\"jobs\"]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\ncrash_limit = 0\nenv = { STORM_ROLE = %q, STORM_LEDGER = %q }\n",
-			name, exe, count, channels, name, path)
-	}
-	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.jobs]\nslots = 32\nslot_size = \"56B\"\nmax_deliveries = 0\n"+ends+group("producer", "produce")+group("consumer", "consume"))
-	r := d.Attach(shm.Options{Name: "storm", Consume: []string{"jobs"}, Operate: true})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
-
-	rng := rand.New(rand.NewPCG(uint64(seed), 0))
-	begin := time.Now()
-	killed := map[string]int{}
-	for n := 0; n < kills; {
-		ws, err := r.Workers()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var ready []protocol.Worker
-		for _, w := range ws {
-			if w.State == protocol.StateReady {
-				ready = append(ready, w)
-			}
-		}
-		if len(ready) == 0 {
-			if err := r.WaitChange(ctx); err != nil {
-				t.Fatalf("no worker became ready: %v\n%s", err, tail(d.Log()))
-			}
-			continue
-		}
-		w := ready[rng.IntN(len(ready))]
-		if kill(w) {
-			killed[strings.TrimRight(w.Name, ".012")]++
-			if n++; n%500 == 0 {
-				t.Logf("%d kills, %d messages, %v", n, l.next.Load(), time.Since(begin).Round(time.Second))
-			}
-		}
-		// A moment of traffic before the next: until some messages more have been numbered, or somebody changed state.
-		for until, spin := l.next.Load()+uint64(rng.IntN(200)), 0; l.next.Load() < until && spin < 1_000; spin++ {
-			syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-		}
-	}
-	took := time.Since(begin)
+	sc := begin(t, 0, "[channel.jobs]\nslots = 32\nslot_size = \"56B\"\nmax_deliveries = 0\n"+ends,
+		group{"producer", "produce", "jobs", count}, group{"consumer", "consume", "jobs", count})
+	r, l := sc.r, sc.l
+	took := sc.rampage(kills, 200)
+	killed := sc.killed
 
 	// The storm is over: producers stop, consumers finish what is there.
-	if _, errs, code := d.Shmctl("stop", "producer"); code != 0 {
-		t.Fatalf("stop: %s", errs)
-	}
+	sc.stop("producer")
 	q, err := r.Queue("jobs")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(testregion.Limit); ; {
+	sc.until("the queue does not drain", func() bool {
 		s, err := q.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s.Free == s.Slots {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("wedged: the queue does not drain: %+v\n%s", s, tail(d.Log()))
-		}
-		syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-	}
-	if _, errs, code := d.Shmctl("stop", "consumer"); code != 0 {
-		t.Fatalf("stop: %s", errs)
-	}
+		return err == nil && s.Free == s.Slots
+	})
+	sc.stop("consumer")
 
 	var sent, lost, again, unsure int
 	for n := range min(l.next.Load(), maxMessages) {
@@ -299,6 +258,102 @@ func storm(t *testing.T, kills, count int, ends string) {
 		t.Errorf("only %d messages in %d kills: there was no traffic", sent, kills)
 	}
 }
+
+// scene is a region with workers that are killed, and their ledger.
+type scene struct {
+	t      *testing.T
+	d      *testregion.Region
+	r      *shm.Region
+	l      *ledger
+	ctx    context.Context
+	rng    *rand.Rand
+	killed map[string]int // by group
+}
+
+// group is a group of workers: its name is also its role.
+type group struct {
+	name, end, channel string // end: produce or consume
+	count              int
+}
+
+// begin starts a region with one channel and its workers. Stream tells this test's chances from another's with the same seed.
+func begin(t *testing.T, stream uint64, channel string, groups ...group) *scene {
+	path := t.TempDir() + "/ledger"
+	l, closeLedger, err := openLedger(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(closeLedger)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	toml := "[region]\nname = \"test\"\n" + channel
+	for _, g := range groups {
+		toml += fmt.Sprintf("[worker.%s]\ncommand = [%q]\ncount = %d\n%s = [%q]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\ncrash_limit = 0\nenv = { STORM_ROLE = %q, STORM_LEDGER = %q }\n",
+			g.name, exe, g.count, g.end, g.channel, g.name, path)
+	}
+	d := testregion.Start(t, toml)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	t.Cleanup(cancel)
+	return &scene{t, d, d.Attach(shm.Options{Name: "storm", Consume: []string{groups[0].channel}, Operate: true}), l, ctx,
+		rand.New(rand.NewPCG(uint64(number(t, "SHMD_SEED", 1)), stream)), map[string]int{}}
+}
+
+// rampage kills workers, with up to gap messages between two kills, and returns how long it took.
+func (sc *scene) rampage(kills, gap int) time.Duration {
+	t := sc.t
+	begin := time.Now()
+	for n := 0; n < kills; {
+		ws, err := sc.r.Workers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ready []protocol.Worker
+		for _, w := range ws {
+			if w.State == protocol.StateReady {
+				ready = append(ready, w)
+			}
+		}
+		if len(ready) == 0 {
+			if err := sc.r.WaitChange(sc.ctx); err != nil {
+				t.Fatalf("no worker became ready: %v\n%s", err, tail(sc.d.Log()))
+			}
+			continue
+		}
+		w := ready[sc.rng.IntN(len(ready))]
+		if kill(w) {
+			sc.killed[strings.TrimRight(w.Name, ".012")]++
+			if n++; n%500 == 0 {
+				t.Logf("%d kills, %d messages, %v", n, sc.l.next.Load(), time.Since(begin).Round(time.Second))
+			}
+		}
+		// A moment of traffic before the next: until some messages more have been numbered, or somebody changed state.
+		for until, spin := sc.l.next.Load()+uint64(sc.rng.IntN(gap)), 0; sc.l.next.Load() < until && spin < 1_000; spin++ {
+			yield()
+		}
+	}
+	return time.Since(begin)
+}
+
+// until waits for what has to happen by itself.
+func (sc *scene) until(what string, ok func() bool) {
+	for deadline := time.Now().Add(testregion.Limit); !ok(); yield() {
+		if time.Now().After(deadline) {
+			sc.t.Fatalf("wedged: %s\n%s", what, tail(sc.d.Log()))
+		}
+	}
+}
+
+func (sc *scene) stop(groups ...string) {
+	for _, g := range groups {
+		if _, errs, code := sc.d.Shmctl("stop", g); code != 0 {
+			sc.t.Fatalf("stop: %s", errs)
+		}
+	}
+}
+
+func yield() { syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // kill kills the process that the roster names, and nothing else.
 func kill(w protocol.Worker) bool {
