@@ -44,6 +44,55 @@ func TestFutexWaitAnswers(t *testing.T) {
 	}
 }
 
+func TestFutexNap(t *testing.T) {
+	var w atomic.Uint32
+	w.Store(5)
+	if err := FutexNap(&w, 4, patience); err != ErrAgain {
+		t.Errorf("other value: %v, want ErrAgain", err)
+	}
+	const d = 5 * time.Millisecond
+	start := time.Now()
+	// A signal of the runtime's may end it first.
+	if err := FutexNap(&w, 5, d); err != ErrAgain && (err != ErrTimedOut || time.Since(start) < d) {
+		t.Errorf("for %v: %v after %v", d, err, time.Since(start))
+	}
+	woken := false
+	eventually(t, "a nap woken", func() bool {
+		done := make(chan error, 1)
+		go func() { done <- FutexNap(&w, 5, d) }()
+		for woken = false; !woken; {
+			select {
+			case err := <-done:
+				return err == nil
+			default:
+				woken = FutexWake(&w, 1) == 1
+			}
+		}
+		return receive(t, done) == nil
+	})
+}
+
+// TestFutexNapStopsTheWorld: a nap keeps a processor from the runtime, and must not keep the runtime from it.
+func TestFutexNapStopsTheWorld(t *testing.T) {
+	var w atomic.Uint32
+	begun, done := make(chan bool), make(chan error, 1)
+	go func() {
+		close(begun)
+		done <- FutexNap(&w, 0, patience)
+	}()
+	<-begun
+	runtime.GC()
+	eventually(t, "the nap is over", func() bool {
+		FutexWake(&w, 1) // if it began after the interruption
+		select {
+		case err := <-done:
+			return err == ErrAgain || err == nil
+		default:
+			return false
+		}
+	})
+}
+
 func TestFutexWakeCounts(t *testing.T) {
 	var w atomic.Uint32
 	const sleepers = 5

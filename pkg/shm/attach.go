@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,10 +58,13 @@ type Region struct {
 	quit      context.Context
 	endQuit   context.CancelCauseFunc
 	watching  sync.WaitGroup
-	many      bool // processors: spinning can pay
+	procs     int  // GOMAXPROCS
+	many      bool // of them: spinning can pay
 	selecting spinner
 	turn      atomic.Uint32 // of Select: where it begins
 	spinning  atomic.Bool   // one goroutine of the process spins, the others sleep at once
+	naps      naps
+	own       atomic.Int32 // goroutines of the library that wait in the kernel
 
 	change atomic.Uint32 // value of the roster's change word at the last call of Workers
 
@@ -93,8 +97,12 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
-	r.quit, r.endQuit = context.WithCancelCause(context.Background())
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, procs: runtime.GOMAXPROCS(0), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+	quit, end := context.WithCancelCause(context.Background())
+	r.quit, r.endQuit = quit, func(cause error) {
+		end(cause)
+		r.naps.end()
+	}
 	return r
 }
 

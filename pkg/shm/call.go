@@ -156,6 +156,8 @@ func (c *Call) dropKept() {
 
 // lend gives the kept slot back when another process finds none. It sleeps until one does, and ends with the region.
 func (c *Call) lend() {
+	c.r.own.Add(1)
+	defer c.r.own.Add(-1)
 	for {
 		if c.s.Lease() != nil {
 			return

@@ -142,7 +142,9 @@ func (r *Region) watchQuit() {
 	if r.index >= 0 {
 		word = r.command.WorkerQuit(r.index)
 	}
+	r.own.Add(1)
 	r.watching.Go(func() {
+		defer r.own.Add(-1)
 		for {
 			v := word.Load()
 			if r.quitAsked() {
@@ -169,13 +171,16 @@ func (r *Region) asked() error {
 
 // sleep waits until a word differs from v, ctx ends, or the process is asked to quit. While it sleeps the worker counts as asleep.
 func (r *Region) sleep(ctx context.Context, word *atomic.Uint32, v uint32) error {
-	both, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.quit, cancel)()
 	if r.page != nil {
 		r.page.Asleep.Add(1)
 		defer r.page.Asleep.Add(^uint32(0))
 	}
+	if r.nap(ctx, word, v) {
+		return nil
+	}
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.quit, cancel)()
 	err := r.hub.Wait(both, word, v)
 	switch {
 	case err == nil:
