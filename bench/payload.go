@@ -32,6 +32,15 @@ func (s *source) message(i int) []byte {
 	return s.data[at : at+s.size : at+s.size]
 }
 
+// table returns the messages, twice, one after the other: any n of them, n at most as many as there are, are table[i&s.mask:][:n].
+func (s *source) table() [][]byte {
+	all := make([][]byte, 2*(s.mask+1))
+	for i := range all {
+		all[i] = s.message(i)
+	}
+	return all
+}
+
 // sum returns the sum of message i.
 func (s *source) sum(i int) uint64 { return s.sums[i&s.mask] }
 

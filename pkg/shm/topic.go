@@ -271,11 +271,14 @@ func (p *Publisher) PublishBatch(ctx context.Context, msgs [][]byte) (int, error
 	if p.closed {
 		return 0, ErrClosed
 	}
-	if err := p.t.fits(msgs); err != nil {
-		return 0, err
-	}
 	done, err := p.p.TryPublishBatch(msgs)
-	if err == nil && done == len(msgs) || err != nil && !errors.Is(err, ErrFull) {
+	if err == nil && done == len(msgs) {
+		return done, nil
+	}
+	if err != nil && !errors.Is(err, ErrFull) {
+		if err := p.t.fits(msgs); err != nil { // why, with the channel's name
+			return 0, err
+		}
 		return done, err
 	}
 	return p.rest(ctx, msgs, done)
@@ -468,39 +471,32 @@ func (s *Subscription) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, err
 	}
 }
 
-// ReceiveBatch calls fn with each of up to max messages that are there, in place, and waits for the first. It returns how many are done.
+// ReceiveBatch calls fn with each of up to limit messages that are there, in place, and waits for the first. It returns how many are done.
 // When fn returns an error, that message is not done, and ReceiveBatch returns the error. Other errors: as Receive; with ErrEvicted, and
 // when a *LostError says that messages were lost, what fn saw last may have been overwritten meanwhile and is not counted.
-func (s *Subscription) ReceiveBatch(ctx context.Context, max int, fn func(p []byte) error) (int, error) {
+func (s *Subscription) ReceiveBatch(ctx context.Context, limit int, fn func(p []byte) error) (int, error) {
 	if s.open {
 		return 0, ErrBusy
 	}
-	if max <= 0 {
+	if limit <= 0 {
 		return 0, nil
 	}
-	b, err := s.next(ctx, true)
-	if err != nil {
+	if _, err := s.next(ctx, true); err != nil {
 		return 0, err
 	}
 	defer s.s.Flush()
-	often := min(64, s.t.t.Slots()/8)
+	often := max(1, min(64, s.t.t.Slots()/8))
 	for n := 0; ; {
-		if err := fn(b); err != nil {
+		done, err := s.s.Run(min(limit-n, often), fn)
+		n += done
+		if err != nil && !errors.Is(err, ErrLapped) {
 			return n, err
 		}
-		switch err := s.s.Done(); {
-		case err == nil:
-			n++
-		case !errors.Is(err, ErrLapped):
-			return n, err
-		}
-		if n == max {
+		if n == limit {
 			return n, nil
 		}
-		if often == 0 || n%often == 0 {
-			s.s.Flush()
-		}
-		if b, err = s.s.Next(); err != nil {
+		s.s.Flush()
+		if _, err := s.s.Next(); err != nil {
 			if errors.Is(err, ErrEmpty) && n > 0 {
 				err = nil
 			}
