@@ -33,6 +33,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.chCommand(),
 		a.inspectCommand(),
 		a.doctorCommand(),
+		a.benchCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 	}
