@@ -197,7 +197,7 @@ func oneWay(size int) *contest {
 		ring, ours := fmt.Sprint("C ring, batches of ", batch), fmt.Sprint("shmd, batches of ", batch)
 		n.entries = append(n.entries,
 			c(ring, "ring", p.with(100000, 30000000)),
-			pair(ours, "queue-batch-receive", "queue-batch-send", p.with(100000, 30000000)))
+			pair(ours, "lane-receive-runs", "lane-send-runs", p.with(100000, 30000000)))
 		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d", name, batch), "M/s", "rate", ours, ring, "", target))
 	}
 	for _, peer := range peers {
@@ -218,7 +218,7 @@ func written(size int) *contest {
 	p := params{size: size, busy: true, footprint: footprint}.with(2*footprint/size, 4<<30/size)
 	n.entries = []entry{
 		c("C loan", "loan", p),
-		pair("shmd", "queue-take", "queue-lend", p),
+		pair("shmd", "lane-take", "lane-lend", p),
 	}
 	n.rows = []rowSpec{ratio(n.name, "M/s", "rate", "shmd", "C loan", "", ">= 0.95")}
 	for _, peer := range peers {
@@ -241,7 +241,7 @@ func untouched() *contest {
 		channel := fmt.Sprintf("m%d", size>>10)
 		n.channels += queueTOML(channel, 64, size, "sparse = true\n"+oneToOne)
 		p := params{size: size, busy: true, untouched: true, channel: channel}.with(10000, 2000000)
-		n.entries = append(n.entries, pair(key, "queue-take", "queue-lend", p))
+		n.entries = append(n.entries, pair(key, "lane-take", "lane-lend", p))
 	}
 	n.entries = append(n.entries, c("C loan", "loan", params{size: 64 << 10, untouched: true, footprint: 64 * 64 << 10}.with(10000, 2000000)))
 	for _, key := range keys {

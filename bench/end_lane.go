@@ -14,6 +14,10 @@ func init() {
 	roles["lane-trip-server"] = laneTripServer
 	roles["lane-send"] = laneSend
 	roles["lane-receive"] = laneReceive
+	roles["lane-send-runs"] = laneSendRuns
+	roles["lane-receive-runs"] = laneReceiveRuns
+	roles["lane-lend"] = laneLend
+	roles["lane-take"] = laneTake
 }
 
 // lanes holds an attachment and the ends it has.
@@ -156,6 +160,116 @@ func laneReceive(e *end) error {
 	}
 	res := e.rate(begin, ticks(), e.count)
 	if want := newSource(e.size).expected(e.total()); got != want {
+		return errSum(got, want)
+	}
+	report(res)
+	return nil
+}
+
+// laneSendRuns sends messages that lie one after another, a batch at a time.
+func laneSendRuns(e *end) error {
+	l, err := e.lanes(e.channel, "")
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, src, out := context.Background(), newSource(e.size), l.out
+	for i := 0; i < e.total(); {
+		b := src.run(i, min(e.batch, e.total()-i))
+		n, err := out.SendRun(ctx, b, e.size)
+		if err != nil {
+			return err
+		}
+		i += n
+	}
+	report(result{})
+	return nil
+}
+
+// laneReceiveRuns reads in place all messages of a slot.
+func laneReceiveRuns(e *end) error {
+	l, err := e.lanes("", e.channel)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, in := context.Background(), l.in
+	e.ready()
+	var begin, got uint64
+	counted := 0
+	for i := 0; i < e.total(); {
+		if i >= e.warm && begin == 0 {
+			begin, counted = ticks(), e.total()-i
+		}
+		b, n, err := in.ReceiveRun(ctx)
+		if err != nil {
+			return err
+		}
+		got += sum(b)
+		i += n
+		if err := in.Ack(); err != nil {
+			return err
+		}
+	}
+	res := e.rate(begin, ticks(), counted)
+	if want := newSource(e.size).expected(e.total()); got != want {
+		return errSum(got, want)
+	}
+	report(res)
+	return nil
+}
+
+// laneLend fills slots in place, or publishes them as they are.
+func laneLend(e *end) error {
+	l, err := e.lanes(e.channel, "")
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, src, out := context.Background(), newSource(e.size), l.out
+	for i := range e.total() {
+		b, err := out.Loan(ctx)
+		if err != nil {
+			return err
+		}
+		if e.touch {
+			put(b, src.message(i))
+		}
+		if err := out.Commit(e.size); err != nil {
+			return err
+		}
+	}
+	report(result{})
+	return nil
+}
+
+// laneTake receives in place, and reads what it gets or does not.
+func laneTake(e *end) error {
+	l, err := e.lanes("", e.channel)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, in := context.Background(), l.in
+	e.ready()
+	var begin, got uint64
+	for i := range e.total() {
+		if i == e.warm {
+			begin = ticks()
+		}
+		b, err := in.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		if e.touch {
+			got += sum(b)
+		}
+		if err := in.Ack(); err != nil {
+			return err
+		}
+	}
+	res := e.rate(begin, ticks(), e.count)
+	if want := newSource(e.size).expected(e.total()); e.touch && got != want {
 		return errSum(got, want)
 	}
 	report(res)

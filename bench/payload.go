@@ -41,6 +41,13 @@ func (s *source) table() [][]byte {
 	return all
 }
 
+// run returns messages from the i-th on that lie one after another: n of them, or fewer where the source ends.
+func (s *source) run(i, n int) []byte {
+	k := i & s.mask
+	n = min(n, s.mask+1-k)
+	return s.data[k*s.size : (k+n)*s.size]
+}
+
 // sum returns the sum of message i.
 func (s *source) sum(i int) uint64 { return s.sums[i&s.mask] }
 

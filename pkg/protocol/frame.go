@@ -156,6 +156,18 @@ func (f *Frame) Open() int {
 	return f.count - bits.OnesCount64(f.done.Load()&(1<<f.count-1))
 }
 
+// Run returns all messages of a frame one after another, and how many they are; they are of one size. It returns nil if they are not, or
+// if some were acked before or are to be delivered one at a time. A slot that is one message is a run of one.
+func (f *Frame) Run() ([]byte, int) {
+	switch {
+	case f.done == nil:
+		return f.p[:f.end:f.end], 1
+	case f.varied || f.single || f.done.Load() != 0:
+		return nil, 0
+	}
+	return f.p[frameData:f.end:f.end], f.count
+}
+
 // Damaged returns the error for a message of which At returns nil.
 func (q *Queue) Damaged(l Lease, i int) error {
 	return q.corrupt(l.slot, SizeofSlotHeader, fmt.Sprintf("message %d of a frame lies outside of its slot; it was dropped", i))

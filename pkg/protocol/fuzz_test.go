@@ -321,11 +321,51 @@ func FuzzLaneWords(f *testing.F) {
 				q.Summary()
 			}
 		}
+		// The ends for one goroutine, if nothing is out.
+		ends := func(in, out *Lane) {
+			p, err1 := in.Producer(2)
+			c, err2 := out.Consumer(3)
+			if err1 != nil || err2 != nil {
+				return
+			}
+			for i := range 16 {
+				_, err := p.SendRun(make([]byte, 3*(i+1)), 3)
+				check(err)
+				if n := p.Room(); n < 0 || n > 4 {
+					t.Fatalf("room for %d", n)
+				}
+				if l, err := p.TryLoan(); err != nil {
+					check(err)
+				} else if i%2 == 0 {
+					_, err := p.CommitRun(l, make([]byte, 40), 20)
+					check(err)
+				} else {
+					check(p.Commit(l, i))
+				}
+				c.Pending()
+				lease, f, err := c.TryReceive()
+				if check(err); err != nil {
+					continue
+				}
+				if b, n := f.Run(); len(b) > 48 || n < 0 || n > MaxFrame {
+					t.Fatalf("a run of %d messages in %d bytes", n, len(b))
+				}
+				if i%3 == 0 {
+					check(c.AckMessage(&lease, &f, f.FirstOpen(0)))
+				} else {
+					check(c.Ack(lease))
+				}
+				if i == 7 {
+					corrupt(b, at2, p2)
+				}
+			}
+		}
 		begin := time.Now()
 		in, out := lane(), lane()
 		corrupt(b, at1, p1)
 		use(in, out)
 		use(lane(), lane())
+		ends(lane(), lane())
 		q.Repair(func(o uint16) bool { return o != 0 })
 		if q, err := OpenQueue(b); err == nil {
 			q.Stat()

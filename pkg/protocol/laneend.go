@@ -1,6 +1,10 @@
 package protocol
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/shmd/shmd/internal/sys"
+)
 
 // ErrHeld: this process's end of a lane is held by a Producer or a Consumer, which is to be used instead.
 var ErrHeld = errors.New("the end is held by a Producer or Consumer of this process: use that, or close it")
@@ -32,6 +36,63 @@ func (l *Lane) Producer(owner uint16) (*Producer, error) {
 
 // Send publishes a copy of b, which must not be longer than a slot. Errors: ErrFull.
 func (p *Producer) Send(b []byte) error { return p.l.send(p.owner, b) }
+
+// TryLoan takes the next slot. Errors: ErrFull.
+func (p *Producer) TryLoan() (Loan, error) {
+	at, err := p.l.claim(p.owner)
+	return Loan{slot: at, word: MakeWord(PhaseWriting, p.owner, 0, p.l.q.lap(at))}, err
+}
+
+// Commit is Lane.Commit.
+func (p *Producer) Commit(loan Loan, n int) error {
+	l := p.l
+	if loan.slot != l.tail || l.next == l.tail || len(l.ended) > 0 || uint(n) > uint(l.q.slotSize) {
+		return l.Commit(loan, n)
+	}
+	l.commitAt(loan.slot, uint64(n), 1)
+	l.q.Receivers.Ring(1) // E
+	return nil
+}
+
+// Abort is Lane.Abort.
+func (p *Producer) Abort(loan Loan) error { return p.l.Abort(loan) }
+
+// SendRun publishes the first messages of b, which has messages of size bytes one after another, as one frame: as many as a slot holds, and
+// MaxFrame at most. It returns how many. size is 1 to the slot's, and b has one message at least. Errors: ErrFull.
+func (p *Producer) SendRun(b []byte, size int) (int, error) {
+	at, err := p.l.claim(p.owner)
+	if err != nil {
+		return 0, err
+	}
+	n, meta := p.l.q.putRun(at, b, size)
+	p.l.commitAt(at, meta, n)
+	p.l.q.Receivers.Ring(1) // E
+	return n, nil
+}
+
+// CommitRun is SendRun with a loan. Errors: ErrLost.
+func (p *Producer) CommitRun(loan Loan, b []byte, size int) (int, error) {
+	n, meta := p.l.q.putRun(loan.slot, b, size)
+	return n, p.l.commit(loan, meta, n)
+}
+
+// putRun writes messages into a slot. It returns how many, and the words Length and Frame.
+func (q *Queue) putRun(at uint64, b []byte, size int) (n int, meta uint64) {
+	slot := q.payload(at)
+	if n = min(len(b)/size, (len(slot)-frameData)/size, MaxFrame); n <= 1 {
+		return 1, uint64(copy(slot, b[:size]))
+	}
+	f := FrameWriter{p: slot, n: n, size: size, end: frameData + n*size}
+	copy(slot[frameData:], b[:n*size])
+	return n, f.seal()
+}
+
+// Room returns how many slots are free now, those that somebody keeps out of order included.
+func (p *Producer) Room() int {
+	l := p.l
+	l.room = l.q.info.Acked.Load()
+	return int(l.q.mask + 1 - min(l.next-l.room, l.q.mask+1)) // more than all: a hostile peer
+}
 
 // Close gives the end back to the methods of Lane.
 func (p *Producer) Close() {
@@ -73,6 +134,36 @@ func (c *Consumer) Ready() bool {
 
 // Receive appends the next message to buf and acks it; of a frame it returns the lease instead. Errors: as Lane.TryReceive.
 func (c *Consumer) Receive(buf []byte) ([]byte, Lease, error) { return c.l.receiveTo(c.owner, buf) }
+
+// Pending reports whether TryReceive has something to do, be it a message that came back or a position to pass over.
+func (c *Consumer) Pending() bool {
+	l, i := c.l, c.l.q.info
+	return c.Ready() || l.returned != i.Returned.Load() || len(l.again) > 0 || int64(i.Tail.Load()-l.head) > 0
+}
+
+// TryReceive leases the next message, or frame of messages. Errors: as Lane.TryReceive.
+func (c *Consumer) TryReceive() (Lease, Frame, error) {
+	l := c.l
+	lease, err := l.lease(c.owner)
+	if err != nil {
+		return lease, Frame{}, err
+	}
+	sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery
+	f, err := l.q.frame(lease.slot)
+	if err != nil { // it was whole a moment ago
+		c.Ack(lease)
+	}
+	return lease, f, err
+}
+
+// Ack ends a lease. Errors: ErrLost.
+func (c *Consumer) Ack(lease Lease) error {
+	if !c.l.end(lease) {
+		return ErrLost
+	}
+	c.l.countAck(lease.open)
+	return nil
+}
 
 // AckMessage acks one message of a frame's lease; see Queue.AckMessage. Errors: ErrLost.
 func (c *Consumer) AckMessage(lease *Lease, f *Frame, i int) error {

@@ -1,6 +1,7 @@
 package shm_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -279,4 +280,152 @@ func TestProducerAndConsumer(t *testing.T) {
 		}
 		c.Close()
 	})
+}
+
+// In place and in runs, at the ends of a lane.
+func TestRuns(t *testing.T) {
+	toml := "[region]\nname = \"test\"\n[channel.jobs]\nslots = 2\nslot_size = \"64B\"\nproducers = 1\nconsumers = 1\n[worker.idle]\nbuiltin = \"idle\"\n"
+	d := testregion.Start(t, toml)
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q, ctx := queue(t, r, "jobs"), within(t)
+	p, err1 := q.Producer()
+	c, err2 := q.Consumer()
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	var large *shm.TooLargeError
+	if _, err := p.SendRun(ctx, make([]byte, 65), 65); !errors.As(err, &large) {
+		t.Error(err)
+	}
+	for _, size := range []int{-1, 0, 4} {
+		if _, err := p.SendRun(ctx, []byte("abc"), size); err == nil {
+			t.Errorf("messages of %d bytes in 3", size)
+		}
+	}
+	if err := p.Commit(65); !errors.As(err, &large) {
+		t.Error(err)
+	}
+	if err1, err2 := p.Commit(1), p.Abort(); err1 != shm.ErrLost || err2 != shm.ErrLost {
+		t.Error(err1, err2)
+	}
+	if err1, err2 := c.Ack(), c.Nack(); err1 != shm.ErrLost || err2 != shm.ErrLost {
+		t.Error(err1, err2)
+	}
+	run := func(want string, count int) {
+		t.Helper()
+		if b, n, err := c.ReceiveRun(ctx); err != nil || string(b) != want || n != count {
+			t.Errorf("%d messages in %q, %v; want %d in %q", n, b, err, count, want)
+		}
+	}
+	one := func(want string) {
+		t.Helper()
+		if b, err := c.Receive(ctx); err != nil || string(b) != want {
+			t.Errorf("%q, %v; want %q", b, err, want)
+		}
+	}
+	end := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Error(err)
+		}
+	}
+
+	if n, err := p.SendRun(ctx, []byte("aabbcc"), 2); n != 3 || err != nil {
+		t.Fatal(n, err)
+	}
+	run("aabbcc", 3)
+	if _, err := c.Receive(ctx); err == nil {
+		t.Error("received two things at once")
+	}
+	if _, err := c.ReceiveCopy(ctx, nil); err == nil {
+		t.Error("received two things at once")
+	}
+	end(c.Nack()) // then one by one
+	for _, want := range []string{"aa", "bb", "cc"} {
+		run(want, 1)
+		end(c.Ack())
+	}
+	if s, _ := q.Stat(); s.Messages != 0 || s.Acked != 3 || s.Sent != 3 {
+		t.Errorf("%+v", s)
+	}
+
+	b, err := p.Loan(ctx)
+	if err != nil || len(b) != 64 {
+		t.Fatal(len(b), err)
+	}
+	copy(b, "loan")
+	if again, err := p.Loan(ctx); err != nil || string(again[:4]) != "loan" {
+		t.Error(err)
+	}
+	end(p.Send(ctx, []byte("sent"))) // overtakes the loan
+	end(p.Commit(4))
+	one("loan")
+	end(c.Ack())
+	one("sent")
+	end(c.Ack())
+	p.Loan(ctx)
+	end(p.Abort())
+
+	p.SendRun(ctx, []byte("xyz"), 1)
+	q0, _ := q.Stat()
+	one("x")
+	end(c.Ack())
+	one("y")
+	end(c.Close()) // y and z go back
+	if s, _ := q.Stat(); s.Messages != q0.Messages-1 {
+		t.Errorf("%+v", s)
+	}
+	if _, _, err := c.ReceiveRun(ctx); !errors.Is(err, shm.ErrClosed) {
+		t.Error(err)
+	}
+	if c, err2 = q.Consumer(); err2 != nil {
+		t.Fatal(err2)
+	}
+	run("y", 1)
+	end(c.Ack())
+	if b, err := c.ReceiveCopy(ctx, nil); err != nil || string(b) != "z" {
+		t.Errorf("%q, %v", b, err)
+	}
+
+	// Both sides wait, in a ring of two slots: whatever is read is what was sent.
+	const runs = 20000
+	done := make(chan error, 1)
+	defer c.Close() // Region.Close waits for the ends
+	go func() {
+		defer p.Close()
+		b := make([]byte, 56)
+		for i := range runs {
+			for k := range b {
+				b[k] = byte(i)
+			}
+			if _, err := p.SendRun(ctx, b, 28); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	var buf []byte
+	for i := range runs {
+		for n := 0; n < 2; {
+			b, count, err := buf, 1, error(nil)
+			switch i % 3 {
+			case 0:
+				b, err = c.ReceiveCopy(ctx, buf[:0])
+				buf = b
+			case 1:
+				b, err = c.Receive(ctx)
+			default:
+				b, count, err = c.ReceiveRun(ctx)
+			}
+			if err != nil || len(b) != 28*count || bytes.Count(b, []byte{byte(i)}) != len(b) {
+				t.Fatalf("run %d: %v, %v", i, b, err)
+			}
+			if n += count; i%3 != 0 {
+				end(c.Ack())
+			}
+		}
+	}
+	end(<-done)
+	end(c.Close())
 }

@@ -3,6 +3,7 @@ package shm
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -20,6 +21,9 @@ type Producer struct {
 	q    *Queue
 	p    *protocol.Producer
 	open bool
+
+	loan   protocol.Loan
+	loaned bool
 }
 
 // Producer takes the sending end; until Close the queue's own methods to send return ErrHeld. Errors: ErrNoLane, ErrHeld, ErrClosed,
@@ -36,14 +40,17 @@ func (q *Queue) Producer() (*Producer, error) {
 		q.s.Release()
 		return nil, err
 	}
-	return &Producer{q, p, true}, nil
+	return &Producer{q: q, p: p, open: true}, nil
 }
 
 // Send is Queue.Send.
 func (p *Producer) Send(ctx context.Context, b []byte) error {
 	err := p.TrySend(b)
 	if err == ErrFull {
-		err = p.wait(ctx, b)
+		var l protocol.Loan
+		if l, err = p.wait(ctx); err == nil {
+			err = p.p.Commit(l, copy(p.q.q.LoanBytes(l), b))
+		}
 	}
 	return err
 }
@@ -51,29 +58,139 @@ func (p *Producer) Send(ctx context.Context, b []byte) error {
 // TrySend is Queue.TrySend.
 func (p *Producer) TrySend(b []byte) error {
 	if len(b) > p.q.q.SlotSize() || !p.open {
-		return p.refuse(b)
+		return p.refuse(len(b))
 	}
 	return p.p.Send(b)
 }
 
-func (p *Producer) refuse(b []byte) error {
+func (p *Producer) refuse(n int) error {
 	if !p.open {
 		return ErrClosed
 	}
-	return &TooLargeError{p.q.name, len(b), p.q.q.SlotSize()}
+	return &TooLargeError{p.q.name, n, p.q.q.SlotSize()}
 }
 
-func (p *Producer) wait(ctx context.Context, b []byte) error {
-	if err := p.q.s.Lease(); err != nil { // a Close meanwhile, which is a mistake, is to be no access to memory that is gone
-		return err
+// SendRun sends the messages that lie in b one after another, of size bytes each. It copies as many at once as fit into a slot, MaxBatch at most,
+// and so is what costs least a message; they arrive as other messages do, and ReceiveRun receives them in the same way. It returns how many were
+// committed, all of them unless err is not nil. It waits while the queue is full. Errors: as Send; size is not positive or does not divide len(b).
+func (p *Producer) SendRun(ctx context.Context, b []byte, size int) (sent int, err error) {
+	switch {
+	case size > p.q.q.SlotSize() || !p.open:
+		return 0, p.refuse(size)
+	case size <= 0 || len(b)%size != 0:
+		return 0, fmt.Errorf("%d bytes are no messages of %d", len(b), size)
 	}
-	defer p.q.s.Release()
-	return p.q.r.await(ctx, p.q.q.Senders, &p.q.sending, func() error { return p.p.Send(b) })
+	for len(b) > 0 {
+		n, err := p.p.SendRun(b, size)
+		if err == ErrFull {
+			var l protocol.Loan
+			if l, err = p.wait(ctx); err == nil {
+				n, err = p.p.CommitRun(l, b, size)
+			}
+		}
+		if err != nil {
+			return sent, err
+		}
+		sent, b = sent+n, b[n*size:]
+	}
+	return sent, nil
 }
 
-// Close gives the end back to the queue. It is idempotent. Region.Close waits for it.
+// Loan returns the payload of the next slot, SlotSize bytes of undefined contents, to be filled in place until Commit or Abort. There
+// is one at a time: until then Loan returns the same. It waits while the queue is full. What is sent meanwhile comes first. Errors: as Send.
+func (p *Producer) Loan(ctx context.Context) ([]byte, error) {
+	if !p.loaned {
+		if !p.open {
+			return nil, ErrClosed
+		}
+		l, err := p.p.TryLoan()
+		if err == ErrFull {
+			l, err = p.wait(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
+		p.loan, p.loaned = l, true
+	}
+	return p.q.q.LoanBytes(p.loan), nil
+}
+
+// Commit publishes the first n bytes of the loan. Errors: *TooLargeError (the loan goes on), ErrLost (there is none).
+func (p *Producer) Commit(n int) error {
+	if limit := p.q.q.SlotSize(); n < 0 || n > limit {
+		return &TooLargeError{p.q.name, n, limit}
+	}
+	if !p.loaned {
+		return ErrLost
+	}
+	p.loaned = false
+	return p.p.Commit(p.loan, n)
+}
+
+// Abort gives the loan back. Errors: ErrLost (there is none), so it can be deferred.
+func (p *Producer) Abort() error {
+	if !p.loaned {
+		return ErrLost
+	}
+	p.loaned = false
+	return p.p.Abort(p.loan)
+}
+
+// wait waits for a slot and takes it.
+func (p *Producer) wait(ctx context.Context) (l protocol.Loan, err error) {
+	if p.glance() {
+		if l, err = p.p.TryLoan(); err != ErrFull {
+			return l, err
+		}
+	}
+	q := p.q
+	if err := q.s.Lease(); err != nil { // a Close meanwhile, which is a mistake, is to be no access to memory that is gone
+		return l, err
+	}
+	defer q.s.Release()
+	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
+		l, err = p.p.TryLoan()
+		return err
+	})
+	return l, err
+}
+
+// How the ends spin before they sleep. What another CPU writes has to come from there each time that it is looked at, and has to be taken from here
+// before it is written again; so who is as fast as its peer does best to look seldom and then to find much.
+const (
+	peeks   = 16 // looks between two pauses: as long as nothing is written there they cost nothing
+	glances = 64 // pauses, of up to 50 ns: so long an end looks without any preparation
+	mostLag = 32
+	lag     = 4
+)
+
+// glance looks for room for a short while: if there is some, then it waits a little for more.
+func (p *Producer) glance() bool {
+	if !p.q.r.many {
+		return false
+	}
+	enough := max(p.q.q.Slots()/8, 1)
+	for range glances / lag {
+		for range lag {
+			sys.Pause()
+		}
+		if n := p.p.Room(); n > 0 {
+			for i := 0; i < lag && n < enough; i++ {
+				for range lag {
+					sys.Pause()
+				}
+				n = p.p.Room()
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// Close gives the end back to the queue; a loan is aborted. It is idempotent. Region.Close waits for it.
 func (p *Producer) Close() error {
 	if p.open {
+		p.Abort()
 		p.open = false
 		p.p.Close()
 		p.q.s.Release()
@@ -87,11 +204,20 @@ type Consumer struct {
 	q    *Queue
 	c    *protocol.Consumer
 	open bool
+	slow bool // not open, or there is a lease
 
-	// A batch of which messages are still to be handed out.
+	// What was taken and has not ended. A batch is handed out as a whole or one by one.
 	lease protocol.Lease // Open is 0: none
 	frame protocol.Frame
+	index int // the message that was handed out, all: the whole, none: nothing
+
+	lag, run int // pauses before it looks, messages since it last did
 }
+
+const (
+	all  = -1
+	none = -2
+)
 
 // Consumer takes the receiving end; until Close the queue's own methods to receive return ErrHeld. Errors: ErrNoLane, ErrHeld, ErrClosed,
 // *protocol.EndError (another process has it); leases are out.
@@ -107,68 +233,212 @@ func (q *Queue) Consumer() (*Consumer, error) {
 		q.s.Release()
 		return nil, err
 	}
-	return &Consumer{q: q, c: c, open: true}, nil
+	return &Consumer{q: q, c: c, open: true, index: none}, nil
 }
 
 // ReceiveCopy is Queue.ReceiveCopy.
 func (c *Consumer) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
-	out, err := c.TryReceiveCopy(buf)
-	if err == ErrEmpty {
-		return c.wait(ctx, buf)
+	if !c.slow && !c.c.Ready() {
+		c.glance()
 	}
-	return out, err
+	for {
+		out, err := c.TryReceiveCopy(buf)
+		if err != ErrEmpty {
+			return out, err
+		}
+		if err := c.wait(ctx); err != nil {
+			return buf, err
+		}
+	}
 }
 
 // TryReceiveCopy is ReceiveCopy that does not wait. Errors: ErrEmpty beside those of ReceiveCopy.
 func (c *Consumer) TryReceiveCopy(buf []byte) ([]byte, error) {
-	switch {
-	case !c.open:
-		return buf, ErrClosed
-	case c.q.r.quit.Err() != nil:
-		return buf, c.q.r.asked()
-	case c.lease.Open() > 0:
-		return c.next(buf)
+	if c.slow || c.q.r.quit.Err() != nil {
+		return c.copyNext(buf)
 	}
 	out, l, err := c.c.Receive(buf)
-	if err == nil && l.Open() > 0 {
-		return c.begin(l, buf)
+	c.run++
+	if err != nil || l.Open() == 0 {
+		return out, err
 	}
-	return out, err
-}
-
-// begin takes a batch.
-func (c *Consumer) begin(l protocol.Lease, buf []byte) ([]byte, error) {
 	f, err := c.q.q.Frame(l)
 	if err != nil {
-		c.q.lane.Ack(l)
+		c.c.Ack(l)
 		return buf, err
 	}
-	c.lease, c.frame = l, f
-	return c.next(buf)
+	c.lease, c.frame, c.slow = l, f, true
+	return c.copyNext(buf)
 }
 
-// next copies the next message of the batch and acks it.
-func (c *Consumer) next(buf []byte) ([]byte, error) {
-	i := c.frame.FirstOpen(0)
-	b := c.frame.At(i)
-	if err := c.c.AckMessage(&c.lease, &c.frame, i); err != nil {
+// copyNext copies and acks the next message of a batch.
+func (c *Consumer) copyNext(buf []byte) ([]byte, error) {
+	b, err := c.tryNext()
+	if err != nil {
+		return buf, err
+	}
+	buf = append(buf, b...)
+	return buf, c.Ack()
+}
+
+// errOut: one thing at a time.
+var errOut = errors.New("what was received before is to be acked or nacked first")
+
+// Receive takes the next message and returns its payload in place, valid until Ack or Nack; it must not be written to. There is one at a time. It
+// waits for a message. Errors: as Queue.Receive.
+func (c *Consumer) Receive(ctx context.Context) ([]byte, error) {
+	if !c.slow && !c.c.Ready() {
+		c.glance()
+	}
+	for {
+		b, err := c.tryNext()
+		if err != ErrEmpty {
+			return b, err
+		}
+		if err := c.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// ReceiveRun takes all messages of the next slot if they are of one size, as those of SendRun are: n messages that lie in b one after another,
+// len(b)/n bytes each. It is as Receive else: one Ack or Nack is for all of them. Others it takes as Receive does, and n is 1: those of several
+// sizes, and those of a batch that was given back or whose consumer died, which come one by one so that the one that kills is found.
+func (c *Consumer) ReceiveRun(ctx context.Context) (b []byte, n int, err error) {
+	if !c.slow && !c.c.Ready() {
+		c.glance()
+	}
+	for {
+		b, n, err := c.tryRun()
+		if err != ErrEmpty {
+			return b, n, err
+		}
+		if err := c.wait(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+func (c *Consumer) tryRun() ([]byte, int, error) {
+	if err := c.take(); err != nil {
+		return nil, 0, err
+	}
+	if c.lease.Deliveries() == 0 {
+		if b, n := c.frame.Run(); n > 0 {
+			c.index = all
+			return b, n, nil
+		}
+	}
+	b, err := c.hand()
+	return b, 1, err
+}
+
+func (c *Consumer) tryNext() ([]byte, error) {
+	if err := c.take(); err != nil {
+		return nil, err
+	}
+	return c.hand()
+}
+
+// take sees to it that there is a lease, of which nothing is out.
+func (c *Consumer) take() (err error) {
+	switch {
+	case !c.open:
+		return ErrClosed
+	case c.index != none:
+		return errOut
+	case c.q.r.quit.Err() != nil:
+		return c.q.r.asked()
+	case c.lease.Open() > 0:
+		return nil
+	}
+	c.run++
+	c.lease, c.frame, err = c.c.TryReceive()
+	if err != nil {
 		c.lease = protocol.Lease{}
-		return buf, err
+		return err
 	}
-	if b == nil {
-		return buf, c.q.q.Damaged(c.lease, i)
-	}
-	return append(buf, b...), nil
+	c.slow = true
+	return nil
 }
 
-// peeks is how often the line that the producer writes is looked at between two pauses.
-const peeks = 16
+// hand hands out the next message of the lease.
+func (c *Consumer) hand() ([]byte, error) {
+	c.index = c.frame.FirstOpen(0)
+	b := c.frame.At(c.index)
+	if b == nil {
+		err := c.q.q.Damaged(c.lease, c.index)
+		c.Ack()
+		return nil, err
+	}
+	return b, nil
+}
 
-// wait spins on one line of memory, and then sleeps.
-func (c *Consumer) wait(ctx context.Context, buf []byte) (out []byte, err error) {
+// Ack says that what was received is done. Errors: ErrLost (nothing is out).
+func (c *Consumer) Ack() (err error) {
+	switch c.index {
+	case none:
+		return ErrLost
+	case all:
+		err = c.c.Ack(c.lease)
+		c.lease = protocol.Lease{}
+	default:
+		if err = c.c.AckMessage(&c.lease, &c.frame, c.index); err != nil {
+			c.lease = protocol.Lease{}
+		}
+	}
+	c.index, c.slow = none, c.lease.Open() > 0
+	return err
+}
+
+// Nack gives back what was received, and what is left of the batch that it is of; see Message.Nack. Errors: ErrLost (nothing is out), so it
+// can be deferred.
+func (c *Consumer) Nack() error {
+	if c.index == none {
+		return ErrLost
+	}
+	l := c.lease
+	c.lease, c.index, c.slow = protocol.Lease{}, none, false
+	return c.q.nack(l)
+}
+
+// glance looks at one line of memory for a short while. If what is sent was there at once the last times, the producer is as fast as this: then it
+// lets some messages come before it looks. One that finds a single message then has waited in vain.
+func (c *Consumer) glance() {
+	if !c.q.r.many {
+		return
+	}
+	switch run, most := c.run, c.q.q.Slots()/4; {
+	case c.lag > 0 && run <= 1:
+		c.lag = 0
+	case run > most:
+		c.lag /= 2
+	}
+	c.run = 0
+	for range c.lag {
+		sys.Pause()
+	}
+	for i := range glances {
+		for range peeks {
+			if c.c.Ready() {
+				if i == 0 {
+					c.lag = min(max(2*c.lag, lag), mostLag)
+				}
+				return
+			}
+		}
+		sys.Pause()
+	}
+}
+
+// wait waits until there may be something to receive: it spins on one line of memory, and then sleeps.
+func (c *Consumer) wait(ctx context.Context) error {
 	q := c.q
+	if err := ctx.Err(); err != nil { // a hostile peer may always have something, and never a message
+		return err
+	}
 	if err := q.s.Lease(); err != nil { // as in Producer.wait
-		return buf, err
+		return err
 	}
 	defer q.s.Release()
 	if q.r.many && q.r.spinning.CompareAndSwap(false, true) {
@@ -179,14 +449,10 @@ func (c *Consumer) wait(ctx context.Context, buf []byte) (out []byte, err error)
 				found = c.c.Ready()
 			}
 			if n%16 == 15 && !found { // what does not show in that line: a message that came back, the end
-				if ctx.Err() != nil {
+				if ctx.Err() != nil || q.r.asked() != nil {
 					break
 				}
-				if out, err = c.TryReceiveCopy(buf); err != ErrEmpty {
-					q.r.spinning.Store(false)
-					q.receiving.learn(true, turns)
-					return out, err
-				}
+				found = c.c.Pending()
 			}
 			if !found {
 				sys.Pause()
@@ -195,23 +461,31 @@ func (c *Consumer) wait(ctx context.Context, buf []byte) (out []byte, err error)
 		q.r.spinning.Store(false)
 		q.receiving.learn(found, turns)
 		if found {
-			return c.TryReceiveCopy(buf)
+			return nil
 		}
 	}
-	err = q.r.awaitAsleep(ctx, q.q.Receivers, func() error {
-		out, err = c.TryReceiveCopy(buf)
-		return err
+	return q.r.awaitAsleep(ctx, q.q.Receivers, func() error {
+		if c.c.Pending() {
+			return nil
+		}
+		return ErrEmpty
 	})
-	return out, err
 }
 
-// Close gives the end back to the queue; the rest of a batch is delivered again. It is idempotent. Region.Close waits for it.
+// Close gives the end back to the queue; what was received and not acked is given back as Nack does, and of a batch what was not received is
+// delivered again. It is idempotent. Region.Close waits for it.
 func (c *Consumer) Close() error {
 	if c.open {
-		c.open = false
+		out := c.index != none
+		c.open, c.slow = false, true
 		c.c.Close()
-		if c.lease.Open() > 0 {
+		switch {
+		case out:
+			c.Nack()
+			c.slow = true
+		case c.lease.Open() > 0:
 			c.q.lane.Return(c.lease)
+			c.lease = protocol.Lease{}
 		}
 		c.q.s.Release()
 	}
