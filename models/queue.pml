@@ -6,7 +6,7 @@
  * between a nack [N] and lower instead), MAXD (max_deliveries, 0: none;
  * the dead-letter channel has no room, so DEAD stays), START (first position; laps count modulo 16), FIFO.
  * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
- * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL (models/README.md says what each leaves out). */
+ * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON (models/README.md says what each leaves out). */
 #ifndef P
 #define P 2
 #endif
@@ -72,6 +72,7 @@ byte pa[N], pb[N]; /* payload: two words, written and read one at a time */
 byte tail = START, head = START;
 byte rw, rep, rbell; /* ReceiveWaiters: count, epoch; ReceiveBell */
 byte sw, sep, sbell;
+bit rcoming, scoming; /* in the same words: RingOne chose a sleeper that has not looked since */
 
 /* the kernel */
 byte asleepR, asleepS; /* who sleeps in which futex: bit of the process */
@@ -166,6 +167,22 @@ inline ringSenders() {
 	fi
 }
 
+/* RingOne(false): the code rings at times although one is on its way, which no property here needs. */
+inline ringOneReceiver() {
+	atomic { if :: true -> if :: rw == 0 || rcoming -> quiet = 1 :: else -> rcoming = 1 fi :: cr > 0 -> cr--; goto died fi }; /* W */
+	if
+	:: !quiet -> X(rbell++); X(wake1(asleepR))
+	:: else -> quiet = 0
+	fi
+}
+inline ringOneSender() {
+	atomic { if :: true -> if :: sw == 0 || scoming -> quiet = 1 :: else -> scoming = 1 fi :: cr > 0 -> cr--; goto died fi }; /* W */
+	if
+	:: !quiet -> X(sbell++); X(wake1(asleepS))
+	:: else -> quiet = 0
+	fi
+}
+
 /* ringSenders(p) of the code: the slot of position p is not one that producers stop at any more. */
 inline nudge(p) {
 #ifndef NO_RING_AT_LEASE
@@ -177,7 +194,7 @@ inline nudge(p) {
 	fi;
 	if
 	:: quiet -> quiet = 0
-	:: else -> ringSenders()
+	:: else -> ringOneSender()
 	fi
 #else
 	skip
@@ -282,6 +299,9 @@ walk:
 					i = idx(h);
 					w = W(READING, me, dels(w), lapof(w));
 					nudge(h);
+#ifndef NO_PASSING_ON
+					if :: t > h + 1 -> ringOneReceiver() /* L */ :: else fi;
+#endif
 					break
 				:: else
 				fi
@@ -344,7 +364,7 @@ next:
 		:: ok -> break
 		:: !ok && !reg ->
 			X(v = sbell);
-			X(sw++; ep = sep); /* S */
+			X(sw++; scoming = 0; ep = sep); /* S */
 			reg = 1;
 #ifdef NO_RECHECK
 			goto sleep
@@ -353,12 +373,12 @@ next:
 sleep:
 			X(if :: sbell == v -> asleepS = asleepS | bit_(me) :: else fi);
 			atomic { if :: !(asleepS & bit_(me)) :: (asleepS & bit_(me)) && cr > 0 -> cr--; goto died fi };
-			X(if :: sep == ep && sw > 0 -> sw-- :: else fi);
+			X(if :: sep == ep && sw > 0 -> sw--; scoming = 0 :: else fi);
 			atomic { reg = 0; v = 0; ep = 0 }
 		fi
 	od;
 	if
-	:: reg -> X(if :: sep == ep && sw > 0 -> sw-- :: else fi); atomic { reg = 0; v = 0; ep = 0 }
+	:: reg -> X(if :: sep == ep && sw > 0 -> sw--; scoming = 0 :: else fi); atomic { reg = 0; v = 0; ep = 0 }
 	:: else
 	fi;
 	/* the payload */
@@ -390,7 +410,7 @@ sleep:
 		if :: suspect -> lower(i) :: else fi; /* D */
 #endif
 #endif
-		ringReceivers() /* E */
+		ringOneReceiver() /* E */
 	fi;
 	atomic { OPEND };
 	goto next;
@@ -430,7 +450,7 @@ next:
 		:: ok -> break
 		:: !ok && !reg ->
 			X(v = rbell);
-			X(rw++; ep = rep); /* S */
+			X(rw++; rcoming = 0; ep = rep); /* S */
 			reg = 1;
 #ifdef NO_RECHECK
 			goto sleep
@@ -439,12 +459,12 @@ next:
 sleep:
 			X(if :: rbell == v -> asleepR = asleepR | bit_(me) :: else fi);
 			atomic { if :: !(asleepR & bit_(me)) :: (asleepR & bit_(me)) && cr > 0 && finished != bit_(P + 1) - 1 -> cr--; goto died fi };
-			X(if :: rep == ep && rw > 0 -> rw-- :: else fi);
+			X(if :: rep == ep && rw > 0 -> rw--; rcoming = 0 :: else fi);
 			atomic { reg = 0; v = 0; ep = 0 }
 		fi
 	od;
 	if
-	:: reg -> X(if :: rep == ep && rw > 0 -> rw-- :: else fi); atomic { reg = 0; v = 0; ep = 0 }
+	:: reg -> X(if :: rep == ep && rw > 0 -> rw--; rcoming = 0 :: else fi); atomic { reg = 0; v = 0; ep = 0 }
 	:: else
 	fi;
 	X(x = pa[i]);
@@ -474,7 +494,7 @@ sleep:
 #else
 		X(assert(st[i] == w); st[i] = W(FREE, 0, 0, nextlap(w)); open = open & ~bit_(x); acked = acked | bit_(x)); /* G */
 #endif
-		ringSenders()
+		ringOneSender()
 	fi;
 	atomic { OPEND };
 	goto next;
@@ -533,10 +553,10 @@ idle:
 #endif
 #endif
 #ifndef NO_WAKEALL
-	X(rw = 0; rep++);
+	X(rw = 0; rcoming = 0; rep++);
 	X(rbell++);
 	X(asleepR = 0);
-	X(sw = 0; sep++);
+	X(sw = 0; scoming = 0; sep++);
 	X(sbell++);
 	X(asleepS = 0);
 #endif

@@ -306,7 +306,7 @@ func (q *Queue) commit(l Loan, meta, messages uint64) error {
 		q.lower(l.slot) // D: after C; pairs with H, J
 	}
 	q.counters(l.word.Owner()).Sent.Add(messages)
-	q.Receivers.Ring(1) // E
+	q.ringReceivers() // E
 	return nil
 }
 
@@ -375,6 +375,10 @@ func (q *Queue) tryReceive(owner uint16) (Lease, error) {
 			}
 			q.info.Head.CompareAndSwap(h, h+1)
 			q.ringSenders(h) // producers that met this slot READY can go past it now
+			// L: a commit that found a consumer on its way did not ring
+			if t-h > 1 && q.Receivers.Sleepers() != 0 {
+				q.Receivers.RingOne(false)
+			}
 			l := Lease{h & q.mask, mine, 1}
 			if s.meta().Load() > uint64(q.slotSize) { // a frame, or damaged
 				if err := q.leaseFrame(&l); err != nil {
@@ -422,7 +426,7 @@ func (q *Queue) ack(l Lease) error {
 		return ErrLost
 	}
 	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))
-	q.Senders.Ring(1)
+	q.Senders.RingOne(l.slot&15 == 0) // in each sixteenth slot even if one is on its way: that one may be stopped
 	return nil
 }
 
@@ -502,7 +506,15 @@ func (q *Queue) lower(i uint64) bool {
 // but those of ack.
 func (q *Queue) ringSenders(p uint64) {
 	if q.Senders.Sleepers() != 0 && Word(q.slot(p+1).State.Load()).Phase() != PhaseReady {
-		q.Senders.Ring(1)
+		q.Senders.RingOne(false)
+	}
+}
+
+// ringReceivers wakes a consumer after a commit, unless one is on its way; then still if 2, 4, 8, … messages wait, since that one may be stopped.
+func (q *Queue) ringReceivers() {
+	if q.Receivers.Sleepers() != 0 { // W
+		n := q.info.Tail.Load() - q.info.Head.Load()
+		q.Receivers.RingOne(n != 1 && n&(n-1) == 0)
 	}
 }
 

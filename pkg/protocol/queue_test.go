@@ -549,18 +549,65 @@ func TestQueueClaimWakesProducer(t *testing.T) {
 	if err := q.Commit(first, 8); err != nil {
 		t.Fatal(err)
 	}
-	q.Senders.Register()
+	woken := q.Senders.Register()
 	producerAsleep(t, q)
 	if _, err := q.TryReceive(4); err != nil { // wakes one, for three free slots
 		t.Fatal(err)
 	}
 	v := q.Senders.Value()
+	q.Senders.Unregister(woken)
 	if _, err := q.TryLoan(5); err != nil {
 		t.Fatal(err)
 	}
 	if q.Senders.Value() == v {
 		t.Error("the producer that was woken took one of three free slots, and the next one sleeps on")
 	}
+}
+
+// A wake-up under way stands for those that would follow, until the sleeper that got it looks; it passes on what it does not take.
+func TestQueueWakeUnderWay(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
+	sleeper := q.Receivers.Register()
+	q.Receivers.Register()
+	q.Receivers.Register()
+	rung := func(what string, want bool, do func()) {
+		t.Helper()
+		v := q.Receivers.Value()
+		do()
+		if (q.Receivers.Value() != v) != want {
+			t.Errorf("%s: rung %v, want %v", what, !want, want)
+		}
+	}
+	n := uint64(0)
+	commit := func() {
+		t.Helper()
+		if err := send(t, q, 3, n); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	lease := func() {
+		t.Helper()
+		if _, err := q.TryReceive(4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rung("first message", true, commit)
+	rung("second, which might wait for a stopped consumer for ever", true, commit)
+	rung("third, with a consumer on its way", false, commit)
+	rung("somebody else receives", false, lease)
+	q.Receivers.Unregister(sleeper)
+	if n := q.Receivers.Sleepers(); n != 2 {
+		t.Errorf("%d sleepers, want 2", n)
+	}
+	rung("the woken one receives and leaves one", true, lease)
+	rung("one more receives the last", false, lease)
+	rung("a message, while the next one is on its way", false, commit)
+	q.Receivers.Register()
+	rung("it was taken by somebody else, who sleeps again", true, func() { lease(); commit() })
+	q.Receivers.RingAll()
+	q.Receivers.Register()
+	rung("a message after a repair", true, commit)
 }
 
 // A repair forgets the sleepers that were counted, so that a dead one does not cost a system call a message for ever; one that lives on

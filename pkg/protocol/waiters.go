@@ -17,7 +17,7 @@ import (
 //	d.Unregister(t)
 type Doorbell struct {
 	bell    *atomic.Uint32
-	waiters *atomic.Uint64 // epoch:32 | count:32
+	waiters *atomic.Uint64 // epoch:32 | coming:1 | count:31
 
 	// fenced: wakers publish with a plain release store, after which their load of the count [W] may come first. Then the sleeper
 	// pays for both: a membarrier between [S] and [T] is a full barrier in every waker as well. All processes that use the
@@ -28,6 +28,14 @@ type Doorbell struct {
 	// went to sleep since the last Broadcast, and only that lowers it: so a count that is the same as before is the same sleepers.
 	all bool
 }
+
+// Parts of the word waiters.
+const (
+	counted = 1<<31 - 1 // how many sleep
+
+	// coming: RingOne chose one that has not looked since. Whoever registers or leaves takes it back before he looks, or because he need not.
+	coming = 1 << 31
+)
 
 // Ticket is what Register returns: the epoch in which the sleeper was counted.
 type Ticket uint32
@@ -43,11 +51,11 @@ func (d Doorbell) Value() uint32 { return d.bell.Load() }
 func (d Doorbell) Register() Ticket {
 	for {
 		w := d.waiters.Load()
-		if uint32(w) == 1<<32-1 { // a damaged count must not carry into the epoch
+		if uint32(w)|coming == 1<<32-1 { // a damaged count must not carry
 			d.waiters.CompareAndSwap(w, w&^(1<<32-1))
 			continue
 		}
-		if d.waiters.CompareAndSwap(w, w+1) {
+		if d.waiters.CompareAndSwap(w, (w+1)&^coming) {
 			if d.fenced {
 				sys.FenceAll()
 			}
@@ -60,23 +68,39 @@ func (d Doorbell) Register() Ticket {
 func (d Doorbell) Unregister(t Ticket) {
 	for !d.all {
 		w := d.waiters.Load()
-		if Ticket(w>>32) != t || uint32(w) == 0 || d.waiters.CompareAndSwap(w, w-1) {
+		if Ticket(w>>32) != t || w&counted == 0 || d.waiters.CompareAndSwap(w, (w-1)&^coming) {
 			return
 		}
 	}
 }
 
 // Sleepers returns the number of registered sleepers, of which some may have died since the last repair.
-func (d Doorbell) Sleepers() int { return int(uint32(d.waiters.Load())) }
+func (d Doorbell) Sleepers() int { return int(d.waiters.Load() & counted) }
 
 // Ring wakes up to n sleepers if there are any. It is called after what they wait for was published; the load of
 // the count [W] pairs with Register [S].
 func (d Doorbell) Ring(n int) {
-	if uint32(d.waiters.Load()) == 0 { // W
+	if d.waiters.Load()&counted == 0 { // W
 		return
 	}
 	d.bell.Add(1)
 	sys.FutexWake(d.bell, n)
+}
+
+// RingOne is Ring(1), unless a sleeper that was woken so is still on its way: it will look after this call began, at what was published before, and passes the
+// wake on if there is more than it takes. So many messages cost one wake-up. must: not even then, which bounds what one waits for that is stopped on its way.
+func (d Doorbell) RingOne(must bool) {
+	for {
+		w := d.waiters.Load() // W
+		if w&counted == 0 || w&coming != 0 && !must {
+			return
+		}
+		if w&coming != 0 || d.waiters.CompareAndSwap(w, w|coming) {
+			break
+		}
+	}
+	d.bell.Add(1)
+	sys.FutexWake(d.bell, 1)
 }
 
 // PassOn is for a sleeper that leaves without having looked whether what it waited for has come: if it was chosen by Ring, another must be.

@@ -59,7 +59,7 @@ var mutants = []mutant{
 		publish + "	sys.StoreRelease(s.meta(), meta)\n	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n"},
 	{"commit in two steps, owner first", "kill", true, "queue.go", "	sys.StoreRelease(s.meta(), meta)\n	for {",
 		"	sys.StoreRelease(s.meta(), meta)\n	if c := MakeWord(PhaseWriting, 0, 0, w.Lap()) | w&passedBit; s.State.CompareAndSwap(uint64(w), uint64(c)) {\n		w, l.word = c, c&^passedBit\n	}\n	for {"},
-	{"commit without wake [E]", "wake", false, "queue.go", "q.Receivers.Ring(1) // E", ""},
+	{"commit without wake [E]", "wake", false, "queue.go", "q.ringReceivers() // E", ""},
 	{"skip does not mark the slot [P]", "parked", false, "queue.go", "if !w.Passed() && !s.State", "if false && !s.State"},
 	{"skip without looking back [J]", "parked", true, "queue.go", "if Word(s.State.Load()).Phase() == PhaseReady { // J", "if false { // J"},
 	{"head moves before the lease", "parked", false, "queue.go",
@@ -67,10 +67,11 @@ var mutants = []mutant{
 		"			q.info.Head.CompareAndSwap(h, h+1)\n			if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // F"},
 	{"lease without owner", "kill", false, "queue.go", "mine := MakeWord(PhaseReading, owner, w.Deliveries(), w.Lap())", "mine := MakeWord(PhaseReading, 0, w.Deliveries(), w.Lap())"},
 	{"no lap check", "parked", true, "queue.go", "if int32(w.Lap()-q.lap(h)) > 0 && q.info.Tail.Load() != t {", "if false {"},
+	{"no wake-up is passed on [L]", "unit", true, "queue.go", "if t-h > 1 && q.Receivers.Sleepers() != 0 {", "if false {"},
 	{"no ringSenders at lease", "unit", true, "queue.go", "q.ringSenders(h) // producers that met", "// producers that met"},
 	{"no ringSenders at claim", "unit", true, "queue.go", "q.ringSenders(t)                            // one slot", "// one slot"},
 	{"ack keeps the lap", "parked", true, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()))) { // G"},
-	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))\n	q.Senders.Ring(1)", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))"},
+	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))\n	q.Senders.RingOne(l.slot&15 == 0)", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))"},
 	{"nack loses the message", "kill", true, "queue.go", "	next := MakeWord(PhaseReady, 0, n, w.Lap())", "	next := MakeWord(PhaseFree, 0, 0, w.Lap()+1)"},
 	{"nack without lower", "kill", false, "queue.go", "		return\n	}\n	q.lower(i)\n}", "		return\n	}\n}"},
 	{"deliveries are not raised", "kill", false, "queue.go", "n := min(w.Deliveries()+deliveries, maxDeliveries)", "n := min(w.Deliveries()+0*deliveries, maxDeliveries)"},
@@ -89,7 +90,7 @@ var mutants = []mutant{
 	{"slot freed before the dead letter is committed", "kill", false, "deadletter.go", "			loan, err := to.TryLoan(owner)\n",
 		"			s.State.CompareAndSwap(uint64(moving), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)))\n			loan, err := to.TryLoan(owner)\n"},
 	{"RingAll keeps the count", "unit", false, "waiters.go", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32|w&(1<<32-1)) {"},
-	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, w+1) {", "if d.waiters.CompareAndSwap(w, w) {"},
+	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, (w+1)&^coming) {", "if d.waiters.CompareAndSwap(w, w&^coming) {"},
 }
 
 // latestMutants are for latest.go; latestHunters hunt them.
