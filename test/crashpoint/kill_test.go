@@ -24,8 +24,12 @@ func (s *state) applicable() []uint64 {
 	switch {
 	case s.full:
 		return []uint64{opMove, opSend, opNack}
-	case len(s.dead) > 0:
+	case len(s.dead) > 0 && len(s.want) == 0:
 		return []uint64{opMove}
+	case len(s.dead) > 0:
+		return []uint64{opMove, opReject}
+	case s.max > 0:
+		return []uint64{opSend, opAbort, opReceive, opNack, opReject}
 	}
 	return []uint64{opSend, opAbort, opReceive, opNack}
 }
@@ -51,7 +55,7 @@ func (s *state) both(mem, scratch []byte, id uint16) (verdict, error) {
 
 // taken is the message that an operation received in the end, or 0.
 func (x *tracee) taken(op uint64) uint64 {
-	if op == opReceive || op == opNack {
+	if op == opReceive || op == opNack || op == opReject {
 		if v := get(x.mem, wordValue); v != sent {
 			return v
 		}
@@ -76,8 +80,11 @@ func (s *state) points(op uint64, verdicts []verdict, result, m uint64) error {
 			continue
 		}
 		n = v.got[m] + v.dead[m]
-		if n > 1 || op == opNack && n != 1 {
+		if n > 1 || (op == opNack || op == opReject) && n != 1 {
 			return fmt.Errorf("point %d: the victim's lease came %d times", i, n)
+		}
+		if v.given[m] > 0 != (op == opReject && v.dead[m] > 0 && v.deliveries[m] == 0 && v.given[m] == 1) || i > 0 && v.given[m] < verdicts[i-1].given[m] {
+			return fmt.Errorf("point %d: message %d was given up %d times, %d at the point before", i, m, v.given[m], verdicts[max(0, i-1)].given[m])
 		}
 		if i > 0 && n > verdicts[i-1].got[m]+verdicts[i-1].dead[m] {
 			return fmt.Errorf("point %d: message %d came again after its ack", i, m)
@@ -90,6 +97,7 @@ func (s *state) points(op uint64, verdicts []verdict, result, m uint64) error {
 	switch {
 	case op == opSend && result == resultOK && last.got[sent] != 1, op == opSend && result == resultFull && last.got[sent] != 0,
 		op == opReceive && result == resultOK && last.got[m]+last.dead[m] != 0,
+		op == opReject && (result != resultOK || last.given[m] != 1),
 		op == opReceive && result == resultEmpty && len(s.want) > 0, result == resultTorn, result == resultError:
 		return fmt.Errorf("after the operation, with result %d: %v", result, last)
 	}

@@ -89,6 +89,13 @@ var mutants = []mutant{
 	{"a consumed dead letter is forgotten", "kill", false, "deadletter.go", "			if d.Present.Load() == 1 {", "			if false {"},
 	{"slot freed before the dead letter is committed", "kill", false, "deadletter.go", "			loan, err := to.TryLoan(owner)\n",
 		"			s.State.CompareAndSwap(uint64(moving), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)))\n			loan, err := to.TryLoan(owner)\n"},
+	{"a rejected message has no reason", "kill", true, "reject.go", " | Word(reason)<<SlotPassedShift&reasonMask\n", "\n"},
+	{"repair of a move forgets the reason", "kill", false, "queue.go", "uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap())|w&reasonMask)", "uint64(MakeWord(PhaseDead, 0, w.Deliveries(), w.Lap()))"},
+	{"reject goes by way of free", "kill", false, "reject.go", "	if !q.slot(i).State.CompareAndSwap(uint64(w), uint64(dead)) { // N", "	if !q.slot(i).State.CompareAndSwap(uint64(w), uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1))) || !q.slot(i).State.CompareAndSwap(uint64(MakeWord(PhaseFree, 0, 0, w.Lap()+1)), uint64(dead)) {"},
+	{"trim claims without owner [A']", "admin", true, "queueadmin.go", "mine := MakeWord(PhaseWriting, owner, 0, w.Lap())", "mine := MakeWord(PhaseWriting, 0, 0, w.Lap())"},
+	{"trim punches the first page too", "admin", false, "queueadmin.go", "punch(q.b[at+pageSize : at+q.stride])", "punch(q.b[at : at+q.stride])"},
+	{"trim punches before it claims", "admin", false, "queueadmin.go", "		if w.Phase() != PhaseFree {\n			continue\n		}\n", "		if w.Phase() != PhaseFree {\n			punch(q.b[q.offset+i*q.stride+pageSize : q.offset+(i+1)*q.stride])\n			continue\n		}\n"},
+	{"purge drops what it has not leased", "admin", false, "queueadmin.go", "		if q.Ack(l) == nil {\n", "		q.slot(l.slot ^ 1).State.Store(uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1)))\n		if q.Ack(l) == nil {\n"},
 	{"RingAll keeps the count", "unit", false, "waiters.go", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32|w&(1<<32-1)) {"},
 	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, (w+1)&^coming) {", "if d.waiters.CompareAndSwap(w, w&^coming) {"},
 }
@@ -143,13 +150,18 @@ var topicMutants = []mutant{
 	{"repair forgets cursors", "kill", false, "topicstat.go", "if t.free(row, w) { // R", "if true { // R"},
 	{"repair keeps the publisher", "kill", false, "topicstat.go", "t.info.Publisher.CompareAndSwap(o, 0)", "_ = o"},
 	{"repair does not help tail", "kill", false, "topicstat.go", "t.info.Tail.CompareAndSwap(tail, tail+1)", "break"},
+	{"publish without wake", "wake", true, "topicpub.go", "uint64(MakeWord(PhaseReady, 0, 0, l.word.Lap()))) // F\n	t.Receivers.Ring(Everybody)\n", "uint64(MakeWord(PhaseReady, 0, 0, l.word.Lap()))) // F\n"},
+	{"one publisher, without wake", "wake", false, "topicpub.go", "		t.store(&t.info.Tail, l.position+1) // F: publishes payload and length; pairs with G\n		t.Receivers.Ring(Everybody)\n", "		t.store(&t.info.Tail, l.position+1) // F\n"},
+	{"receive without wake", "wake", false, "topicsub.go", "	if !s.t.dropOldest {\n		s.t.Senders.Ring(Everybody)\n	}\n", ""},
+	{"repair wakes nobody", "wake", false, "topicstat.go", "	t.Receivers.RingAll()\n	t.Senders.RingAll()\n", ""},
 	{"a lapped subscriber miscounts", "unit", false, "topicsub.go", "gone := to - s.next", "gone := to - s.next - 1"},
 }
 
 var topicHunters = []hunter{
 	{"unit", "./pkg/protocol", "^TestTopic"},
 	{"kill", "./test/crashpoint", "^TestTopicKill$"},
-	{"parked", "./test/crashpoint", "^TestTopicParked$"},
+	{"parked", "./test/crashpoint", "^TestTopic(Publisher)?Parked$"},
+	{"wake", "./test/crashpoint", "^TestTopicWake$"},
 	{"join", "./test/crashpoint", "^TestTopicJoin$"},
 	{"repair", "./test/crashpoint", "^TestTopicRepairKilled$"},
 }
@@ -197,6 +209,7 @@ var hunters = []hunter{
 	{"wake", "./test/crashpoint", "^TestWake$"},
 	{"repair", "./test/crashpoint", "^TestRepairKilled$"},
 	{"pairs", "./test/crashpoint", "^TestPairs$"},
+	{"admin", "./test/crashpoint", "^Test(Trim|Purge)Kill$"},
 }
 
 // TestMutants breaks pkg/protocol on purpose, in many ways, one at a time, and looks who notices: tests that find nothing in right

@@ -18,7 +18,8 @@ type state struct {
 	want  map[uint64]int
 	order []uint64 // of want, if it must be kept: nobody holds or has given back anything
 	dead  map[uint64]bool
-	full  bool // the dead-letter channel
+	given map[uint64]bool // of dead: by a Reject
+	full  bool            // the dead-letter channel
 	loan  *protocol.Loan
 	lease *protocol.Lease
 	value uint64 // in the loan or the lease
@@ -98,6 +99,14 @@ func (b *builder) nack(n int) {
 	}
 }
 
+func (b *builder) reject() {
+	l := must(b.q.TryReceive(other))
+	v, _ := message(b.q.LeaseBytes(l))
+	check(b.q.Reject(l, rejected))
+	delete(b.want, v)
+	b.dead[v], b.given[v], b.order = true, true, nil
+}
+
 func (b *builder) abort() { check(b.q.Abort(must(b.q.TryLoan(other)))) }
 
 func (b *builder) peerLoan() {
@@ -149,6 +158,7 @@ func states(slots int, start uint64, n int) []*state {
 		{"one redelivered", 3, func(b *builder) { b.send(min(2, slots)); b.nack(1) }},
 		{"one at its last delivery", 2, func(b *builder) { b.send(1); b.nack(1) }},
 		{"two dead", 1, func(b *builder) { b.send(2); b.nack(2) }},
+		{"one given up, one to receive", 3, func(b *builder) { b.send(2); b.reject() }},
 		{"one dead, one ready, dead-letter channel full", 1, func(b *builder) {
 			b.send(1)
 			b.nack(1)
@@ -165,7 +175,7 @@ func states(slots int, start uint64, n int) []*state {
 
 // newState makes a state.
 func newState(name string, slots, max int, start uint64, do func(b *builder)) *state {
-	b := &builder{state: &state{name: name, slots: slots, max: max, start: start, want: map[uint64]int{}, order: []uint64{}, dead: map[uint64]bool{}}, next: 100}
+	b := &builder{state: &state{name: name, slots: slots, max: max, start: start, want: map[uint64]int{}, order: []uint64{}, dead: map[uint64]bool{}, given: map[uint64]bool{}}, next: 100}
 	mem := anonymous()
 	h := protocol.Header{Name: "queue", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
 	b.q = must(protocol.FormatQueue(mem[queueAt:queueAt+queueRoom], h, protocol.QueueOptions{Slots: slots, SlotSize: 64, MaxDeliveries: max, Start: start}))
@@ -188,12 +198,13 @@ type verdict struct {
 	got        map[uint64]int // how often each was received
 	deliveries map[uint64]int // of each, when it was received
 	dead       map[uint64]int // how often each was in the dead-letter channel
+	given      map[uint64]int // and with the reason of a Reject
 	order      []uint64
 	at         map[uint64]uint64 // the message that was sent at a position
 }
 
 func (v verdict) equal(w verdict) bool {
-	return maps.Equal(v.got, w.got) && maps.Equal(v.deliveries, w.deliveries) && maps.Equal(v.dead, w.dead)
+	return maps.Equal(v.got, w.got) && maps.Equal(v.deliveries, w.deliveries) && maps.Equal(v.dead, w.dead) && maps.Equal(v.given, w.given)
 }
 
 // invariant checks (I) of docs/queue.md, at rest.
@@ -232,7 +243,7 @@ func (s *state) repair(q, d *protocol.Queue, id uint16) error {
 				case w.Phase() == protocol.PhaseWriting:
 					want = []protocol.Word{protocol.MakeWord(protocol.PhaseFree, 0, 0, w.Lap()+1)}
 				case w.Phase() == protocol.PhaseMoving:
-					want = []protocol.Word{protocol.MakeWord(protocol.PhaseDead, 0, w.Deliveries(), w.Lap())}
+					want = []protocol.Word{protocol.MakeWord(protocol.PhaseDead, 0, w.Deliveries(), w.Lap()) | w&reasonBits}
 				case w.Phase() == protocol.PhaseReading && c.MaxDeliveries() > 0 && n >= c.MaxDeliveries():
 					want = []protocol.Word{protocol.MakeWord(protocol.PhaseDead, 0, n, w.Lap())}
 				case w.Phase() == protocol.PhaseReading:
@@ -312,7 +323,7 @@ func laps(q *protocol.Queue, room int) error {
 }
 
 func newVerdict() verdict {
-	return verdict{map[uint64]int{}, map[uint64]int{}, map[uint64]int{}, nil, map[uint64]uint64{}}
+	return verdict{map[uint64]int{}, map[uint64]int{}, map[uint64]int{}, map[uint64]int{}, nil, map[uint64]uint64{}}
 }
 
 // place notes where message m was sent: a position is the identity of one message.
@@ -340,10 +351,14 @@ func (s *state) letters(d *protocol.Queue, v *verdict) error {
 		}
 		if len(payload) > 0 {
 			m, whole := message(payload)
-			if !whole || info.Deliveries != s.max {
+			if !whole || info.Reason == protocol.DeadReasonMaxDeliveries && info.Deliveries != s.max ||
+				info.Reason != protocol.DeadReasonMaxDeliveries && (info.Reason != rejected || info.Deliveries < 1) {
 				return fmt.Errorf("dead letter %+v, payload %x", info, payload)
 			}
 			v.dead[m]++
+			if info.Reason == rejected {
+				v.given[m]++
+			}
 		}
 		if err := d.Ack(l); err != nil {
 			return err
@@ -428,6 +443,9 @@ func (s *state) settled(v verdict, except ...uint64) error {
 		}
 	}
 	for m := range s.dead {
+		if s.given[m] != (v.given[m] == 1) {
+			return fmt.Errorf("the reason of dead message %d is lost, or another's", m)
+		}
 		if v.dead[m] != 1 && !slices.Contains(except, m) {
 			return fmt.Errorf("dead message %d is %d times in the dead-letter channel", m, v.dead[m])
 		}

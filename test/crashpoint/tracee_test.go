@@ -56,13 +56,16 @@ const (
 	opNack    // receive and nack
 	opRepair
 	opMove
+	opReject // receive and give up
+	opPurge
+	opTrim // of the queue that lies behind everything else
 	opNaiveSend
 	opNaiveReceive
 	opFork // of the process that the tracees come from
 )
 
 var opNames = map[uint64]string{opSend: "send", opAbort: "loan+abort", opReceive: "receive+ack", opNack: "receive+nack", opRepair: "repair",
-	opMove: "move dead", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
+	opMove: "move dead", opReject: "receive+reject", opPurge: "purge", opTrim: "trim", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
 
 const (
 	resultOK = iota + 1
@@ -121,11 +124,11 @@ func message(b []byte) (uint64, bool) {
 }
 
 func inherited() []byte {
-	b, err := unix.Mmap(3, 0, memorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(3, 0, memorySize+trimRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		panic(err)
 	}
-	return b
+	return b[:memorySize]
 }
 
 // traceeMain does what the control words say, between two breakpoints, for ever. The process that was executed only forks; its children
@@ -146,6 +149,9 @@ func traceeMain() {
 		var q, d *protocol.Queue
 		if op < opNaiveSend {
 			q, d = openQueue(b), openDead(b)
+		}
+		if op == opTrim {
+			tracedQueue = openTrimmed(b)
 		}
 		var e ends
 		switch {
@@ -211,7 +217,12 @@ func warmUp() {
 	b := anonymous()
 	copy(b[queueAt:], s.image)
 	q, d := openQueue(b), openDead(b)
-	for op := uint64(opSend); op <= opMove; op++ {
+	copy(trimmed(b), trimScene(0, 0, 0).image)
+	for op := uint64(opSend); op < opNaiveSend; op++ {
+		tracedQueue = q
+		if op == opTrim {
+			tracedQueue = openTrimmed(b)
+		}
 		set(b, wordOwner, 5)
 		set(b, wordValue, op)
 		operate(b, q, d, op)
@@ -266,6 +277,25 @@ func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	case opMove:
 		_, err := q.MoveDead(d, owner)
 		return result(err)
+	case opReject:
+		l, err := q.TryReceive(owner)
+		if err != nil {
+			return result(err)
+		}
+		v, whole := message(q.LeaseBytes(l))
+		if !whole {
+			return resultTorn
+		}
+		set(b, wordValue, v)
+		return result(q.Reject(l, rejected))
+	case opPurge:
+		n, err := q.Purge(owner)
+		set(b, wordValue, uint64(n))
+		return result(err)
+	case opTrim:
+		n, err := tracedQueue.Trim(owner, punch)
+		set(b, wordValue, uint64(n))
+		return result(err)
 	case opNaiveSend:
 		if !naive(b).send(get(b, wordValue)) {
 			return resultFull
@@ -308,6 +338,10 @@ func sleeperMain() {
 		verb, arg, _ := strings.Cut(in.Text(), " ")
 		if verb == "call" || verb == "slot" {
 			sleepForCall(openCall(b), verb)
+			continue
+		}
+		if verb == "hear" || verb == "tell" {
+			sleepForTopic(openTopic(b), verb)
 			continue
 		}
 		if verb == "wait" {

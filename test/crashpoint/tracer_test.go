@@ -41,24 +41,24 @@ func memfd(t testing.TB) (*os.File, []byte) {
 	}
 	f := os.NewFile(uintptr(fd), "crashpoint")
 	t.Cleanup(func() { f.Close() })
-	if err := f.Truncate(memorySize); err != nil {
+	if err := f.Truncate(memorySize + trimRoom); err != nil {
 		t.Fatal(err)
 	}
-	b, err := unix.Mmap(fd, 0, memorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(fd, 0, memorySize+trimRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Munmap(b) })
-	return f, b
+	return f, b[:memorySize]
 }
 
 // anonymous returns memory of the same shape that nobody shares.
 func anonymous() []byte {
-	b, err := unix.Mmap(-1, 0, memorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, err := unix.Mmap(-1, 0, memorySize+trimRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		panic(err)
 	}
-	return b
+	return b[:memorySize]
 }
 
 // tracee is a traced process. All its methods are for the goroutine that started it, which is locked to its thread.
