@@ -252,16 +252,33 @@ func (c *Call) Send(r *Request, n int) error {
 	if r.word.Phase() != CallPhaseCalling && !r.word.settled() {
 		return ErrLost
 	}
-	s := c.slot(r.slot)
+	return c.send(r, n, uint32(c.info.Tickets.Add(1)))
+}
+
+// SendCopy copies p into the slot and sends it: RequestRoom, a copy, and Send, but that it takes its ticket first. Servers look at the slot's line all the
+// time, so the line is lost between two stores to it that something slow lies between; here all of them follow each other. Errors: those of Send.
+func (c *Call) SendCopy(r *Request, p []byte) error {
+	if len(p) > c.slotSize {
+		return fmt.Errorf("request of %d bytes: a slot of call channel %q holds %d", len(p), c.h.Name, c.slotSize)
+	}
+	if r.word.Phase() != CallPhaseCalling && !r.word.settled() {
+		return ErrLost
+	}
 	ticket := uint32(c.info.Tickets.Add(1))
-	sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))
+	copy(c.room(r.slot, SizeofCallSlot, len(p)), p)
+	return c.send(r, len(p), ticket)
+}
+
+func (c *Call) send(r *Request, n int, ticket uint32) error {
+	s := c.slot(r.slot)
 	next := MakeCallWord(CallPhaseRequest, r.word.Caller(), 0, 0, r.word.Seq()+1)
+	sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))
 	if !s.State.CompareAndSwap(uint64(r.word), uint64(next)) { // B: publishes the request; pairs with D
 		return ErrLost
 	}
 	r.word, r.length = next, n
-	c.counters(next.Caller()).Requests.Add(1)
 	c.Servers.Ring(1) // C
+	c.counters(next.Caller()).Requests.Add(1)
 	return nil
 }
 

@@ -39,8 +39,13 @@ func callOne(t testing.TB, c *Call, caller uint16, v uint64) Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary.LittleEndian.PutUint64(c.RequestRoom(q), v)
-	if err := c.Send(&q, 8); err != nil {
+	if v%2 == 0 {
+		err = c.SendCopy(&q, binary.LittleEndian.AppendUint64(nil, v))
+	} else {
+		binary.LittleEndian.PutUint64(c.RequestRoom(q), v)
+		err = c.Send(&q, 8)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return q
@@ -155,8 +160,14 @@ func TestCallSizes(t *testing.T) {
 	if err := c.Send(&q, 101); err == nil || !strings.Contains(err.Error(), "holds 100") {
 		t.Errorf("a request of 101 bytes: %v", err)
 	}
+	if err := c.SendCopy(&q, make([]byte, 101)); err == nil || !strings.Contains(err.Error(), "holds 100") {
+		t.Errorf("a copy of 101 bytes: %v", err)
+	}
 	if err := c.Send(&q, 0); err != nil {
 		t.Fatal(err)
+	}
+	if err := c.SendCopy(&q, nil); !errors.Is(err, ErrLost) {
+		t.Errorf("a copy sent beside a request: %v", err)
 	}
 	v, _ := c.TryAccept(3, 0)
 	if err := c.Answer(v, 101, 0); err == nil || !strings.Contains(err.Error(), "holds 100") {

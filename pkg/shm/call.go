@@ -124,8 +124,7 @@ func (c *Call) Do(ctx context.Context, req []byte, buf []byte) ([]byte, error) {
 
 // do sends the request with q and takes the reply. It leaves q with the caller.
 func (c *Call) do(ctx context.Context, q *protocol.Request, req, buf []byte) ([]byte, error) {
-	copy(c.c.RequestRoom(*q), req)
-	if err := c.c.Send(q, len(req)); err != nil {
+	if err := c.c.SendCopy(q, req); err != nil {
 		return buf, err
 	}
 	if err := c.wait(ctx, q); err != nil {
@@ -199,7 +198,7 @@ func (c *Call) request(ctx context.Context) (protocol.Request, error) {
 
 // claim claims a free slot, waiting for one. The caller holds the segment's lease.
 func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
-	if c.r.spin(ctx, &c.waiting, func() bool {
+	if c.r.spin(ctx, &c.waiting, 1, func() bool {
 		q, err = c.c.TryRequest(c.r.id, c.free.Load())
 		return err != ErrFull
 	}) {
@@ -227,7 +226,7 @@ func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
 func (c *Call) wait(ctx context.Context, q *protocol.Request) error {
 	var settled bool
 	var err error
-	if c.r.spin(ctx, &c.calling, func() bool {
+	if c.r.spin(ctx, &c.calling, callerPauses, func() bool {
 		settled, err = c.c.Settled(q)
 		return settled || err != nil
 	}) {
@@ -248,8 +247,16 @@ func (c *Call) wait(ctx context.Context, q *protocol.Request) error {
 	}
 }
 
-// spin calls look until it returns true, for as long as has paid, if nobody else in this process does. It looks once at least.
-func (r *Region) spin(ctx context.Context, s *spinner, look func() bool) bool {
+// How many pauses come between two looks at a slot. Each look takes the slot's line from the CPU that is writing there: a caller that looks without a rest takes it
+// between the server's claim and its answer, and each time the line is fetched again.
+const (
+	callerPauses = 4
+	serverPauses = 3
+)
+
+// spin calls look until it returns true, for as long as has paid, if nobody else in this process does. It looks once at least, and
+// pauses times a pause between looks.
+func (r *Region) spin(ctx context.Context, s *spinner, pauses int32, look func() bool) bool {
 	if look() {
 		return true
 	}
@@ -258,11 +265,13 @@ func (r *Region) spin(ctx context.Context, s *spinner, look func() bool) bool {
 	}
 	turns := s.turns()
 	found := false
-	for n := int32(1); !found && n <= turns; n++ {
-		if n%16 == 0 && (ctx.Err() != nil || r.asked() != nil) {
+	for n := pauses; !found && n <= turns; n += pauses {
+		if n/pauses%16 == 0 && (ctx.Err() != nil || r.asked() != nil) {
 			break
 		}
-		sys.Pause()
+		for range pauses {
+			sys.Pause()
+		}
 		found = look()
 	}
 	r.spinning.Store(false)
@@ -405,7 +414,7 @@ func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err
 	if err := c.r.asked(); err != nil {
 		return v, err
 	}
-	if c.r.spin(ctx, &c.serving, func() bool {
+	if c.r.spin(ctx, &c.serving, serverPauses, func() bool {
 		v, err = c.c.TryAccept(c.r.id, from)
 		return err != ErrEmpty
 	}) {

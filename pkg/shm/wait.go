@@ -37,7 +37,9 @@ func (s *spinner) turns() int32 {
 func (s *spinner) learn(enough bool, n int32) {
 	switch {
 	case enough && n > fewSpins:
-		s.budget.Store(mostSpins)
+		if s.budget.Load() != mostSpins { // a store costs more
+			s.budget.Store(mostSpins)
+		}
 	case !enough:
 		s.budget.Store(max(n/4, fewSpins))
 	}
