@@ -4,9 +4,11 @@
  * Parameters (-D): P producers, M messages each, C consumers (0: see the monitor), CRASHES (deaths of producers, consumers and of the
  * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good; STOPS: that stops
  * between a nack [N] and lower instead), MAXD (max_deliveries, 0: none;
- * the dead-letter channel has no room, so DEAD stays), START (first position; laps count modulo 16), FIFO.
+ * the dead-letter channel has no room, so DEAD stays), REJECTS (leases that are given up: DEAD at once), DRAIN (somebody drains the
+ * queue, at any time), START (first position; laps count modulo 16), FIFO.
  * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
- * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON (models/README.md says what each leaves out). */
+ * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON, REJECT_BY_FREE, ADMIT_FIRST (models/README.md says what each
+ * leaves out). */
 #ifndef P
 #define P 2
 #endif
@@ -42,6 +44,10 @@
 #ifndef MAXD
 #define MAXD 0
 #endif
+#ifndef REJECTS
+#define REJECTS 0
+#endif
+#define DEADS (MAXD > 0 || REJECTS > 0) /* a slot may stay DEAD */
 #ifndef START
 #define START 30 /* lap 15: the next lap wraps to 0 */
 #endif
@@ -86,6 +92,12 @@ byte finished;         /* producers that sent all */
 byte busy;             /* operations under way */
 bit repairing;
 byte nacks = NACKS, aborts = ABORTS, holds = HOLDS, holding;
+#if REJECTS > 0
+byte rejects = REJECTS;
+#endif
+#ifdef DRAIN
+bit drain, rested; /* rested: the drain saw the queue at rest */
+#endif
 bit release;
 byte last;
 #define bit_(x) (1 << ((x) - 1))
@@ -338,11 +350,20 @@ proctype producer(byte me) {
 	short w;
 	bit ok, again, suspect, quiet, reg, inop;
 	byte ah;
+#ifdef DRAIN
+	bit dr;
+#endif
 next:
 	atomic { ok = 0; again = 0; quiet = 0; reg = 0; t = 0; h = 0; i = 0; pc = 0; w = 0; v = 0; ep = 0; suspect = 0; ah = 0;
+#ifdef DRAIN
+		dr = 0;
+#endif
 		if :: m == MOF(me) -> finished = finished | bit_(me); goto end :: else -> m++ fi }
 	do
 	::
+#ifdef ADMIT_FIRST
+		X(dr = drain);
+#endif
 		atomic { OPSTART };
 #ifdef NAIVE
 		do
@@ -381,6 +402,19 @@ sleep:
 	:: reg -> X(if :: sep == ep && sw > 0 -> sw--; scoming = 0 :: else fi); atomic { reg = 0; v = 0; ep = 0 }
 	:: else
 	fi;
+#ifdef DRAIN
+#ifndef ADMIT_FIRST
+	X(dr = drain); /* Z: after A */
+#endif
+	if
+	:: dr ->
+		atomic { OPSTART };
+		X(assert(phase(st[i]) == WRITING && owner(st[i]) == me); st[i] = W(FREE, 0, 0, nextlap(st[i])));
+		ringSenders();
+		atomic { OPEND; finished = finished | bit_(me); goto end }
+	:: else
+	fi;
+#endif
 	/* the payload */
 	X(pa[i] = (me - 1) * M + m);
 #ifndef STOPS
@@ -402,6 +436,9 @@ sleep:
 			suspect = suspect | passed(st[i]);
 			st[i] = W(READY, 0, 0, lapof(st[i]));
 			msg[i] = (me - 1) * M + m;
+#ifdef DRAIN
+			assert(!rested);
+#endif
 			committed = committed | bit_(msg[i])
 		:: else -> /* lost: only a repair of a live process can do it */
 			OPEND; goto next
@@ -488,6 +525,15 @@ sleep:
 		atomic { if :: again && holds > 0 -> holds--; holding++; release; holding-- :: true fi };
 #endif
 		if :: again -> again = 0; lower(i); ringReceivers() :: else fi
+#if REJECTS > 0
+	:: rejects > 0 ->
+#ifdef REJECT_BY_FREE
+		X(rejects--; assert(st[i] == w); open = open & ~bit_(x); st[i] = W(FREE, 0, 0, nextlap(w)));
+		X(st[i] = W(DEAD, 0, more(dels(w)), lapof(w)); deadm = deadm | bit_(x))
+#else
+		X(rejects--; assert(st[i] == w); open = open & ~bit_(x); deadm = deadm | bit_(x); st[i] = W(DEAD, 0, more(dels(w)), lapof(w))) /* N */
+#endif
+#endif
 	:: true ->
 #ifdef NAIVE
 		X(st[i] = W(FREE, 0, 0, nextlap(st[i])); open = open & ~bit_(x); acked = acked | bit_(x));
@@ -566,6 +612,19 @@ died:
 	atomic { again = 0; quiet = 0; goto idle }
 }
 
+#ifdef DRAIN
+/* Drain, and Stat until it shows the queue at rest: nothing is committed after that. */
+proctype drainer() {
+	byte i;
+	drain = 1; /* X */
+	do
+	:: i < N ->
+		atomic { if :: phase(st[i]) == FREE -> i++ fi } /* Y; it looks again when the slot has changed */
+	:: i == N -> rested = 1; break
+	od
+}
+#endif
+
 /* Would TryLoan find room now? */
 inline room(r) {
 	k = 0;
@@ -612,7 +671,7 @@ proctype monitor() {
 		:: k >= N -> break
 		od
 #else
-#if MAXD > 0
+#if MAXD > 0 || REJECTS > 0
 		room(r);
 		assert(!(asleepS != 0 && r));
 #else
@@ -623,7 +682,7 @@ proctype monitor() {
 		assert(open == 0);
 		k = 0;
 		do
-		:: k < N -> assert(phase(st[k]) == FREE || (MAXD > 0 && phase(st[k]) == DEAD)); k++
+		:: k < N -> assert(phase(st[k]) == FREE || (DEADS && phase(st[k]) == DEAD)); k++
 		:: k >= N -> break
 		od;
 		assert(head <= tail && tail - START <= 100)
@@ -640,6 +699,9 @@ init {
 		for (k : 1 .. P) { run producer(k) }
 		for (k : P + 1 .. P + C) { run consumer(k) }
 		run supervisor();
+#ifdef DRAIN
+		run drainer();
+#endif
 		run monitor();
 		k = 0
 	}

@@ -1,7 +1,8 @@
 #!/bin/bash
 # run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, lane.pml, topic.pml, latest.pml, call.pml), and that their broken variants fail.
 #
-# quick, the default: a minute or two on an idle processor. full: some ten minutes and up to 6 GB of memory.
+# quick, the default: under a minute on two idle processors. full: some ten minutes; each search has up to 6 GB of memory.
+# JOBS=N: searches at a time (default: quick 2, full 1).
 # The last line says whether all came out as expected; so does the exit status. models/README.md explains the rows.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
@@ -16,15 +17,42 @@ work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 2
 
-bad=0 rows=0 states_good=0
+jobs=${JOBS:-$([ "$level" = quick ] && echo 2 || echo 1)}
+shown=0 rows=0
 printf '%-42s %-10s %-28s %12s %6s\n' run expected got states s
 
 # row LEVEL NAME pass|fail exh|bit FLAG DEFS...: exh: every state; bit: with -DBITSTATE, which may miss some, in a fixed
 # amount of memory, for at most 90 s; then it says "pass so far". FLAG: -O0, or one for the order of the search, or -.
 row() {
-  local lvl=$1 name=$2 expected=$3 mode=$4 flag=$5 got n limit=150 s0 secs flags args
-  shift 5
-  [ "$lvl" = quick ] || [ "$level" = full ] || return 0
+  [ "$1" = quick ] || [ "$level" = full ] || return 0
+  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+  rows=$((rows + 1))
+  mkdir "$work/$rows"
+  search "$model" "$work/$rows" "$@" >"$work/$rows/row" &
+  show
+}
+
+# title TEXT: a line between rows.
+title() {
+  rows=$((rows + 1))
+  mkdir "$work/$rows"
+  echo "--- $1" >"$work/$rows/row"
+  : >"$work/$rows/end"
+}
+
+# show prints the rows that have ended, as far as all before them have.
+show() {
+  while [ $shown -lt $rows ] && [ -e "$work/$((shown + 1))/end" ]; do
+    shown=$((shown + 1))
+    cat "$work/$shown/row"
+  done
+}
+
+# search MODEL DIRECTORY and what row has: one row, in a directory of its own. Its end says whether it is as expected, and the states.
+search() {
+  local model=$1 name=$4 expected=$5 mode=$6 flag=$7 got n limit=150 s0 secs flags args
+  cd "$2" || exit 2
+  shift 7
   [ "$level" = quick ] || limit=1500
   [ "$mode" = exh ] || limit=90
   # To optimise the checker costs more than to run it, unless it has to run long.
@@ -33,10 +61,8 @@ row() {
     -/pass) flags=(-O1) ;;
     *) flags=("$flag" -O0) ;;
   esac
-  rm -f pan* ./*.trail out
   flags+=(-DCOLLAPSE) args=(-m300000 -w24)
   if [ "$mode" = bit ]; then flags+=(-UCOLLAPSE -DBITSTATE) args=(-m300000 -w34 -k3); fi
-  rows=$((rows + 1))
   s0=$SECONDS
   if ! spin "$@" -a "$model" >spin.out 2>&1 || [ ! -s pan.c ]; then
     got='spin: error'; cat spin.out
@@ -55,25 +81,32 @@ row() {
   secs=$((SECONDS - s0))
   n=$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' out 2>/dev/null | head -1)
   n=$(printf '%.0f' "${n:-0}")
-  local verdict=
+  local verdict='' bad=0 counted=0
   case $expected/$got in
-    pass/pass) [ "$mode" = bit ] || states_good=$((states_good + n)) ;;
+    pass/pass) [ "$mode" = bit ] || counted=$n ;;
     'pass/pass so far') ;; # not counted
     fail/fail:*) ;;
-    *) verdict=' <== WRONG'; bad=$((bad + 1)) ;;
+    *) verdict=' <== WRONG'; bad=1 ;;
   esac
   [ "$mode" = exh ] || name="$name (bitstate)"
   printf '%-42s %-10s %-28s %12s %6s%s\n' "$name" "$expected" "${got%%:*}" "$n" "$secs" "$verdict"
   [ "$got" = "${got%%:*}" ] || echo "    ${got#*: }"
+  rm -f pan pan.* ./*.trail
+  echo "$bad $counted" >end
 }
 
-echo '--- the queue as it is'
+title 'the queue as it is'
 row quick 'FIFO, 3 messages' pass exh -O0 -DP=1 -DM=3 -DC=1 -DCRASHES=0 -DFIFO
 row quick 'FIFO, 3 messages, 1 abort' pass exh -O0 -DP=1 -DM=3 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
 row quick '1:1, 1 death' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=1
 row quick '1:1, 2 deaths' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=2
 row quick '1:1, 1 death, 1 nack, dead letter' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DNACKS=1 -DMAXD=2
 row quick '2:1' pass exh -O0 -DP=2 -DM=1 -DC=1 -DCRASHES=0
+row quick '1:1, 1 death, 1 reject' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DREJECTS=1
+row quick '1:1, drain' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=0 -DDRAIN
+row full '1:1, 1 death, drain' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DDRAIN
+row full '2:1, drain' pass exh - -DP=2 -DM=1 -DC=1 -DCRASHES=0 -DDRAIN
+row full '1:1, 2 deaths, 1 reject, 1 nack, dead letter' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=2 -DNACKS=1 -DREJECTS=1 -DMAXD=2
 row full 'FIFO, 4 messages' pass exh - -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO
 row full 'FIFO, 4 messages, 1 abort' pass exh - -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
 row full '2:0, control of EARLY_UNBLOCK' pass exh -O0 -DP=2 -DM=2 -DC=0 -DCRASHES=0
@@ -85,7 +118,7 @@ row full '1:2, 3 messages, stop in nack' pass bit - -DP=1 -DM=3 -DC=2 -DCRASHES=
 row full '2:1, 2 messages, a slot is kept' pass bit - -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row full '2:2, 1 death' pass bit - -DP=2 -DM=1 -DC=2 -DCRASHES=1
 
-echo '--- what must fail'
+title 'what must fail'
 row quick NAIVE fail exh - -DNAIVE -DP=1 -DM=1 -DC=1 -DCRASHES=1
 row quick NO_LOWER_ON_COMMIT fail exh - -DNO_LOWER_ON_COMMIT -DP=2 -DM=1 -DC=1 -DCRASHES=0
 row quick NO_REREAD fail exh - -DNO_REREAD -DP=2 -DM=1 -DC=1 -DCRASHES=0
@@ -96,10 +129,12 @@ row quick NO_WAKEALL fail exh - -DNO_WAKEALL -DP=1 -DM=1 -DC=1 -DCRASHES=1
 row quick NO_LAP_CHECK fail exh - -DNO_LAP_CHECK -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
 row quick NO_RING_AT_LEASE fail exh -DT_REVERSE -DNO_RING_AT_LEASE -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row quick NO_PASSING_ON fail exh - -DNO_PASSING_ON -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
+row quick REJECT_BY_FREE fail exh - -DREJECT_BY_FREE -DP=1 -DM=1 -DC=1 -DCRASHES=1 -DREJECTS=1
+row quick ADMIT_FIRST fail exh - -DADMIT_FIRST -DP=1 -DM=1 -DC=1 -DCRASHES=0 -DDRAIN
 row quick NO_HELP_AT_FULL fail exh - -DNO_HELP_AT_FULL -DSTOPS -DNACKS=1 -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DHOLDS=1
 
 model=$here/lane.pml
-echo '--- the lane as it is'
+title 'the lane as it is'
 row quick 'lane, 3 messages' pass exh -O0 -DM=3 -DCRASHES=0
 row quick 'lane, 1 death' pass exh -O0 -DM=1 -DCRASHES=1
 row quick 'lane, out of order' pass exh -O0 -DM=2 -DCRASHES=0 -DCROSSACKS=1 -DCROSSES=1 -DNACKS=1
@@ -111,7 +146,7 @@ row full 'lane, acks crossed, 1 death' pass exh - -DM=2 -DCRASHES=1 -DCROSSACKS=
 row full 'lane, 1 nack, 1 death' pass exh - -DM=2 -DCRASHES=1 -DNACKS=1
 row full 'lane, all, 2 deaths' pass bit - -DM=3 -DCRASHES=2 -DCROSSACKS=1 -DCROSSES=1 -DBURNS=1 -DNACKS=1
 
-echo '--- what must fail'
+title 'what must fail'
 row quick NO_MEMBARRIER fail exh - -DNO_MEMBARRIER -DM=1 -DCRASHES=0
 row quick ACKED_FIRST fail exh - -DACKED_FIRST -DM=2 -DCRASHES=1 -DCROSSACKS=1
 row full TAIL_FIRST fail exh - -DTAIL_FIRST -DM=1 -DCRASHES=0
@@ -124,7 +159,7 @@ row full NO_RECHECK fail exh - -DNO_RECHECK -DM=1 -DCRASHES=0
 row full NO_WAKEALL fail exh - -DNO_WAKEALL -DM=1 -DCRASHES=1
 
 model=$here/topic.pml
-echo '--- the topic as it is'
+title 'the topic as it is'
 row quick 'topic, 1 publisher' pass exh -O0 -DSINGLE -DM=3
 row quick 'topic, 1 publisher, drop' pass exh -O0 -DSINGLE -DDROP -DM=4
 row quick 'topic' pass exh -O0 -DM=3
@@ -138,7 +173,7 @@ row full 'topic, 2 publishers, drop, 1 death' pass exh - -DP=2 -DM=1 -DDROP -DCR
 row full 'topic, 2 publishers, 2 messages' pass bit - -DP=2 -DM=2
 row full 'topic, 2 subscribers, 1 death' pass bit - -DC=2 -DM=3 -DCRASHES=1
 
-echo '--- what must fail'
+title 'what must fail'
 row quick NO_JOIN_VERSION fail exh - -DNO_JOIN_VERSION -DSINGLE -DM=3
 row quick NO_OWNER_CHECK fail exh - -DNO_OWNER_CHECK -DSINGLE -DM=4 -DEVICTS=1
 row quick NO_VALIDATE fail exh - -DNO_VALIDATE -DSINGLE -DDROP -DM=4
@@ -151,7 +186,7 @@ row full 'NO_WAKEALL (topic)' fail exh - -DNO_WAKEALL -DM=1 -DCRASHES=1
 row full NO_RING_AT_CLOSE fail exh - -DNO_RING_AT_CLOSE -DSINGLE -DM=4
 
 model=$here/latest.pml
-echo '--- the latest value as it is'
+title 'the latest value as it is'
 row quick 'latest 2:1, 1 death, 1 discard' pass exh -O0 -DW=2 -DM=1 -DR=1 -DL=2 -DCRASHES=1 -DDISCARDS=1
 row quick 'latest 2 writers, 1 sleeper, 1 stops' pass exh -O0 -DW=2 -DM=1 -DR=0 -DZ=1 -DSTOPS=1
 row full 'latest 2:1, 2 values each' pass exh - -DW=2 -DM=2 -DR=1 -DL=2 -DDISCARDS=1
@@ -160,7 +195,7 @@ row full 'latest 2 writers, 1 sleeper, 1 death' pass exh - -DW=2 -DM=1 -DR=0 -DZ
 row full 'latest 1 writer, 2 sleepers' pass exh - -DW=1 -DM=2 -DR=0 -DZ=2
 row full 'latest 3:1, 1 death, 1 discard' pass bit - -DW=3 -DM=1 -DR=1 -DL=1 -DCRASHES=1 -DDISCARDS=1
 
-echo '--- what must fail'
+title 'what must fail'
 row quick NO_VALIDATE fail exh - -DNO_VALIDATE -DW=1 -DM=4
 row full TAKE_CURRENT fail exh - -DTAKE_CURRENT -DW=2 -DM=1 -DR=0 -DSTOPS=1
 row quick CURRENT_FIRST fail exh - -DCURRENT_FIRST -DW=3 -DM=1
@@ -174,7 +209,7 @@ row quick ZERO_FIRST fail exh - -DZERO_FIRST -DW=2 -DM=1 -DR=0 -DZ=1 -DSTOPS=1
 row quick COUNT_DOWN fail exh - -DCOUNT_DOWN -DW=1 -DM=2 -DR=0 -DZ=2
 
 model=$here/call.pml
-echo '--- the call as it is'
+title 'the call as it is'
 row quick 'call' pass exh -O0 -DCRASHES=0 -DR=2
 row quick 'call, 1 death' pass exh -O0 -DCRASHES=1
 row quick 'call, 1 death, cancel, fail' pass exh -O0 -DCRASHES=1 -DCANCELS=1 -DFAIL
@@ -184,7 +219,7 @@ row full 'call, 2 deaths, cancel' pass exh - -DCRASHES=2 -DCANCELS=1
 row full 'call, 2 callers, 2 slots' pass bit - -DCRASHES=0 -DCALLERS=2 -DSLOTS=2
 row full 'call, 2 callers, 2 servers, 1 death' pass bit - -DCRASHES=1 -DCALLERS=2 -DSERVERS=2
 
-echo '--- what must fail'
+title 'what must fail'
 row quick NO_SERVER_CHECK fail exh - -DNO_SERVER_CHECK -DCRASHES=0 -DCANCELS=1
 row quick NO_SECOND_OWNER fail exh - -DNO_SECOND_OWNER -DCRASHES=1 -DCANCELS=1
 row quick NO_CALLER_REPAIR fail exh - -DNO_CALLER_REPAIR -DCRASHES=1
@@ -195,6 +230,17 @@ row quick NO_REPAIR_WAKE fail exh - -DNO_REPAIR_WAKE -DCRASHES=1
 row full ANSWER_FIRST fail exh - -DANSWER_FIRST -DCRASHES=0
 row full 'NO_RECHECK (call)' fail exh - -DNO_RECHECK -DCRASHES=0
 
+wait
+show
+searches=0 bad=0 states_good=0
+for ((i = 1; i <= rows; i++)); do
+  if ! [ -e "$work/$i/end" ]; then
+    echo "row $i did not end"
+    bad=$((bad + 1))
+  elif read -r wrong n <"$work/$i/end"; then
+    searches=$((searches + 1)) bad=$((bad + wrong)) states_good=$((states_good + n))
+  fi
+done
 echo
-echo "$rows runs, $bad not as expected; $states_good states of what is as it is; $SECONDS s"
+echo "$searches runs, $bad not as expected; $states_good states of what is as it is; $SECONDS s"
 [ $bad = 0 ]
