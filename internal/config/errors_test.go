@@ -380,6 +380,28 @@ produce = ["a"]
 8:1: consume in [worker.w]: builtin "wordcount" needs exactly one channel here, not 2; write consume = ["CHANNEL"]
 9:1: produce in [worker.w]: builtin "wordcount" needs exactly one channel here, not 0; write produce = ["CHANNEL"]
 13:1: produce in [worker.x]: builtin "echo" would feed itself: it consumes "a" as well; name another channel`},
+	{"ends of builtin workers", `
+[channel.a]
+[channel.t]
+kind = "topic"
+[channel.v]
+kind = "latest"
+[worker.w]
+builtin = "echo"
+consume = ["t"]
+produce = ["a"]
+[worker.x]
+builtin = "wordcount"
+consume = ["a"]
+produce = ["v"]
+[worker.y]
+command = ["cat"]
+stdin = "t"
+stdout = "a"
+`, `
+9:1: consume in [worker.w]: "t" is a topic, and builtin "echo" moves messages from queue to queue; name a queue
+14:1: produce in [worker.x]: "v" is a latest, and builtin "wordcount" moves messages from queue to queue; name a queue
+17:1: stdin in [worker.y]: "t" is a topic, and a filter reads and writes queues; a topic gives back nothing that a filter died with: name a queue, and let a worker fill it, a shell with shmctl sub t | shmctl pub QUEUE`},
 	{"filters", `
 [channel.a]
 slots = 4

@@ -1,6 +1,9 @@
 package config
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // filterKeys are for groups that have stdin or stdout.
 var filterKeys = []string{"filter_window", "ack", "delimiter", "stall_timeout"}
@@ -105,7 +108,11 @@ func (v *validator) queue(p path, name string) *Channel {
 	}
 	ch := &v.c.Channels[i]
 	if ch.Kind != KindQueue {
-		v.fail(p, "%q is a %s, and a filter reads and writes queues; name a queue", name, ch.Kind)
+		text := "name a queue"
+		if ch.Kind == KindTopic && p[len(p)-1] == "stdin" { // its messages are nobody's: one that a filter died with would not come back
+			text = fmt.Sprintf("a topic gives back nothing that a filter died with: name a queue, and let a worker fill it, a shell with shmctl sub %s | shmctl pub QUEUE", name)
+		}
+		v.fail(p, "%q is a %s, and a filter reads and writes queues; %s", name, ch.Kind, text)
 		return nil
 	}
 	return ch

@@ -297,6 +297,16 @@ func (v *validator) ends(at path, g *Group) {
 	if a && b && g.Consume[0] == g.Produce[0] {
 		v.fail(produce, "builtin %q would feed itself: it consumes %q as well; name another channel", g.Builtin, g.Consume[0])
 	}
+	for _, end := range []struct {
+		path
+		list []string
+	}{{consume, g.Consume}, {produce, g.Produce}} {
+		for _, ch := range v.c.Channels {
+			if len(end.list) == 1 && ch.Name == end.list[0] && ch.Kind != KindQueue && slices.Contains(kinds, ch.Kind) {
+				v.fail(end.path, "%q is a %s, and builtin %q moves messages from queue to queue; name a queue", ch.Name, ch.Kind, g.Builtin)
+			}
+		}
+	}
 }
 
 // total refuses the group with which all groups together become too many, once.
