@@ -269,7 +269,7 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 	}
 	defer to.close()
 	p := &pubRun{o: o, to: to, ctx: ctx, began: time.Now()}
-	show := a.showProgress(func(took time.Duration) string { return transferred(p.sent.Load(), p.bytes.Load(), took) })
+	show := a.showProgress(func(took time.Duration) string { return transferred(p.shown.sent.Load(), p.shown.bytes.Load(), took) })
 	switch {
 	case o.message != nil:
 		err = p.repeat([]byte(*o.message))
@@ -284,11 +284,11 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 	}
 	switch {
 	case errors.Is(err, shm.ErrQuit):
-		err = stopped(fmt.Sprintf("%s sent, the rest not", count(int(p.sent.Load()), "message")))
+		err = stopped(fmt.Sprintf("%s sent, the rest not", count(int(p.sent), "message")))
 	case errors.Is(err, shm.ErrDraining), errors.Is(err, shm.ErrNotPublisher):
-		err = fmt.Errorf("%w; %s sent, the rest not", err, count(int(p.sent.Load()), "message"))
+		err = fmt.Errorf("%w; %s sent, the rest not", err, count(int(p.sent), "message"))
 	case ctx.Err() != nil:
-		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; channel %q is full or there is no more input", count(int(p.sent.Load()), "message"), o.channel))
+		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; channel %q is full or there is no more input", count(int(p.sent), "message"), o.channel))
 	}
 	if err == nil && a.json() {
 		return a.printJSON(struct {
@@ -296,7 +296,7 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 			Channel  string `json:"channel"`
 			Messages uint64 `json:"messages"`
 			Bytes    uint64 `json:"bytes"`
-		}{schema, o.channel, p.sent.Load(), p.bytes.Load()})
+		}{schema, o.channel, p.sent, p.bytes})
 	}
 	return err
 }
@@ -311,12 +311,23 @@ type pubRun struct {
 	ctx         context.Context
 	began       time.Time
 	due         uint64 // messages that --rate allows so far
-	sent, bytes atomic.Uint64
+	sent, bytes uint64
+
+	shown struct{ sent, bytes atomic.Uint64 } // what progress shows of them: once in a while, as each store would cost as much as the message
+}
+
+// often is how many messages go between two looks of progress.
+const often = 256
+
+// show tells progress how far it is.
+func (p *pubRun) show() {
+	p.shown.sent.Store(p.sent)
+	p.shown.bytes.Store(p.bytes)
 }
 
 // send sends one message, when --rate allows it. It returns errEnough when --count is reached.
 func (p *pubRun) send(m []byte) error {
-	if p.o.count >= 0 && p.sent.Load() >= uint64(p.o.count) {
+	if p.o.count >= 0 && p.sent >= uint64(p.o.count) {
 		return errEnough
 	}
 	if p.o.rate > 0 {
@@ -332,14 +343,16 @@ func (p *pubRun) send(m []byte) error {
 			return err
 		}
 	}
-	p.sent.Add(1)
-	p.bytes.Add(uint64(len(m)))
+	p.bytes += uint64(len(m))
+	if p.sent++; p.sent%often == 0 || p.o.rate > 0 {
+		p.show()
+	}
 	return nil
 }
 
 // pace waits until the next message is due. It looks at the clock only when those are sent that were due at the last look.
 func (p *pubRun) pace() error {
-	n := p.sent.Load()
+	n := p.sent
 	for n >= p.due {
 		elapsed := time.Since(p.began)
 		p.due = uint64(elapsed.Seconds()*p.o.rate) + 1
@@ -426,7 +439,7 @@ func (p *pubRun) lines(r *shm.Region, in io.Reader) error {
 				return err
 			}
 			number++
-			if p.o.count >= 0 && p.sent.Load() == uint64(p.o.count) {
+			if p.o.count >= 0 && p.sent == uint64(p.o.count) {
 				return nil
 			}
 		}

@@ -475,13 +475,22 @@ func (s *Subscription) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, err
 // When fn returns an error, that message is not done, and ReceiveBatch returns the error. Other errors: as Receive; with ErrEvicted, and
 // when a *LostError says that messages were lost, what fn saw last may have been overwritten meanwhile and is not counted.
 func (s *Subscription) ReceiveBatch(ctx context.Context, limit int, fn func(p []byte) error) (int, error) {
+	return s.receiveBatch(ctx, true, limit, fn)
+}
+
+// TryReceiveBatch is ReceiveBatch that does not wait. Errors: ErrEmpty beside those of ReceiveBatch.
+func (s *Subscription) TryReceiveBatch(limit int, fn func(p []byte) error) (int, error) {
+	return s.receiveBatch(context.Background(), false, limit, fn)
+}
+
+func (s *Subscription) receiveBatch(ctx context.Context, wait bool, limit int, fn func(p []byte) error) (int, error) {
 	if s.open {
 		return 0, ErrBusy
 	}
 	if limit <= 0 {
 		return 0, nil
 	}
-	if _, err := s.next(ctx, true); err != nil {
+	if _, err := s.next(ctx, wait); err != nil {
 		return 0, err
 	}
 	defer s.s.Flush()

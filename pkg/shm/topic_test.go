@@ -434,3 +434,27 @@ func TestTopicInPlace(t *testing.T) {
 		t.Error(cs)
 	}
 }
+
+// TryReceiveBatch takes what is there, up to max, and waits for nothing.
+func TestTopicTryReceiveBatch(t *testing.T) {
+	d := testregion.Start(t, topicRegion(""))
+	r := d.Attach(shm.Options{Produce: []string{"news"}, Consume: []string{"news"}})
+	c := topic(t, r)
+	s := subscribe(t, c, shm.FromNew)
+	var got []string
+	take := func(p []byte) error { got = append(got, string(p)); return nil }
+	if n, err := s.TryReceiveBatch(4, take); n != 0 || !errors.Is(err, shm.ErrEmpty) {
+		t.Error(n, err)
+	}
+	if _, err := c.PublishBatch(within(t), [][]byte{[]byte("a"), []byte("b"), []byte("c")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{2, 1} {
+		if n, err := s.TryReceiveBatch(2, take); n != want || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if n, err := s.TryReceiveBatch(2, take); n != 0 || !errors.Is(err, shm.ErrEmpty) || strings.Join(got, "") != "abc" {
+		t.Error(n, err, got)
+	}
+}
