@@ -30,7 +30,9 @@ func TestWhatWorkersInherit(t *testing.T) {
 			k, v, _ := strings.Cut(rest, "=")
 			env[k] = v
 		case "fd":
-			fds = append(fds, rest)
+			if _, to, _ := strings.Cut(rest, " "); to != "" { // else the shell closed it between looking for it and looking at it
+				fds = append(fds, rest)
+			}
 		case "dir":
 			if rest != "/usr" {
 				t.Errorf("working directory %q", rest)
