@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,16 +44,6 @@ func allowedCPUs() (cpus []int, err error) {
 		}
 	}
 	return cpus, nil
-}
-
-// sleeps returns how often a thread of this process has gone to sleep in the kernel. It is called within what is measured: an ordinary system call wakes the
-// scheduler's monitor thread, which would count.
-func sleeps() int64 {
-	var u unix.Rusage
-	if _, _, e := unix.RawSyscall(unix.SYS_GETRUSAGE, unix.RUSAGE_SELF, uintptr(unsafe.Pointer(&u)), 0); e != 0 {
-		return 0
-	}
-	return int64(u.Nvcsw)
 }
 
 // cpuNs returns the CPU time of all threads of this process.
