@@ -106,13 +106,20 @@ func testKill(t *testing.T, lane bool, what string) {
 }
 
 // TestLaneKill kills an end of a lane at every instruction of every operation.
-func TestLaneKill(t *testing.T) { testKill(t, true, "lane, kill") }
+func TestLaneKill(t *testing.T) {
+	t.Parallel()
+	testKill(t, true, "lane, kill")
+}
 
 // TestFrameKill does it with slots of a queue that are frames.
-func TestFrameKill(t *testing.T) { testKill(t, false, "frames, kill") }
+func TestFrameKill(t *testing.T) {
+	t.Parallel()
+	testKill(t, false, "frames, kill")
+}
 
 // TestLaneRepairKilled kills the repair, at every instruction, and repairs again.
 func TestLaneRepairKilled(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count, scratch := newTally(t), anonymous()
@@ -184,6 +191,7 @@ func TestLaneRepairKilled(t *testing.T) {
 // TestLaneParked stops one end at every instruction, as SIGSTOP or a debugger may, lets the other go on, or die and have a
 // successor, and then the first.
 func TestLaneParked(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count := newTally(t)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -79,15 +80,9 @@ type tracee struct {
 func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 	runtime.LockOSThread()
 	// Both on one processor: a step is two switches and no interrupt between processors.
-	var all, one unix.CPUSet
+	var all unix.CPUSet
 	unix.SchedGetaffinity(0, &all)
-	for i := range 1024 {
-		if all.IsSet(i) {
-			one.Zero()
-			one.Set(i) // the last one
-		}
-	}
-	unix.SchedSetaffinity(0, &one)
+	leave := onOne(&all)
 	x := &tracee{t: t, f: f, mem: mem, runtime: map[uint64]bool{}}
 	t.Cleanup(func() {
 		x.kill()
@@ -96,6 +91,7 @@ func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 			reap(x.root)
 		}
 		unix.SchedSetaffinity(0, &all)
+		leave()
 		runtime.UnlockOSThread()
 	})
 	exe, err := os.Executable()
@@ -117,6 +113,33 @@ func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 	x.run(x.root)
 	x.start()
 	return x
+}
+
+// users counts, by processor, the tests that step there; those that are parallel do not share one if there is another.
+var users struct {
+	sync.Mutex
+	of [1024]int
+}
+
+// onOne moves this thread to the processor of all that the fewest tests use, the last one of these.
+func onOne(all *unix.CPUSet) (leave func()) {
+	users.Lock()
+	defer users.Unlock()
+	best := -1
+	for i := range users.of {
+		if all.IsSet(i) && (best < 0 || users.of[i] <= users.of[best]) {
+			best = i
+		}
+	}
+	users.of[best]++
+	var one unix.CPUSet
+	one.Set(best)
+	unix.SchedSetaffinity(0, &one)
+	return func() {
+		users.Lock()
+		users.of[best]--
+		users.Unlock()
+	}
 }
 
 // start makes a tracee and lets it run to where it waits for something to do.
