@@ -161,21 +161,42 @@ func (a *app) chTrimCommand() *cobra.Command {
 		Long: `trim gives the memory of the free slots of a sparse queue back to the system,
 and says how much it was. What is in the other slots stays, and messages may
 come and go meanwhile. Of each slot the first page stays, so that slots of less
-than 4 KiB have nothing to give.`,
+than 4 KiB have nothing to give. Channels of other kinds, and queues with
+producers = 1 and consumers = 1, have nothing that may be taken: trim says why.`,
 		Example:           `  shmctl ch trim frames`,
 		ValidArgsFunction: a.ofKind(protocol.KindQueue),
 	}, oneChannel, func(ctx context.Context, args []string) error {
-		r, q, err := a.queue(ctx, "ch trim", args[0], true)
+		r, err := a.attachOne(ctx, "ch trim", args[0], true)
 		if err != nil {
 			return err
 		}
 		defer r.Close()
+		if kind := r.Kind(args[0]); kind != protocol.KindQueue {
+			return wrongKind("ch trim", args[0], kind, untrimmed(kind))
+		}
+		q, err := r.Queue(args[0])
+		if err != nil {
+			return err
+		}
 		n, err := q.Trim()
 		if err != nil {
 			return err
 		}
 		return a.done(doneJSON{Channel: args[0], Bytes: &n}, "%s given back", size(n))
 	})
+}
+
+// untrimmed says why a channel of a kind has no memory to give back.
+func untrimmed(kind protocol.Kind) string {
+	switch kind {
+	case protocol.KindLatest:
+		return "readers may be at any of its versions, and each Put writes the next one; nothing is free for long: declare fewer slots"
+	case protocol.KindTopic:
+		return "what subscribers have read stays as history for those that come, until it is overwritten: declare fewer slots"
+	case protocol.KindCall:
+		return "its slots are used in turn, and a free one is the next caller's: declare fewer slots"
+	}
+	return "only queues can be trimmed"
 }
 
 func (a *app) chEvictCommand() *cobra.Command {

@@ -100,10 +100,9 @@ func (q *Queue) before(l Lease, p uint64) bool {
 // A slot is claimed as for a message, but out of turn [A'], so that whoever comes round to it sees a loan; and then it is as it was: not
 // as after Abort, since a position that is given up is room that is missing until tail comes round again.
 func (q *Queue) Trim(owner uint16, punch func([]byte) (int64, error)) (given int64, err error) {
-	if err := q.noLane(); err != nil {
-		return 0, err
-	}
 	switch {
+	case q.flags&QueueFlagLane != 0: // its producer writes a payload before any word tells of it: a hole would take a message with it
+		return 0, fmt.Errorf("channel %q has one producer and one consumer, and no word says which free slot is being written: its memory stays; declare fewer slots, or remove producers and consumers", q.h.Name)
 	case q.flags&QueueFlagSparse == 0:
 		return 0, fmt.Errorf("channel %q is not sparse: its memory is promised, and stays", q.h.Name)
 	case q.stride%pageSize != 0 || q.offset%pageSize != 0 || q.stride < 2*pageSize:
