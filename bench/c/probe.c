@@ -6,6 +6,7 @@
 //   loan   the same with slots of many pages, used in place; touch=0: handed over untouched
 //   copy   memcpy of the size, nobody else about
 //   fetch  memcpy of what the other CPU has just written, while it waits
+//   seqlock  read of the newest of eight versions, each behind a sequence number, while the other CPU writes at full speed
 #include "harness.h"
 #include <linux/futex.h>
 #include <stdatomic.h>
@@ -262,6 +263,61 @@ static void fetch(void) {
   report_trips(&a, t, 0, 0);
 }
 
+// ------------------------------------------------------------------ seqlock
+
+// What a latest value needs at least beside a writer at full speed: no claim, no name of the writer, nothing that outlives it.
+enum { VERSIONS = 8 };
+
+static size_t version_stride;
+
+static inline _Atomic uint64_t *version_seq(uint64_t v) { return (_Atomic uint64_t *)(slots + v % VERSIONS * version_stride); }
+
+static void seqlock_write(uint64_t v) { // from 1 on
+  _Atomic uint64_t *seq = version_seq(v);
+  atomic_store_explicit(seq, 2 * v - 1, memory_order_relaxed);
+  atomic_thread_fence(memory_order_release);
+  put((char *)seq + 16, message(&src, v), a.size);
+  atomic_store_explicit(seq, 2 * v, memory_order_release);
+  atomic_store_explicit(&both->request.seq, v, memory_order_release);
+}
+
+static void seqlock_peer(const struct args *arg) {
+  (void)arg;
+  for (uint64_t v = 2; !atomic_load_explicit(&both->reply.seq, memory_order_relaxed); v++) seqlock_write(v);
+}
+
+static void seqlock(void) {
+  uint32_t *t = calloc(a.count, sizeof *t);
+  char *to;
+  if (posix_memalign((void **)&to, 4096, a.size)) fail("no memory");
+  both = shared(sizeof *both);
+  version_stride = (a.size + 16 + 63) / 64 * 64;
+  slots = shared(VERSIONS * version_stride);
+  seqlock_write(1);
+  pid_t pid = forked(&a, seqlock_peer);
+  uint64_t last = ticks();
+  for (long i = 0; i < a.warm + a.count; i++) {
+    for (;;) {
+      uint64_t v = atomic_load_explicit(&both->request.seq, memory_order_acquire);
+      _Atomic uint64_t *seq = version_seq(v);
+      if (atomic_load_explicit(seq, memory_order_acquire) != 2 * v) continue;
+      put(to, (char *)seq + 16, a.size);
+      atomic_thread_fence(memory_order_acquire);
+      if (atomic_load_explicit(seq, memory_order_relaxed) == 2 * v) break;
+    }
+    uint64_t now = ticks();
+    if (i >= a.warm) t[i - a.warm] = now - last;
+    last = now;
+    uint64_t first, end;
+    memcpy(&first, to, 8);
+    memcpy(&end, to + a.size - 8, 8);
+    if (end - first != a.size / 8 - 1) fail("seqlock: a value is torn");
+  }
+  atomic_store_explicit(&both->reply.seq, 1, memory_order_relaxed);
+  joined(pid);
+  report_trips(&a, t, 0, 0);
+}
+
 int main(int argc, char **argv) {
   a = parse(argc, argv);
   src = source(a.size);
@@ -270,5 +326,6 @@ int main(int argc, char **argv) {
   else if (!strcmp(a.measure, "ring") || !strcmp(a.measure, "loan")) one_way();
   else if (!strcmp(a.measure, "copy")) copy();
   else if (!strcmp(a.measure, "fetch")) fetch();
+  else if (!strcmp(a.measure, "seqlock")) seqlock();
   else fail("%s: unknown measure", a.measure);
 }
