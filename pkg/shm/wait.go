@@ -148,6 +148,7 @@ func (r *Region) nap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
 		case sys.ErrTimedOut:
 			n.after = min(2*n.after+1, mostSkip)
 			n.skip = n.after
+			runtime.Gosched() // it forgets timers that were stopped meanwhile, for which it would wake this process later
 			return word.Load() != v
 		}
 		if word.Load() != v {
