@@ -135,10 +135,10 @@ func (d *Daemon) prepare() (err error) {
 		return err
 	}
 	if err := sys.SetSubreaper(); err != nil {
-		return err
+		return fmt.Errorf("become the parent of what workers leave behind: %w", err)
 	}
 	if d.deaths, err = sys.NewEpoll(); err != nil {
-		return err
+		return fmt.Errorf("watch for the ends of processes: %w", err)
 	}
 	now := time.Now()
 	if d.mem, err = newMemory(d.conf, d.dir, now); err != nil {

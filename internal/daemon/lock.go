@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -46,11 +47,18 @@ func takeLock(dir, region string) (*lock, error) {
 			}
 			return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s); stop it with `shmctl -r %s stop`, or give this one another [region] name", ErrRunning, region, pid, path, region)
 		}
-		have, err1 := sys.Fstat(f)
-		named, err2 := sys.StatPath(path)
-		if err1 != nil || err2 != nil || have.Inode != named.Inode { // the daemon before removed it between open and flock
+		have, err := sys.Fstat(f)
+		var named sys.Stat
+		if err == nil {
+			named, err = sys.StatPath(path)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist), err == nil && have.Inode != named.Inode: // the daemon before removed it between open and flock
 			f.Close()
 			continue
+		case err != nil:
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		f.Truncate(0)
 		f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)

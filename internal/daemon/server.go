@@ -81,9 +81,9 @@ func listen(d *Daemon, path string) (*server, error) {
 		return nil, fmt.Errorf("attach socket: %s: the path of a socket has at most %d bytes, this one has %d: use a shorter runtime directory", path, maxPath, len(path))
 	}
 	os.Remove(path) // a dead daemon's: this one holds the region's lock
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	l, err := sys.ListenUnix(path)
 	if err != nil {
-		return nil, fmt.Errorf("attach socket: %w", err)
+		return nil, fmt.Errorf("attach socket: %s: %w", path, err)
 	}
 	mode := os.FileMode(0o660)
 	if d.conf.Open() { // credentials decide, not the file's mode

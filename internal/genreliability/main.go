@@ -40,6 +40,7 @@ type report struct {
 	mutants  string
 	wakes    []string
 	storms   []string
+	faults   []string
 	failed   []string // tests
 	model    []string // rows of the table
 	modelSum string
@@ -58,6 +59,7 @@ var (
 	mutantsLine = regexp.MustCompile(`_test\.go:\d+: mutants: (\d+ of \d+ found \(\d+ are known\))`)
 	wakeLine    = regexp.MustCompile(`_test\.go:\d+: (.*at \d+ points the wake-up is lost with the victim, and all are rescued by the repair)`)
 	stormLine   = regexp.MustCompile(`_test\.go:\d+: (\d+ kills in .*)`)
+	faultsLine  = regexp.MustCompile(`_test\.go:\d+: faults: (.*)`)
 	modelRow    = regexp.MustCompile(`^(\S+(?: \S+)*?) {2,}(pass|fail) +(\S.*?) +([0-9]+) +([0-9]+)`)
 	modelSum    = regexp.MustCompile(`^\d+ runs, \d+ not as expected; .*`)
 	repairLine  = regexp.MustCompile(`^(BenchmarkRepair\S*)\s+\d+\s+(.*)`)
@@ -85,6 +87,8 @@ func read(tests, model, bench string) (*report, error) {
 			r.mutants = mutantsLine.FindStringSubmatch(o)[1]
 		case wakeLine.MatchString(o):
 			r.wakes = append(r.wakes, name+": "+wakeLine.FindStringSubmatch(o)[1])
+		case faultsLine.MatchString(o):
+			r.faults = append(r.faults, name+": "+faultsLine.FindStringSubmatch(o)[1])
 		case pkg == "storm" && stormLine.MatchString(o) && strings.Contains(o, "lost"):
 			r.storms = append(r.storms, name+": "+stormLine.FindStringSubmatch(o)[1])
 		}
@@ -119,6 +123,8 @@ func read(tests, model, bench string) (*report, error) {
 		return nil, fmt.Errorf("%s has no mutants", tests)
 	case len(r.storms) == 0:
 		return nil, fmt.Errorf("%s has no storm", tests)
+	case len(r.faults) == 0:
+		return nil, fmt.Errorf("%s has no system calls that fail", tests)
 	case r.modelSum == "":
 		return nil, fmt.Errorf("%s has no last line of models/run.sh", model)
 	}
@@ -180,6 +186,9 @@ func (r *report) write(w io.Writer) error {
 	p("### Mutants\n\nOne line of the code is broken on purpose, and the crash points must notice: %s.\n", r.mutants)
 	p("## Storm\n\nProcesses are killed with SIGKILL while messages flow; a ledger outside knows every message.\n")
 	list(r.storms)
+	p("## System calls that fail\n\nOf a start of the real daemon, and of shmctl beside it, the N-th call of a kind is refused, or that one and all after it, for N after N. It must")
+	p("work all the same or end with an error that says what failed, and leave nothing.\n")
+	list(r.faults)
 	p("## Models\n\nPromela models with crashes at every shared access and a repair that crashes too. A variant that is broken on purpose must fail.\n")
 	p("| run | expected | got | states | s |\n|---|---|---|--:|--:|")
 	for _, row := range r.model {

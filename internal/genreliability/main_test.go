@@ -14,6 +14,7 @@ const events = `{"Action":"output","Package":"m/test/crashpoint","Test":"TestKil
 {"Action":"output","Package":"m/test/crashpoint","Test":"TestMutants","Output":"    mutants_test.go:213: mutants: 2 of 2 found (3 are known); map[]\n"}
 {"Action":"output","Package":"m/test/crashpoint","Test":"TestWake","Output":"    wake_test.go:187: beside send: at 4 points the wake-up is lost with the victim, and all are rescued by the repair\n"}
 {"Action":"output","Package":"m/test/storm","Test":"TestStorm","Output":"    storm_test.go:265: 200 kills in 3s (map[]), 99 messages committed, 0 received more than once, 1 redeliveries; lost 0, torn 0, never sent 0, again after the ack 0\n"}
+{"Action":"output","Package":"m/test/faults","Test":"TestStart","Output":"    faults_test.go:195: faults: start: 9 cases, 0 failed; 4 worked all the same\n"}
 {"Action":"fail","Package":"m/test/crashpoint","Test":"TestKill"}
 `
 
@@ -55,6 +56,7 @@ func TestPage(t *testing.T) {
 		"2 of 2 found (3 are known)",
 		"* crashpoint TestWake: beside send: at 4 points",
 		"* storm TestStorm: 200 kills in 3s",
+		"* faults TestStart: start: 9 cases, 0 failed; 4 worked",
 		"| 2 producers, 1 death | pass | pass | 1234 | 5 |",
 		"| NAIVE | fail | fail: lost | 56 | 1 |",
 		"2 runs, 0 not as expected;",
@@ -71,7 +73,7 @@ func TestPage(t *testing.T) {
 
 // A page of a run that did not do everything is none.
 func TestNothingIsLeftOut(t *testing.T) {
-	for _, word := range []string{"points, ", "mutants: ", "lost 0"} {
+	for _, word := range []string{"points, ", "mutants: ", "lost 0", "faults: "} {
 		if _, err := write(t, strings.ReplaceAll(events, word, ""), model); err == nil {
 			t.Errorf("a page without %q", word)
 		}

@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"net"
 	"os"
 
@@ -40,6 +41,45 @@ func PeerPidfd(c *net.UnixConn) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(pidfd), "pidfd"), nil
+}
+
+// ListenUnix listens at a path with a socket of type "unixpacket". On an error there is no file at the path that was not there before.
+// The close of the listener removes it. What net.ListenUnix does beside that can fail and then leaves the file, or panics
+// (getsockname).
+func ListenUnix(path string) (*net.UnixListener, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fail("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() // the listener has a descriptor of its own
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, fail("bind", err)
+	}
+	l, err := listener(f, fd)
+	if err != nil {
+		os.Remove(path)
+		return nil, err
+	}
+	l.SetUnlinkOnClose(true)
+	return l, nil
+}
+
+// backlog is as many connections as the kernel lets wait (net.core.somaxconn): it takes the lesser.
+const backlog = 1<<16 - 1
+
+func listener(f *os.File, fd int) (*net.UnixListener, error) {
+	if err := unix.Listen(fd, backlog); err != nil {
+		return nil, fail("listen", err)
+	}
+	l, err := net.FileListener(f)
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err // beside it there is only the path
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil
 }
 
 func connControl(c *net.UnixConn, call string, fn func(fd int) error) error {

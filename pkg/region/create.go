@@ -93,7 +93,7 @@ func create(o Options) (_ *Segment, err error) {
 			return nil, noHugePages(err)
 		}
 	} else if f, err = sys.MemfdCreate(o.Name); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q: %w", o.Name, err)
 	}
 	var m *mapping
 	done := false
@@ -113,11 +113,11 @@ func create(o Options) (_ *Segment, err error) {
 	}
 	// Before the first descriptor can leave this process: nobody ever sees it unsealed.
 	if err := sys.AddSeals(f, sys.SealShrink|sys.SealGrow|sys.SealSeal); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("seal %q: %w", o.Name, err)
 	}
 	st, err := sys.Fstat(f)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q: %w", o.Name, err)
 	}
 	if m, err = newMapping(f, size, true); err != nil {
 		return nil, fmt.Errorf("map %q: %w", o.Name, err)
