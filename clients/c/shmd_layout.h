@@ -30,7 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
-#define SHMD_LAYOUT_HASH UINT64_C(0x76ef0dbfebefe973) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x35723a965eab89c6) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -266,7 +266,8 @@ struct shmd_roster_info {
     char version[32];                          /* 88, daemon: version of the daemon */
     char config[192];                          /* 120, daemon: path of the configuration, cut at 192 bytes; empty for the embedded one */
     char dir[128];                             /* 312, creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region */
-    uint8_t reserved_440[8];
+    SHMD_ATOMIC(uint32_t) adopting;            /* 440, daemon: how many daemons in a row have begun to adopt the region and not finished */
+    uint8_t reserved_444[4];
 };
 SHMD_ASSERT(sizeof(struct shmd_roster_info) == 448, "size of roster_info");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, daemon_pid) == 0, "offset of roster_info.daemon_pid");
@@ -288,6 +289,7 @@ SHMD_ASSERT(offsetof(struct shmd_roster_info, attachment_offset) == 80, "offset 
 SHMD_ASSERT(offsetof(struct shmd_roster_info, version) == 88, "offset of roster_info.version");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, config) == 120, "offset of roster_info.config");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, dir) == 312, "offset of roster_info.dir");
+SHMD_ASSERT(offsetof(struct shmd_roster_info, adopting) == 440, "offset of roster_info.adopting");
 
 /* One segment of the region, in the roster's directory. */
 struct shmd_segment_row {
@@ -342,8 +344,10 @@ struct shmd_worker_row {
     char reason[192];                          /* 120, daemon: why the state is what it is, for people; cut */
     SHMD_ATOMIC(uint32_t) shim_pid;            /* 312, daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker */
     SHMD_ATOMIC(uint32_t) stalled;             /* 316, daemon: 1 while a filter does not answer */
+    SHMD_ATOMIC(uint32_t) restarted;           /* 320, daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due */
+    uint8_t reserved_324[60];
 };
-SHMD_ASSERT(sizeof(struct shmd_worker_row) == 320, "size of worker_row");
+SHMD_ASSERT(sizeof(struct shmd_worker_row) == 384, "size of worker_row");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, seq) == 0, "offset of worker_row.seq");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, state) == 4, "offset of worker_row.state");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, pid) == 8, "offset of worker_row.pid");
@@ -359,6 +363,7 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, name) == 56, "offset of worker_row.
 SHMD_ASSERT(offsetof(struct shmd_worker_row, reason) == 120, "offset of worker_row.reason");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, shim_pid) == 312, "offset of worker_row.shim_pid");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, stalled) == 316, "offset of worker_row.stalled");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarted) == 320, "offset of worker_row.restarted");
 
 /* One process that holds segments. The index of the row is the id that stamps slots. */
 struct shmd_attachment_row {

@@ -44,6 +44,8 @@ type Daemon struct {
 	dir      string // of the socket and the lock
 	sockPath string
 	lock     *lock
+	sockets  []*os.File // that systemd opened
+	adopted  *adopted   // nil: the region is new
 	mem      *memory
 	hub      *sys.Hub
 	deaths   *sys.Epoll // pidfds of workers and outsiders, token: attachment id
@@ -107,6 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	err = g.Run()
 	if err == nil {
 		d.endLeftBehind()
+		d.forgetSegments()
 	}
 	d.lines.end()
 	d.systemd.end()
@@ -131,28 +134,46 @@ func (d *Daemon) prepare() (err error) {
 	if d.lock, err = takeLock(d.dir, name); err != nil {
 		return err
 	}
-	if err := d.stopLeftovers(); err != nil {
-		return err
-	}
 	if err := sys.SetSubreaper(); err != nil {
 		return fmt.Errorf("become the parent of what workers leave behind: %w", err)
 	}
 	if d.deaths, err = sys.NewEpoll(); err != nil {
 		return fmt.Errorf("watch for the ends of processes: %w", err)
 	}
-	now := time.Now()
-	if d.mem, err = newMemory(d.conf, d.dir, now); err != nil {
-		return err
-	}
 	ticks, err := sys.StartTicks(os.Getpid())
 	if err != nil {
 		return err
 	}
-	d.ids = newIDs(d.mem.roster.AttachmentCap())
+	now := time.Now()
 	d.info = protocol.DaemonInfo{Pid: os.Getpid(), StartTicks: ticks, State: protocol.DaemonStateStarting, Started: now, Version: d.version, Config: d.conf.Path}
+	if err := d.succeed(now); err != nil {
+		return err
+	}
+	if d.adopted == nil {
+		if err := d.stopLeftovers(); err != nil {
+			return err
+		}
+		if d.mem, err = newMemory(d.conf, d.dir, now); err != nil {
+			return err
+		}
+		d.ids = newIDs(d.mem.roster.AttachmentCap())
+	}
 	d.setAttachment(daemonID, protocol.Attachment{State: protocol.AttachmentLive, Pid: os.Getpid(), UID: uint32(os.Getuid()), StartTicks: ticks,
 		Worker: -1, Role: protocol.RoleDaemon, Name: "shmd"})
-	if err := d.addWorkers(); err != nil {
+	if d.adopted == nil {
+		if err := d.addGroups(); err != nil {
+			return err
+		}
+		if err := d.addWorkers(); err != nil {
+			return err
+		}
+		for _, w := range d.workers {
+			if err := d.mem.roster.SetWorker(w.index, w.row); err != nil {
+				return err
+			}
+		}
+	}
+	if err := d.storeSegments(d.adopted == nil); err != nil {
 		return err
 	}
 	d.mem.roster.SetDaemon(d.info)                                          // last: without it the region counts as not there yet (control.Find)
@@ -161,25 +182,62 @@ func (d *Daemon) prepare() (err error) {
 	if d.server, err = listen(d, d.sockPath); err != nil {
 		return err
 	}
+	if d.adopted != nil {
+		return nil
+	}
 	d.log.Info("region created", "region", name, "pid", os.Getpid(), "version", d.version, "socket", d.sockPath, "config", d.conf.Path, "workers", len(d.workers), "channels", len(d.mem.names))
 	return nil
 }
 
-// addWorkers fills the group table and the worker table.
+// succeed adopts the region of a daemon that died, if there is one that can be adopted.
+func (d *Daemon) succeed(now time.Time) error {
+	e := d.inherit()
+	if e == nil {
+		var err error
+		if e, err = d.findEstate(); err != nil || e == nil {
+			return err
+		}
+	}
+	defer e.Close()
+	var err error
+	if d.adopted, err = d.adopt(e, now); err == nil {
+		return nil
+	}
+	d.log.Warn("the region of an earlier daemon cannot be adopted: it is set aside, its workers are asked to quit, and a new region begins", "region", d.conf.Region.Name,
+		"found_in", e.from, "reason", err)
+	for _, name := range e.names {
+		d.systemd.remove(name)
+	}
+	d.ring.detach()
+	if d.mem != nil {
+		d.mem.Close()
+	}
+	d.mem, d.workers, d.outsiders = nil, nil, map[uint16]*outsider{}
+	return nil
+}
+
+// addGroups fills the group table.
+func (d *Daemon) addGroups() error {
+	first := 0
+	for i := range d.conf.Groups {
+		g := &d.conf.Groups[i]
+		if _, err := d.mem.roster.AddGroup(protocol.Group{Name: g.Name, Restart: restartOf(g.Restart), First: first, Count: g.Count,
+			StopTimeout: g.StopTimeout, Command: commandOf(g)}); err != nil {
+			return err
+		}
+		first += g.Count
+	}
+	return nil
+}
+
+// addWorkers makes a worker of each instance of the configuration.
 func (d *Daemon) addWorkers() error {
 	byName := map[string]int{}
 	for gi := range d.conf.Groups {
 		g := &d.conf.Groups[gi]
-		if _, err := d.mem.roster.AddGroup(protocol.Group{Name: g.Name, Restart: restartOf(g.Restart), First: len(d.workers), Count: g.Count,
-			StopTimeout: g.StopTimeout, Command: commandOf(g)}); err != nil {
-			return err
-		}
 		for i := range g.Count {
 			w := &worker{index: len(d.workers), group: gi, instance: i, conf: g,
 				row: protocol.Worker{Name: fmt.Sprintf("%s.%d", g.Name, i), Group: gi, Instance: i, Since: d.info.Started}}
-			if err := d.mem.roster.SetWorker(w.index, w.row); err != nil {
-				return err
-			}
 			d.workers = append(d.workers, w)
 			byName[w.row.Name] = w.index
 		}
@@ -256,6 +314,9 @@ func (d *Daemon) finish() { d.once.Do(func() { close(d.finished) }) }
 // supervise is the supervisor.
 func (d *Daemon) supervise() {
 	d.setDaemonState(protocol.DaemonStateRunning)
+	if d.adopted != nil {
+		d.goOn(d.adopted)
+	}
 	d.reconcileAll()
 	d.reportStatus()
 	for {

@@ -59,11 +59,14 @@ func TestTheSameNameElsewhere(t *testing.T) {
 	one := testregion.Start(t, named+idle("w", "count = 2"))
 	two := one.Elsewhere()
 	before := one.WaitReady()
-	p := watch(t, two.WaitReady()[0].Pid)
+	theirs := two.WaitReady()
 	two.Kill()
-	two.Again() // ends what the dead daemon left there
-	p.ended(t)
-	two.WaitReady()
+	two.Again() // adopts what the dead daemon left there, and nothing else
+	for i, w := range two.WaitReady() {
+		if w != theirs[i] {
+			t.Errorf("%+v became %+v", theirs[i], w)
+		}
+	}
 	two.Kill()
 	shmctl(t, two, "stop") // through a living process
 	if _, _, code := two.Shmctl("status"); code != 4 {
@@ -90,59 +93,27 @@ func generations(t *testing.T, d *testregion.Region) (list []uint64) {
 	return list
 }
 
-// A daemon ends what one that was killed has left, and makes the region anew.
-func TestAfterTheDaemonWasKilled(t *testing.T) {
-	t.Parallel()
-	d := testregion.Start(t, named+jobs+idle("w", "count = 3")+shell("ext", "sleep 1000 & exec sleep 1000", "stop_timeout = \"1h\"")+
-		group(t, "half", "deaf", "stop_timeout = \"50ms\"", "env.DAEMON_TEST_TERM = \"1\"")+group(t, "deaf", "deaf", "stop_timeout = \"50ms\"")+
-		idle("calm"))
-	shmctl(t, d, "stop", "calm")
-	awaitState(d, "calm.0", protocol.StateExited) // the process has ended, and now the daemon knows
-	var old []process
-	for _, w := range d.WaitWorkers("as wanted", func(ws []protocol.Worker) bool { return true }) {
-		if w.Pid != 0 {
-			old = append(old, watch(t, w.Pid))
-		}
-	}
-	if len(old) != 6 {
-		t.Fatalf("%d processes", len(old))
-	}
-	before := generations(t, d)
-	d.Kill()
-	for _, p := range old {
-		if !p.alive() {
-			t.Errorf("worker %d died with the daemon", p.pid)
-		}
-	}
-	d.Again()
-	d.WaitLog("an earlier daemon of this region died and its workers live on: they are asked to quit")
-	for _, p := range old {
-		if p.alive() {
-			t.Errorf("worker %d of the dead daemon lives beside a new region", p.pid)
-		}
-	}
-	d.WaitReady() // also the one that had been stopped: it is another region
-	after := generations(t, d)
-	if len(before) != 1 || len(after) != 1 || before[0] == after[0] {
-		t.Errorf("generations %v, then %v", before, after)
-	}
-}
-
-// A daemon that is killed at any moment of its start leaves nothing that the next cannot end.
+// A daemon that is killed at any moment of its start leaves nothing that the next cannot adopt, or end.
 func TestDaemonsKilledWhileTheyStart(t *testing.T) {
 	t.Parallel()
 	const seed = 1
 	random := rand.New(rand.NewPCG(seed, 0))
 	d := testregion.Launch(t, named+jobs+idle("w", "count = 4")+shell("ext", "exec sleep 1000", "count = 4"))
-	for range 15 {
-		switch k := random.IntN(9); k {
-		case 8:
+	anew := true
+	for i := range 18 {
+		switch k := random.IntN(9); {
+		case k == 8:
 			d.WaitReady()
+		case !anew:
+			d.WaitLog("region adopted")
 		default:
 			name := []string{"w", "ext"}[k/4]
 			d.WaitLog("worker started", fmt.Sprintf(`"worker":"%s.%d"`, name, k%4))
 		}
 		d.Kill()
+		if anew = i%3 == 2; anew {
+			shmctl(t, d, "stop")
+		}
 		d.Again()
 		if g := generations(t, d); len(g) != 1 {
 			t.Fatalf("generations %v live", g)

@@ -26,6 +26,8 @@ type memory struct {
 	names    []string // of the channels, in the order of the configuration, each with its dead-letter channel behind it
 
 	segments map[string]*segment
+	left     map[string]*region.Segment // by name: what a dead daemon left and is still to be taken over
+	anew     []string                   // segments of the adopted region that nobody held any more, and that were made anew
 }
 
 // segment is a mapped segment with the two descriptors that are handed out.
@@ -57,15 +59,20 @@ func newMemory(c *config.Config, dir string, now time.Time) (m *memory, err erro
 	}
 	var generation [8]byte
 	rand.Read(generation[:])
-	m = &memory{
-		header:   protocol.Header{Generation: binary.LittleEndian.Uint64(generation[:]) | 1, BootID: boot, Region: c.Region.Name, Created: now},
-		channels: map[string]*channel{}, segments: map[string]*segment{},
-	}
+	return makeMemory(c, dir, protocol.Header{Generation: binary.LittleEndian.Uint64(generation[:]) | 1, BootID: boot, Region: c.Region.Name, Created: now}, nil)
+}
+
+// makeMemory makes all segments of a region but those that are left, by name, which it takes over. On error it has closed everything but those
+// that it did not come to.
+func makeMemory(c *config.Config, dir string, header protocol.Header, left map[string]*region.Segment) (m *memory, err error) {
+	m = &memory{header: header, channels: map[string]*channel{}, segments: map[string]*segment{}, left: left}
 	made := m // a return of nil clears m
 	defer func() {
 		if err != nil {
 			made.Close()
-			err = fmt.Errorf("create region %q: %w", c.Region.Name, err)
+			if left == nil {
+				err = fmt.Errorf("create region %q: %w", c.Region.Name, err)
+			}
 		}
 	}()
 
@@ -75,30 +82,28 @@ func newMemory(c *config.Config, dir string, now time.Time) (m *memory, err erro
 	}
 	size := protocol.RosterConfig{Segments: 3 + len(c.Groups) + 2*len(c.Channels), Groups: len(c.Groups), Workers: workers,
 		Attachments: daemonID + workers + c.Region.MaxAttachments, Dir: control.CanonicalDir(dir)}
-	b, h, err := m.create(c.Region, "roster", protocol.RosterSize(size), false)
+	m.roster, err = build(m, c.Region, "roster", protocol.RosterSize(size), false, func(b []byte, h protocol.Header) (*protocol.Roster, error) {
+		return protocol.FormatRoster(b, h, size)
+	}, protocol.OpenRoster)
 	if err != nil {
 		return nil, err
 	}
-	if m.roster, err = protocol.FormatRoster(b, h, size); err != nil {
+	m.command, err = build(m, c.Region, "command", protocol.CommandSize(len(c.Groups), workers), false, func(b []byte, h protocol.Header) (*protocol.Command, error) {
+		return protocol.FormatCommand(b, h, len(c.Groups), workers)
+	}, protocol.OpenCommand)
+	if err != nil {
 		return nil, err
 	}
-	if b, h, err = m.create(c.Region, "command", protocol.CommandSize(len(c.Groups), workers), false); err != nil {
-		return nil, err
-	}
-	if m.command, err = protocol.FormatCommand(b, h, len(c.Groups), workers); err != nil {
-		return nil, err
-	}
-	if b, h, err = m.create(c.Region, "log", protocol.LogSize(c.Region.LogSize), false); err != nil {
-		return nil, err
-	}
-	if m.log, err = protocol.FormatLog(b, h, c.Region.LogSize); err != nil {
+	m.log, err = build(m, c.Region, "log", protocol.LogSize(c.Region.LogSize), false, func(b []byte, h protocol.Header) (*protocol.Log, error) {
+		return protocol.FormatLog(b, h, c.Region.LogSize)
+	}, protocol.OpenLog)
+	if err != nil {
 		return nil, err
 	}
 	for _, g := range c.Groups {
-		if b, h, err = m.create(c.Region, "group/"+g.Name, protocol.GroupSize(g.Count), false); err != nil {
-			return nil, err
-		}
-		s, err := protocol.FormatGroup(b, h, g.Count)
+		s, err := build(m, c.Region, "group/"+g.Name, protocol.GroupSize(g.Count), false, func(b []byte, h protocol.Header) (*protocol.GroupSegment, error) {
+			return protocol.FormatGroup(b, h, g.Count)
+		}, protocol.OpenGroup)
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +114,36 @@ func newMemory(c *config.Config, dir string, now time.Time) (m *memory, err erro
 			return nil, err
 		}
 	}
+	if left != nil {
+		return m, m.describeAnew()
+	}
 	return m, m.describe(c)
+}
+
+// build makes a segment and what lies in it, or takes it over from a dead daemon.
+func build[T any](m *memory, r config.Region, name string, size int64, sparse bool, format func([]byte, protocol.Header) (T, error), open func([]byte) (T, error)) (T, error) {
+	if s := m.left[name]; s != nil {
+		t, err := open(s.Bytes())
+		if err != nil {
+			return t, fmt.Errorf("segment %q: %w", name, err)
+		}
+		ro, err := s.ReadOnly()
+		if err != nil {
+			return t, fmt.Errorf("segment %q: %w", name, err)
+		}
+		delete(m.left, name)
+		m.segments[name] = &segment{s, ro}
+		return t, nil
+	}
+	if m.left != nil {
+		m.anew = append(m.anew, name)
+	}
+	b, h, err := m.create(r, name, size, sparse)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return format(b, h)
 }
 
 // create makes one segment and maps it.
@@ -158,11 +192,7 @@ func (m *memory) addQueue(r config.Region, c config.Channel) error {
 		if err != nil {
 			return nil, fmt.Errorf("channel %q: %w", name, err)
 		}
-		b, h, err := m.create(r, name, size, o.Sparse)
-		if err != nil {
-			return nil, err
-		}
-		return protocol.FormatQueue(b, h, o)
+		return build(m, r, name, size, o.Sparse, func(b []byte, h protocol.Header) (*protocol.Queue, error) { return protocol.FormatQueue(b, h, o) }, protocol.OpenQueue)
 	}
 	q, err := make(c.Name, protocol.QueueOptions{Slots: c.Slots, SlotSize: int(c.SlotSize), MaxDeliveries: c.MaxDeliveries, MaxLeases: c.MaxLeases, Sparse: c.Sparse,
 		Lane: c.Lane() && sys.RegisterFence() == nil}) // else a plain queue does the same, slower
@@ -190,11 +220,7 @@ func (m *memory) addLatest(r config.Region, c config.Channel) error {
 	if err != nil {
 		return fmt.Errorf("channel %q: %w", c.Name, err)
 	}
-	b, h, err := m.create(r, c.Name, size, o.Sparse)
-	if err != nil {
-		return err
-	}
-	l, err := protocol.FormatLatest(b, h, o)
+	l, err := build(m, r, c.Name, size, o.Sparse, func(b []byte, h protocol.Header) (*protocol.Latest, error) { return protocol.FormatLatest(b, h, o) }, protocol.OpenLatest)
 	if err != nil {
 		return err
 	}
@@ -208,11 +234,7 @@ func (m *memory) addCall(r config.Region, c config.Channel) error {
 	if err != nil {
 		return fmt.Errorf("channel %q: %w", c.Name, err)
 	}
-	b, h, err := m.create(r, c.Name, size, o.Sparse)
-	if err != nil {
-		return err
-	}
-	call, err := protocol.FormatCall(b, h, o)
+	call, err := build(m, r, c.Name, size, o.Sparse, func(b []byte, h protocol.Header) (*protocol.Call, error) { return protocol.FormatCall(b, h, o) }, protocol.OpenCall)
 	if err != nil {
 		return err
 	}
@@ -227,11 +249,7 @@ func (m *memory) addTopic(r config.Region, c config.Channel) error {
 	if err != nil {
 		return fmt.Errorf("channel %q: %w", c.Name, err)
 	}
-	b, h, err := m.create(r, c.Name, size, o.Sparse)
-	if err != nil {
-		return err
-	}
-	t, err := protocol.FormatTopic(b, h, o)
+	t, err := build(m, r, c.Name, size, o.Sparse, func(b []byte, h protocol.Header) (*protocol.Topic, error) { return protocol.FormatTopic(b, h, o) }, protocol.OpenTopic)
 	if err != nil {
 		return err
 	}
@@ -264,6 +282,23 @@ func (m *memory) describe(c *config.Config) error {
 		}
 		if err := m.roster.AddSegment(protocol.Segment{Name: name, Kind: h.Kind, Size: s.Size(), Inode: s.Inode()}); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// describeAnew corrects the directory where a segment was made anew.
+func (m *memory) describeAnew() error {
+	rows, err := m.roster.Segments()
+	if err != nil {
+		return err
+	}
+	for i, row := range rows {
+		if s := m.segments[row.Name]; s != nil && s.Inode() != row.Inode {
+			row.Size, row.Inode = s.Size(), s.Inode()
+			if err := m.roster.SetSegment(i, row); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

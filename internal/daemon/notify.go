@@ -12,6 +12,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -20,20 +21,53 @@ import (
 type notifier struct {
 	log  hclog.Logger
 	mu   sync.Mutex
-	say  []string      // what is still to be said, of each kind the latest
+	say  []saying      // what is still to be said; of what is no matter of the fd store, of each kind the latest
 	wake chan struct{} // nil: nothing has been said yet
 	done chan struct{}
 }
 
+// A saying is one datagram, with copies of descriptors.
+type saying struct {
+	text  string
+	files []*os.File
+}
+
 // notify says something to systemd: "KIND=VALUE", and perhaps more lines.
 func (n *notifier) notify(state string) {
+	kind, _, _ := strings.Cut(state, "=")
+	n.enqueue(saying{text: state}, func(s saying) bool { return strings.HasPrefix(s.text, kind+"=") })
+}
+
+// store puts a descriptor into systemd's fd store, under a name of its own. FDPOLL=0: it stays when its other end or its process is
+// gone, until it is removed.
+func (n *notifier) store(name string, f *os.File) {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return
 	}
-	kind, _, _ := strings.Cut(state, "=")
+	own, err := sys.Dup(f)
+	if err != nil {
+		n.log.Warn("cannot put a descriptor into the fd store", "name", name, "error", err)
+		return
+	}
+	n.enqueue(saying{"FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, []*os.File{own}}, nil)
+}
+
+// remove takes what has the name out of the fd store.
+func (n *notifier) remove(name string) {
+	n.enqueue(saying{text: "FDSTOREREMOVE=1\nFDNAME=" + name}, nil)
+}
+
+// enqueue says something when it is its turn, instead of what it replaces.
+func (n *notifier) enqueue(what saying, replaces func(saying) bool) {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.say = append(slices.DeleteFunc(n.say, func(s string) bool { return strings.HasPrefix(s, kind+"=") }), state)
+	if replaces != nil {
+		n.say = slices.DeleteFunc(n.say, replaces)
+	}
+	n.say = append(n.say, what)
 	if n.wake == nil {
 		n.wake, n.done = make(chan struct{}, 1), make(chan struct{})
 		go n.run()
@@ -53,25 +87,39 @@ func (n *notifier) run() {
 				n.mu.Unlock()
 				break
 			}
-			state := n.say[0]
+			what := n.say[0]
 			n.say = n.say[1:]
 			n.mu.Unlock()
-			if _, err := sd.SdNotify(false, state); err != nil {
-				n.log.Warn("cannot tell systemd", "state", state, "error", err)
+			if err := sys.SendDatagram(os.Getenv("NOTIFY_SOCKET"), []byte(what.text), what.files...); err != nil {
+				n.log.Warn("cannot tell systemd", "state", what.text, "error", err)
+			}
+			for _, f := range what.files {
+				f.Close()
 			}
 		}
 	}
 }
 
-// end waits a moment until all is said. Nothing may be said afterwards.
+// end waits a moment until all is said and systemd has dealt with it (BARRIER=1: it closes the descriptor when it has). Nothing may be said
+// afterwards.
 func (n *notifier) end() {
 	if n.wake == nil {
 		return
 	}
+	deadline := time.Now().Add(lastWords)
+	r, w, err := sys.Pipe()
+	if err == nil {
+		n.enqueue(saying{"BARRIER=1", []*os.File{w}}, nil)
+	}
 	close(n.wake)
 	select {
 	case <-n.done:
-	case <-time.After(time.Second):
+	case <-time.After(time.Until(deadline)):
+	}
+	if err == nil {
+		r.SetReadDeadline(deadline)
+		r.Read(make([]byte, 1))
+		r.Close()
 	}
 }
 

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
-
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -68,7 +66,7 @@ type peer struct {
 func listen(d *Daemon, path string) (*server, error) {
 	s := &server{d: d}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	for _, f := range activation.Files(true) {
+	for _, f := range d.sockets {
 		l, err := net.FileListener(f)
 		f.Close()
 		if u, ok := l.(*net.UnixListener); err == nil && ok && u.Addr().String() == path {
@@ -445,6 +443,7 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		}
 		d.admit(o.id, r.Produce)
 		d.outsiders[o.id] = o
+		d.systemd.store(pidfdName(o.id), o.pidfd)
 		d.log.Debug("attached", "attachment", o.id, "name", o.name, "pid", o.pid, "uid", p.uid, "role", role.String(), "channels", strings.Join(channels, ","))
 	})
 	if !ok {
@@ -463,5 +462,6 @@ func (d *Daemon) outsiderGone(o *outsider, how string) {
 	d.deaths.Remove(o.pidfd)
 	o.pidfd.Close()
 	d.giveBack(o.id, o.channels)
+	d.forget(o.id)
 	d.log.Debug("outsider gone", "attachment", o.id, "name", o.name, "pid", o.pid, "how", how)
 }

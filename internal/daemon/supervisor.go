@@ -34,7 +34,7 @@ func (d *Daemon) wanted(w *worker) bool {
 // reconcile takes the next step for one worker.
 func (d *Daemon) reconcile(w *worker) {
 	wanted := d.wanted(w)
-	restart := d.mem.command.RestartCount(w.index) != w.restarts
+	restart := d.mem.command.RestartCount(w.index) != w.row.Restarted
 	switch {
 	case w.proc != nil && !wanted:
 		w.unwanted = true
@@ -61,7 +61,7 @@ func (d *Daemon) reconcile(w *worker) {
 // start launches a worker that has no process.
 func (d *Daemon) start(w *worker) {
 	d.cancelTimer(w)
-	w.restarts = d.mem.command.RestartCount(w.index)
+	w.row.Restarted = d.mem.command.RestartCount(w.index)
 	if !d.mem.command.Arm(w.index, w.group) {
 		d.setState(w, protocol.StateExited, "stopped")
 		return
@@ -92,6 +92,7 @@ func (d *Daemon) start(w *worker) {
 	d.setAttachment(id, protocol.Attachment{State: protocol.AttachmentLive, Pid: p.pid, UID: d.workerUID(w), StartTicks: p.ticks,
 		Worker: w.index, Role: protocol.RoleWorker, Name: w.row.Name})
 	d.writeRow(w)
+	d.remember(id, p)
 	if err := d.deaths.Add(p.pidfd, tokenOf(id)); err != nil {
 		d.log.Error("cannot watch a worker's pidfd: it is killed", "worker", w.row.Name, "pid", p.pid, "error", err)
 		p.signal(syscall.SIGKILL)
@@ -186,23 +187,25 @@ func (d *Daemon) escalate(w *worker, why string) {
 // workerDied is called when the pidfd of a worker's process has become readable.
 func (d *Daemon) workerDied(w *worker) {
 	p := w.proc
-	syscall.Kill(-p.pid, syscall.SIGKILL) // what it left in its process group, whose number nobody else gets before the reaping
-	exit, ok, err := sys.Reap(p.pid)
-	if err != nil || !ok {
-		d.log.Error("cannot reap a worker", "worker", w.row.Name, "pid", p.pid, "error", err)
-	}
+	exit := d.collect(w)
 	failure := p.heard()
+	if p.pid == 0 {
+		failure = "the daemon died while it started it"
+	}
 	if failure == "" { // it ran, if perhaps for less time than it took to notice
 		p.running = true
 		d.noticeReady(w)
 	}
 	d.endFilter(p)
-	d.deaths.Remove(p.pidfd)
-	p.pidfd.Close()
+	if p.pidfd != nil {
+		d.deaths.Remove(p.pidfd)
+		p.pidfd.Close()
+	}
 	d.cancelTimer(w)
 	w.proc = nil
 	id := w.row.Attachment
 	d.giveBack(id, w.conf.Channels())
+	d.forget(id)
 	sys.ReapOrphans(d.isWorker)
 
 	how, stopped := d.describeEnd(w, exit), w.stopping != notStopping
@@ -222,7 +225,7 @@ func (d *Daemon) workerDied(w *worker) {
 	switch reason := how; {
 	case !d.wanted(w):
 		d.setState(w, protocol.StateExited, "stopped")
-	case w.unwanted || flagged || d.mem.command.RestartCount(w.index) != w.restarts: // and is wanted again by now
+	case w.unwanted || flagged || d.mem.command.RestartCount(w.index) != w.row.Restarted: // and is wanted again by now
 		w.row.Restarts++
 		w.crashes, w.delay = nil, 0
 		d.start(w)
@@ -243,6 +246,26 @@ func (d *Daemon) workerDied(w *worker) {
 	}
 	d.reportStatus()
 	d.checkStopped()
+}
+
+// collect kills what a dead worker left in its process group, and says how it ended.
+func (d *Daemon) collect(w *worker) sys.ExitInfo {
+	p := w.proc
+	if p.adopted { // somebody else's child: it is reaped already, or will be
+		if p.pidfd != nil {
+			sys.PidfdSignalGroup(p.pidfd, syscall.SIGKILL)
+			if e, ok := sys.ExitOf(p.pidfd, p.pid, p.ticks); ok {
+				return e
+			}
+		}
+		return sys.ExitInfo{Code: protocol.ExitUnknown}
+	}
+	syscall.Kill(-p.pid, syscall.SIGKILL) // the number is nobody else's before the reaping
+	exit, ok, err := sys.Reap(p.pid)
+	if err != nil || !ok {
+		d.log.Error("cannot reap a worker", "worker", w.row.Name, "pid", p.pid, "error", err)
+	}
+	return exit
 }
 
 // steady is how long a worker must have run for its end not to count as one of a series.
@@ -302,6 +325,9 @@ func (d *Daemon) admit(id uint16, produce []string) {
 
 // giveBack repairs every channel that a dead process could use, and only then lets its id be used again.
 func (d *Daemon) giveBack(id uint16, channels []string) {
+	if id == 0 { // it was done at the adoption
+		return
+	}
 	a, err := d.mem.roster.Attachment(id)
 	if err != nil {
 		d.log.Error("attachment table", "error", err)
@@ -411,6 +437,9 @@ func (d *Daemon) isWorker(pid int) bool {
 }
 
 func describeExit(e sys.ExitInfo) string {
+	if e.Code == protocol.ExitUnknown {
+		return "ended while it was no child of this daemon: exit status unknown"
+	}
 	if e.Signal != 0 {
 		return fmt.Sprintf("killed by signal %d (%v)", int(e.Signal), e.Signal)
 	}

@@ -28,7 +28,6 @@ type worker struct {
 	row      protocol.Worker // the row as it was last written
 
 	proc     *process // nil when no process runs
-	restarts uint32   // the restart count of the command segment that was carried out last
 	stopping stage
 	unwanted bool        // the stop under way was an operator's, not a restart
 	timer    *time.Timer // of the state: ready timeout, escalation, or backoff
@@ -50,7 +49,9 @@ const (
 type process struct {
 	pid     int
 	ticks   uint64
-	pidfd   *os.File
+	pidfd   *os.File    // nil: it ended before this daemon could open one
+	adopted bool        // an earlier daemon started it
+	outputs [2]*os.File // until they are in the fd store, reading ends of its standard output and standard error
 	started time.Time
 	running bool        // the command runs: the launcher has done its part
 	said    chan string // one text: why the launcher could not start the command, "" if it could
@@ -124,9 +125,8 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 		}
 	}
 	p.ticks, _ = sys.StartTicks(p.pid)
-	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
-		d.lines.capture(in.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream})
-	}
+	p.outputs = [2]*os.File(in.outputs)
+	d.capture(w, p)
 	said := p.said
 	go func() { // ends when the launcher execs, reports an error, or dies
 		defer statusR.Close()
@@ -135,6 +135,15 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 		d.post(func() { d.launched(w, p) })
 	}()
 	return p, nil
+}
+
+// capture reads what a worker writes to its standard output and standard error.
+func (d *Daemon) capture(w *worker, p *process) {
+	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
+		if p.outputs[i] != nil {
+			d.lines.capture(p.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream})
+		}
+	}
 }
 
 // inheritance is what a worker gets from the daemon.
@@ -255,6 +264,9 @@ func lookupUser(name string) (*spec.User, error) {
 
 // signal sends sig to the worker's process, and to its process group when that is to end for good.
 func (p *process) signal(sig syscall.Signal) error {
+	if p.pidfd == nil {
+		return syscall.ESRCH
+	}
 	if sig == syscall.SIGKILL {
 		syscall.Kill(-p.pid, sig) // its descendants too; they hold no shmd memory, but must not outlive it
 	}

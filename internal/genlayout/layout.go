@@ -121,6 +121,7 @@ var Structs = []Struct{
 		text("Version", 88, 32, daemon, "version of the daemon"),
 		text("Config", 120, 192, daemon, "path of the configuration, cut at 192 bytes; empty for the embedded one"),
 		text("Dir", 312, 128, creator, "runtime directory of the daemon, symbolic links resolved: with the name it identifies the region"),
+		w32("Adopting", 440, daemon, "how many daemons in a row have begun to adopt the region and not finished"),
 	}},
 	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
@@ -138,7 +139,7 @@ var Structs = []Struct{
 		text("Name", 24, 64, daemon, "name of the group"),
 		text("Command", 88, 96, daemon, "what runs, for people; cut"),
 	}},
-	{Name: "WorkerRow", Size: 320, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{
+	{Name: "WorkerRow", Size: 384, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
 		w32("State", 4, daemon, "see State"),
 		w32("Pid", 8, daemon, "0 when no process runs"),
@@ -154,6 +155,7 @@ var Structs = []Struct{
 		text("Reason", 120, 192, daemon, "why the state is what it is, for people; cut"),
 		w32("ShimPid", 312, daemon, "of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker"),
 		w32("Stalled", 316, daemon, "1 while a filter does not answer"),
+		w32("Restarted", 320, daemon, "CommandRow.Restart as it was carried out last: if that is another, a restart is due"),
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
@@ -422,7 +424,7 @@ var Sections = []Section{
 	{"roster", "RosterInfo", "256", "", "1", ""},
 	{"roster", "SegmentRow", "RosterInfo.SegmentOffset", "128", "RosterInfo.SegmentCount", ""},
 	{"roster", "GroupRow", "RosterInfo.GroupOffset", "192", "RosterInfo.GroupCount", ""},
-	{"roster", "WorkerRow", "RosterInfo.WorkerOffset", "320", "RosterInfo.WorkerCount", ""},
+	{"roster", "WorkerRow", "RosterInfo.WorkerOffset", "384", "RosterInfo.WorkerCount", ""},
 	{"roster", "AttachmentRow", "RosterInfo.AttachmentOffset", "128", "RosterInfo.AttachmentCap", ""},
 	{"command", "CommandInfo", "256", "", "1", ""},
 	{"command", "CommandRow", "CommandInfo.GroupOffset", "64", "CommandInfo.GroupCap", "groups"},

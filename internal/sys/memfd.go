@@ -208,3 +208,16 @@ func Pipe() (r, w *os.File, err error) {
 	// os.NewFile looks at the mode and registers what is non-blocking.
 	return os.NewFile(uintptr(p[0]), "|0"), os.NewFile(uintptr(p[1]), "|1"), nil
 }
+
+// Dup returns a second descriptor of the same open file, close-on-exec.
+func Dup(f *os.File) (*os.File, error) {
+	var n int
+	err := control(f, "fcntl F_DUPFD_CLOEXEC", func(fd int) (err error) {
+		n, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(n), f.Name()), nil
+}

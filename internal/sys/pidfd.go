@@ -1,7 +1,10 @@
 package sys
 
 import (
+	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -93,4 +96,62 @@ func PollReadable(fs []*os.File, timeout time.Duration) ([]bool, error) {
 		return nil, err
 	}
 	return ready, nil
+}
+
+// PidfdSignalGroup sends sig to the process group that the process leads or led, even after it has ended (Linux 6.9). EINVAL where the
+// kernel does not know it, ESRCH if nobody is left in it.
+func PidfdSignalGroup(f *os.File, sig syscall.Signal) error {
+	return control(f, "pidfd_send_signal", func(fd int) error {
+		return unix.PidfdSendSignal(fd, sig, nil, unix.PIDFD_SIGNAL_PROCESS_GROUP)
+	})
+}
+
+// ExitOf returns how a process has ended that is no child of this one: from /proc while nobody has reaped it, then from its pidfd
+// (Linux 6.15). It is false if the kernel tells neither. pid and ticks are the process that the pidfd is of.
+func ExitOf(f *os.File, pid int, ticks uint64) (e ExitInfo, known bool) {
+	for range 2 { // it may be reaped between the two
+		if e, known = pidfdExit(f); known {
+			return e, known
+		}
+		if stat, err := procStat(pid); err == nil && len(stat) > exitCodeField-stateField && stat[0] == "Z" && stat[startTicksField-stateField] == strconv.FormatUint(ticks, 10) {
+			if code, err := strconv.Atoi(stat[exitCodeField-stateField]); err == nil {
+				return exitInfo(unix.WaitStatus(code)), true
+			}
+		}
+	}
+	return pidfdExit(f)
+}
+
+func pidfdExit(f *os.File) (e ExitInfo, known bool) {
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	err := control(f, "PIDFD_GET_INFO", func(fd int) error { return unix.IoctlPidfdInfo(fd, &info) })
+	if err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return ExitInfo{}, false
+	}
+	return exitInfo(unix.WaitStatus(info.Exit_code)), true
+}
+
+func exitInfo(ws unix.WaitStatus) ExitInfo {
+	if ws.Signaled() {
+		return ExitInfo{Signal: ws.Signal(), Core: ws.CoreDump()}
+	}
+	return ExitInfo{Code: ws.ExitStatus()}
+}
+
+// PidfdPid returns the pid of the process that a pidfd is of, as this pid namespace knows it: -1 once it was reaped.
+func PidfdPid(f *os.File) (pid int, err error) {
+	var fd int
+	if err := control(f, "pidfd", func(n int) error { fd = n; return nil }); err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, err
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	return 0, fmt.Errorf("descriptor %d: %w: no pidfd", fd, os.ErrInvalid)
 }

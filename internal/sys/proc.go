@@ -40,10 +40,7 @@ func Reap(pid int) (ExitInfo, bool, error) {
 	if got != pid {
 		return ExitInfo{}, false, nil
 	}
-	if ws.Signaled() {
-		return ExitInfo{Signal: ws.Signal(), Core: ws.CoreDump()}, true, nil
-	}
-	return ExitInfo{Code: ws.ExitStatus()}, true, nil
+	return exitInfo(ws), true, nil
 }
 
 // ReapOrphans collects ended children that nobody waits for: those that a subreaper
@@ -115,6 +112,7 @@ const (
 	stateField      = 3
 	parentField     = 4
 	startTicksField = 22
+	exitCodeField   = 52
 )
 
 // procStat returns the fields from the state on. The second field is the command's name

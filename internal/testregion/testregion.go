@@ -175,7 +175,9 @@ func (r *Region) Again(env ...string) {
 		}
 	}()
 	t.Cleanup(r.Stop)
-	r.WaitLog("region created")
+	r.waitLog(func(line string) bool {
+		return strings.Contains(line, `"region created"`) || strings.Contains(line, `"region adopted"`)
+	}, "region created or adopted")
 }
 
 // Log returns what the daemon has logged so far.
@@ -188,20 +190,23 @@ func (r *Region) Log() string {
 // WaitLog waits until the log has a line that contains all of the words, and returns it.
 func (r *Region) WaitLog(words ...string) string {
 	r.t.Helper()
+	return r.waitLog(func(line string) bool {
+		return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) })
+	}, fmt.Sprintf("%q", words))
+}
+
+func (r *Region) waitLog(ok func(line string) bool, what string) string {
+	r.t.Helper()
 	timer := time.AfterFunc(Limit, func() { r.more.Broadcast() })
 	defer timer.Stop()
 	begin := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-	lines:
 		for line := range strings.Lines(r.log.String()) {
-			for _, w := range words {
-				if !strings.Contains(line, w) {
-					continue lines
-				}
+			if ok(line) {
+				return line
 			}
-			return line
 		}
 		ended := false
 		select {
@@ -210,7 +215,7 @@ func (r *Region) WaitLog(words ...string) string {
 		default:
 		}
 		if ended || time.Since(begin) > Limit {
-			r.t.Fatalf("the daemon did not log %q; its log:\n%s", words, r.log.String())
+			r.t.Fatalf("the daemon did not log %s; its log:\n%s", what, r.log.String())
 		}
 		r.more.Wait()
 	}

@@ -15,7 +15,7 @@ const (
 )
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x76ef0dbfebefe973
+const LayoutHash uint64 = 0x35723a965eab89c6
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -630,7 +630,9 @@ type RosterInfo struct {
 	Config [24]atomic.Uint64
 	// Dir is at 312, written by creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region
 	Dir [16]atomic.Uint64
-	_   [8]byte
+	// Adopting is at 440, written by daemon: how many daemons in a row have begun to adopt the region and not finished
+	Adopting atomic.Uint32
+	_        [4]byte
 }
 
 // Size of RosterInfo and offsets of its fields, in bytes.
@@ -655,6 +657,7 @@ const (
 	OffsetofRosterInfoVersion          = 88
 	OffsetofRosterInfoConfig           = 120
 	OffsetofRosterInfoDir              = 312
+	OffsetofRosterInfoAdopting         = 440
 )
 
 // SegmentRow is 128 bytes. One segment of the region, in the roster's directory.
@@ -717,7 +720,7 @@ const (
 	OffsetofGroupRowCommand       = 88
 )
 
-// WorkerRow is 320 bytes. One instance: its actual state. Row i of the command segment's worker table belongs to it.
+// WorkerRow is 384 bytes. One instance: its actual state. Row i of the command segment's worker table belongs to it.
 type WorkerRow struct {
 	_ structs.HostLayout
 
@@ -751,11 +754,14 @@ type WorkerRow struct {
 	ShimPid atomic.Uint32
 	// Stalled is at 316, written by daemon: 1 while a filter does not answer
 	Stalled atomic.Uint32
+	// Restarted is at 320, written by daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due
+	Restarted atomic.Uint32
+	_         [60]byte
 }
 
 // Size of WorkerRow and offsets of its fields, in bytes.
 const (
-	SizeofWorkerRow              = 320
+	SizeofWorkerRow              = 384
 	OffsetofWorkerRowSeq         = 0
 	OffsetofWorkerRowState       = 4
 	OffsetofWorkerRowPid         = 8
@@ -771,6 +777,7 @@ const (
 	OffsetofWorkerRowReason      = 120
 	OffsetofWorkerRowShimPid     = 312
 	OffsetofWorkerRowStalled     = 316
+	OffsetofWorkerRowRestarted   = 320
 )
 
 // AttachmentRow is 128 bytes. One process that holds segments. The index of the row is the id that stamps slots.
@@ -1518,6 +1525,7 @@ var Layouts = []StructInfo{
 		{"version", "text", 88, 32, "daemon", "version of the daemon"},
 		{"config", "text", 120, 192, "daemon", "path of the configuration, cut at 192 bytes; empty for the embedded one"},
 		{"dir", "text", 312, 128, "creator", "runtime directory of the daemon, symbolic links resolved: with the name it identifies the region"},
+		{"adopting", "u32", 440, 4, "daemon", "how many daemons in a row have begun to adopt the region and not finished"},
 	}},
 	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -1535,7 +1543,7 @@ var Layouts = []StructInfo{
 		{"name", "text", 24, 64, "daemon", "name of the group"},
 		{"command", "text", 88, 96, "daemon", "what runs, for people; cut"},
 	}},
-	{Name: "WorkerRow", Size: 320, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{
+	{Name: "WorkerRow", Size: 384, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
 		{"state", "u32", 4, 4, "daemon", "see State"},
 		{"pid", "u32", 8, 4, "daemon", "0 when no process runs"},
@@ -1551,6 +1559,7 @@ var Layouts = []StructInfo{
 		{"reason", "text", 120, 192, "daemon", "why the state is what it is, for people; cut"},
 		{"shim_pid", "u32", 312, 4, "daemon", "of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker"},
 		{"stalled", "u32", 316, 4, "daemon", "1 while a filter does not answer"},
+		{"restarted", "u32", 320, 4, "daemon", "CommandRow.Restart as it was carried out last: if that is another, a restart is due"},
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -1736,7 +1745,7 @@ var SegmentSections = []SectionInfo{
 	{"roster", "RosterInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"roster", "SegmentRow", SectionValue{Struct: "RosterInfo", Field: "segment_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "RosterInfo", Field: "segment_count"}, ""},
 	{"roster", "GroupRow", SectionValue{Struct: "RosterInfo", Field: "group_offset"}, SectionValue{Number: 192}, SectionValue{Struct: "RosterInfo", Field: "group_count"}, ""},
-	{"roster", "WorkerRow", SectionValue{Struct: "RosterInfo", Field: "worker_offset"}, SectionValue{Number: 320}, SectionValue{Struct: "RosterInfo", Field: "worker_count"}, ""},
+	{"roster", "WorkerRow", SectionValue{Struct: "RosterInfo", Field: "worker_offset"}, SectionValue{Number: 384}, SectionValue{Struct: "RosterInfo", Field: "worker_count"}, ""},
 	{"roster", "AttachmentRow", SectionValue{Struct: "RosterInfo", Field: "attachment_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "RosterInfo", Field: "attachment_cap"}, ""},
 	{"command", "CommandInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"command", "CommandRow", SectionValue{Struct: "CommandInfo", Field: "group_offset"}, SectionValue{Number: 64}, SectionValue{Struct: "CommandInfo", Field: "group_cap"}, "groups"},

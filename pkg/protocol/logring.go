@@ -81,6 +81,22 @@ func OpenLog(b []byte) (*Log, error) {
 	return &Log{h: h, info: info, words: overlayWords(b, int64(offset), int(size/8))}, nil
 }
 
+// Resume makes l the writer of a log whose last writer has died: records are numbered on from the last that is complete. Errors:
+// *CorruptError, after which the ring begins anew behind what is in it.
+func (l *Log) Resume() error {
+	for c := l.Oldest(); ; {
+		r, _, ok, err := c.Next()
+		if err != nil {
+			l.info.Tail.Store(l.info.Head.Load())
+			return err
+		}
+		if !ok {
+			return nil
+		}
+		l.seq = max(l.seq, r.Seq)
+	}
+}
+
 // Header returns the segment's header.
 func (l *Log) Header() Header { return l.h }
 

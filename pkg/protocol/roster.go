@@ -66,10 +66,14 @@ type Worker struct {
 	Attachment           uint16
 	Since                time.Time
 	Restarts             uint64
+	Restarted            uint32 // the command segment's restart count that was carried out last
 	ExitCode, ExitSignal int
 	Stalled              bool // a filter that does not answer
 	Reason               string
 }
+
+// ExitUnknown is the ExitCode of a process of which nobody could tell how it ended: it was no child of the daemon that noticed.
+const ExitUnknown = -1
 
 // Process returns the pid of the process that is the worker to the region: of a filter the shim, else Pid.
 func (w Worker) Process() int {
@@ -210,6 +214,12 @@ func (r *Roster) SetDaemon(d DaemonInfo) {
 	r.Changed()
 }
 
+// Adopting counts a daemon that begins to adopt the region, and returns how many have begun in a row and not finished, itself included.
+func (r *Roster) Adopting() int { return int(r.info.Adopting.Add(1)) }
+
+// Adopted says that the adoption has ended well.
+func (r *Roster) Adopted() { r.info.Adopting.Store(0) }
+
 // ChangeWord is the futex that Changed raises; it may be waited on in a read-only mapping.
 func (r *Roster) ChangeWord() *atomic.Uint32 { return &r.info.Change }
 
@@ -241,8 +251,10 @@ func (r *Roster) Segments() ([]Segment, error) {
 }
 
 // AddSegment appends a row to the directory.
-func (r *Roster) AddSegment(s Segment) error {
-	i := int(r.info.SegmentCount.Load())
+func (r *Roster) AddSegment(s Segment) error { return r.SetSegment(int(r.info.SegmentCount.Load()), s) }
+
+// SetSegment writes row i of the directory, and extends it if i is the next row.
+func (r *Roster) SetSegment(i int, s Segment) error {
 	p, err := row(r, overlaySegmentRow, r.segments, i, r.segments.cap)
 	if err != nil {
 		return err
@@ -253,7 +265,9 @@ func (r *Roster) AddSegment(s Segment) error {
 		p.Inode.Store(s.Inode)
 		SetText(p.Name[:], s.Name)
 	})
-	r.info.SegmentCount.Store(uint32(i + 1))
+	if n := r.info.SegmentCount.Load(); uint32(i) == n {
+		r.info.SegmentCount.Store(n + 1)
+	}
 	r.Changed()
 	return nil
 }
@@ -315,7 +329,7 @@ func (r *Roster) Worker(i int) (Worker, error) {
 	err = readRow(&p.Seq, func() {
 		w = Worker{Name: Text(p.Name[:]), Group: int(p.Group.Load()), Instance: int(p.Instance.Load()), State: State(p.State.Load()),
 			Pid: int(int32(p.Pid.Load())), ShimPid: int(int32(p.ShimPid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
-			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(),
+			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(), Restarted: p.Restarted.Load(),
 			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())),
 			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:])}
 	})
@@ -360,6 +374,7 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 		p.StartTicks.Store(w.StartTicks)
 		p.SinceUnixNs.Store(uint64(w.Since.UnixNano()))
 		p.Restarts.Store(w.Restarts)
+		p.Restarted.Store(w.Restarted)
 		p.ExitCode.Store(uint32(w.ExitCode))
 		p.ExitSignal.Store(uint32(w.ExitSignal))
 		SetText(p.Name[:], w.Name)

@@ -47,6 +47,7 @@ type Region struct {
 	groupRow int
 
 	segments map[string]*region.Segment
+	log      *os.File // of the log segment; nil if it was not handed out
 	channels map[string]protocol.Channel
 	broken   map[string]error // channels that cannot be used, and why
 	calls    sync.Map         // *Call by name
@@ -216,7 +217,12 @@ func programName() string {
 func (r *Region) open(files map[string]*os.File) (err error) {
 	defer closeAll(files) // what was not reached, or is of no use
 	for name, f := range files {
-		if name == "log" || strings.HasPrefix(name, "group/") {
+		if name == "log" { // it is held, not used: who looks for the region after the daemon's death gets it from here
+			r.log = f
+			delete(files, name)
+			continue
+		}
+		if strings.HasPrefix(name, "group/") {
 			continue
 		}
 		var kind protocol.Kind // 0: a channel, whose header tells
@@ -296,4 +302,7 @@ func (r *Region) abandon() {
 		s.Close()
 	}
 	r.hub.Close()
+	if r.log != nil {
+		r.log.Close()
+	}
 }

@@ -212,6 +212,9 @@ func (r *Region) Close() error {
 			errs = append(errs, s.Close())
 		}
 		r.hub.Close()
+		if r.log != nil {
+			errs = append(errs, r.log.Close())
+		}
 		if r.conn != nil { // after the last touch of the memory: the daemon gives the id away
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			r.conn.Detach(ctx) // an answer is of no use: the daemon sees the end of the process too

@@ -17,7 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
-LAYOUT_HASH = 0x76ef0dbfebefe973  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x35723a965eab89c6  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -170,7 +170,7 @@ SIZES = {
     "RosterInfo": 448,
     "SegmentRow": 128,
     "GroupRow": 192,
-    "WorkerRow": 320,
+    "WorkerRow": 384,
     "AttachmentRow": 128,
     "CommandInfo": 512,
     "CommandRow": 64,
@@ -232,6 +232,7 @@ FIELDS = {
         "version": (88, "32s"),  # daemon: version of the daemon
         "config": (120, "192s"),  # daemon: path of the configuration, cut at 192 bytes; empty for the embedded one
         "dir": (312, "128s"),  # creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region
+        "adopting": (440, "I"),  # daemon: how many daemons in a row have begun to adopt the region and not finished
     },
     # One segment of the region, in the roster's directory.
     "SegmentRow": {
@@ -268,6 +269,7 @@ FIELDS = {
         "reason": (120, "192s"),  # daemon: why the state is what it is, for people; cut
         "shim_pid": (312, "I"),  # daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker
         "stalled": (316, "I"),  # daemon: 1 while a filter does not answer
+        "restarted": (320, "I"),  # daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due
     },
     # One process that holds segments. The index of the row is the id that stamps slots.
     "AttachmentRow": {
@@ -490,7 +492,7 @@ SECTIONS = [
     (Kind.ROSTER, "RosterInfo", 256, 0, 1, ""),
     (Kind.ROSTER, "SegmentRow", ("RosterInfo", "segment_offset"), 128, ("RosterInfo", "segment_count"), ""),
     (Kind.ROSTER, "GroupRow", ("RosterInfo", "group_offset"), 192, ("RosterInfo", "group_count"), ""),
-    (Kind.ROSTER, "WorkerRow", ("RosterInfo", "worker_offset"), 320, ("RosterInfo", "worker_count"), ""),
+    (Kind.ROSTER, "WorkerRow", ("RosterInfo", "worker_offset"), 384, ("RosterInfo", "worker_count"), ""),
     (Kind.ROSTER, "AttachmentRow", ("RosterInfo", "attachment_offset"), 128, ("RosterInfo", "attachment_cap"), ""),
     (Kind.COMMAND, "CommandInfo", 256, 0, 1, ""),
     (Kind.COMMAND, "CommandRow", ("CommandInfo", "group_offset"), 64, ("CommandInfo", "group_cap"), "groups"),

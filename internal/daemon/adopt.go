@@ -1,0 +1,401 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// Adoption: a daemon that starts takes over the region of one that died, with the workers that live. The memory says what was; the
+// processes say what is. docs/adoption.md says what happens for a death between any two stores.
+
+// maxAdoptions is how many daemons in a row may die while they adopt a region before it is set aside.
+const maxAdoptions = 3
+
+// adopted is what an adoption found, for the log and for the supervisor.
+type adopted struct {
+	from    string
+	ended   []*worker // their processes ended while nobody watched
+	living  int
+	unknown int // outsiders that live
+}
+
+// adopt makes this daemon the one of the region that e is. On an error nothing in the memory has changed but the count of adoptions; what e
+// has is still to be closed.
+func (d *Daemon) adopt(e *estate, now time.Time) (*adopted, error) {
+	roster, err := d.checkEstate(e)
+	if err != nil {
+		return nil, err
+	}
+	if n := roster.Adopting(); n > maxAdoptions {
+		return nil, fmt.Errorf("%d daemons in a row died while they adopted it", n-1)
+	}
+	if err := sys.RegisterFence(); err != nil && e.fenced() {
+		return nil, fmt.Errorf("its channels need membarrier: %w", err)
+	}
+	if d.mem, err = makeMemory(d.conf, d.dir, roster.Header(), e.segments); err != nil {
+		return nil, err
+	}
+	for _, name := range d.mem.anew {
+		d.log.Warn("nobody held this segment any more: it is made anew, and empty", "segment", name)
+	}
+	if err := d.mem.log.Resume(); err != nil {
+		d.log.Warn("the log begins anew", "error", err)
+	}
+	return d.takeOver(e, now)
+}
+
+// checkEstate says whether the region can be adopted under this configuration. It only reads.
+func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
+	for _, name := range []string{"roster", "command"} {
+		if e.segments[name] == nil {
+			return nil, fmt.Errorf("segment %q is not among what %s has", name, e.from)
+		}
+	}
+	roster, err := protocol.OpenRoster(e.segments["roster"].Bytes())
+	if err != nil {
+		return nil, err
+	}
+	switch info := roster.Daemon(); {
+	case roster.Dir() != control.CanonicalDir(d.dir):
+		return nil, fmt.Errorf("it belongs to the runtime directory %s", roster.Dir())
+	case info.State == 0:
+		return nil, errors.New("its daemon had not finished making it")
+	}
+	if command, err := protocol.OpenCommand(e.segments["command"].Bytes()); err != nil {
+		return nil, err
+	} else if command.RegionDesired() != protocol.DesiredRun && len(e.names) == 0 { // somebody starts it again, before the stop is done. From the fd store it is the end of the stop
+		return nil, errors.New("it was asked to stop")
+	}
+	generation := roster.Header().Generation
+	rows, err := roster.Segments()
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		s := e.segments[row.Name]
+		if s == nil {
+			continue
+		}
+		h, err := protocol.ReadHeader(s.Bytes())
+		if err != nil {
+			return nil, fmt.Errorf("segment %q: %w", row.Name, err)
+		}
+		if h.Generation != generation || s.Inode() != row.Inode {
+			return nil, fmt.Errorf("segment %q is not the one that the roster names", row.Name)
+		}
+	}
+	return roster, d.sameShape(roster, e.segments)
+}
+
+// sameShape compares groups and channels of the memory with the configuration.
+func (d *Daemon) sameShape(roster *protocol.Roster, segments map[string]*region.Segment) error {
+	groups, err := roster.Groups()
+	if err != nil {
+		return err
+	}
+	if len(groups) != len(d.conf.Groups) {
+		return fmt.Errorf("it has %s, the configuration %d", plural(len(groups), "worker group"), len(d.conf.Groups))
+	}
+	for i, g := range d.conf.Groups {
+		if groups[i].Name != g.Name || groups[i].Count != g.Count {
+			return fmt.Errorf("its worker group %d is %q with count = %d, in the configuration it is %q with count = %d", i+1, groups[i].Name, groups[i].Count, g.Name, g.Count)
+		}
+	}
+	want := map[string]config.Channel{}
+	for _, c := range d.conf.Channels {
+		want[c.Name] = c
+		if c.Kind == config.KindQueue && c.MaxDeliveries > 0 {
+			want[c.Name+deadSuffix] = config.Channel{Kind: c.Kind}
+		}
+	}
+	rows, err := roster.Segments()
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if !protocol.IsChannel(row.Kind) {
+			continue
+		}
+		c, ok := want[row.Name]
+		if !ok {
+			return fmt.Errorf("it has a channel %q, the configuration has none", row.Name)
+		}
+		delete(want, row.Name)
+		s := segments[row.Name]
+		if s == nil { // made anew
+			continue
+		}
+		have, err := protocol.OpenChannel(s.Bytes())
+		switch {
+		case err != nil:
+			return fmt.Errorf("channel %q: %w", row.Name, err)
+		case have.Header().Kind.String() != c.Kind:
+			return fmt.Errorf("its channel %q is a %v, in the configuration a %s", row.Name, have.Header().Kind, c.Kind)
+		case strings.HasSuffix(row.Name, deadSuffix):
+		case have.Slots() != c.Slots || have.SlotSize() != int(c.SlotSize):
+			return fmt.Errorf("its channel %q has slots = %d and slot_size = %d, in the configuration %d and %d", row.Name, have.Slots(), have.SlotSize(), c.Slots, c.SlotSize)
+		}
+	}
+	for name := range want {
+		return fmt.Errorf("it has no channel %q", name)
+	}
+	return nil
+}
+
+// fenced reports whether there are channels whose ends count on membarrier in every process.
+func (e *estate) fenced() bool {
+	for _, s := range e.segments {
+		if q, err := protocol.OpenQueue(s.Bytes()); err == nil && q.Flags()&protocol.QueueFlagLane != 0 {
+			return true
+		}
+		if t, err := protocol.OpenTopic(s.Bytes()); err == nil && t.Flags()&protocol.TopicFlagFenced != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// takeOver looks at every process that the roster names. What ended is repaired here, before anything is started.
+func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
+	a := &adopted{from: e.from}
+	roster := d.mem.roster
+	d.ids = newIDs(roster.AttachmentCap())
+	rows := map[uint16]protocol.Attachment{}
+	byWorker := map[int]uint16{}
+	for id := uint16(daemonID + 1); int(id) < roster.AttachmentCap(); id++ {
+		row, err := roster.Attachment(id)
+		if err != nil { // its writer died in the middle: whoever it is about is found, or ended, by the worker's row
+			row.State = protocol.AttachmentRepairing
+		}
+		if row.State == 0 {
+			continue
+		}
+		d.ids.used[id] = true
+		rows[id] = row
+		if row.Worker >= 0 {
+			byWorker[row.Worker] = id
+		}
+	}
+	if err := d.addWorkers(); err != nil {
+		return nil, err
+	}
+	for _, w := range d.workers {
+		before, err := roster.Worker(w.index)
+		if err == nil {
+			w.row = before
+		} else { // its writer died in the middle
+			w.row.Attachment, w.row.Since = byWorker[w.index], now
+		}
+		id := w.row.Attachment
+		if id == 0 {
+			continue
+		}
+		d.ids.used[id] = true
+		row, ok := rows[id]
+		delete(rows, id)
+		if !ok || row.State != protocol.AttachmentLive { // the daemon died between giving out the id and writing down the process, or while it repaired
+			row.Pid, row.StartTicks = w.row.Process(), w.row.StartTicks
+			if row.Pid == 0 {
+				d.endUnrecorded(w)
+			}
+		}
+		w.proc = &process{pid: row.Pid, ticks: row.StartTicks, started: w.row.Since, running: true, adopted: true}
+		w.proc.pidfd = d.livingOrEnded(e, id, row)
+		for i, name := range []string{outputName(id), errorName(id)} {
+			if w.proc.outputs[i] = e.stored[name]; w.proc.outputs[i] == nil {
+				w.proc.outputs[i] = outputOf(w.proc, i+1)
+			}
+			delete(e.stored, name)
+		}
+		if w.proc.pidfd == nil || isEnded(w.proc.pidfd) {
+			a.ended = append(a.ended, w)
+			d.giveBack(id, w.conf.Channels())
+			d.forget(id)
+			w.row.Attachment = 0
+			continue
+		}
+		a.living++
+	}
+	for id, row := range rows { // outsiders, and what was being repaired
+		if row.State == protocol.AttachmentLive {
+			if pidfd := d.livingOrEnded(e, id, row); pidfd != nil && !isEnded(pidfd) {
+				d.outsiders[id] = &outsider{id: id, name: row.Name, pid: row.Pid, pidfd: pidfd, channels: d.mem.names}
+				a.unknown++
+				continue
+			} else if pidfd != nil {
+				pidfd.Close()
+			}
+		}
+		d.giveBack(id, d.mem.names)
+		d.forget(id)
+	}
+	return a, nil
+}
+
+// livingOrEnded returns a pidfd of an attachment's process, from the fd store or by its pid; nil if it has ended and nobody kept one.
+func (d *Daemon) livingOrEnded(e *estate, id uint16, a protocol.Attachment) *os.File {
+	name := pidfdName(id)
+	if f := e.stored[name]; f != nil {
+		delete(e.stored, name)
+		if pid, err := sys.PidfdPid(f); err == nil && (pid == a.Pid || pid <= 0) {
+			return f
+		}
+		f.Close()
+	}
+	if a.Pid <= 0 {
+		return nil
+	}
+	f, err := sys.PidfdOpen(a.Pid)
+	if err != nil {
+		return nil
+	}
+	if ticks, err := sys.StartTicks(a.Pid); err != nil || ticks != a.StartTicks { // the number is another's by now
+		f.Close()
+		return nil
+	}
+	d.systemd.store(name, f)
+	return f
+}
+
+func isEnded(pidfd *os.File) bool {
+	ended, err := sys.PidfdReadable(pidfd)
+	return err == nil && ended
+}
+
+// outputOf opens the reading end of a living worker's standard output (1) or error (2) through /proc: a pipe that it holds for reading
+// and writing is one that a daemon gave it. Nil if it is something else by now, or belongs to another user.
+func outputOf(p *process, fd int) *os.File {
+	if p.pid <= 0 {
+		return nil
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", p.pid, fd))
+	if err != nil {
+		return nil
+	}
+	for _, line := range strings.Split(string(info), "\n") {
+		if v, ok := strings.CutPrefix(line, "flags:"); ok {
+			var flags int
+			if _, err := fmt.Sscanf(v, "%o", &flags); err != nil || flags&syscall.O_ACCMODE != syscall.O_RDWR {
+				return nil
+			}
+		}
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	if st, err := f.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// endUnrecorded ends the process of a worker that was started and not written down: it may exist, and nobody knows its pid.
+func (d *Daemon) endUnrecorded(w *worker) {
+	all, err := control.FindAll(d.conf.Region.Name, d.dir, uint32(os.Geteuid()))
+	if err != nil {
+		d.log.Error("look for a process that was not written down", "worker", w.row.Name, "error", err)
+	}
+	for _, l := range all {
+		for _, h := range l.Holders {
+			environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", h.Pid))
+			if strings.Contains("\x00"+string(environ), "\x00SHMD_WORKER="+w.row.Name+"\x00") {
+				sys.PidfdSignalGroup(h.Pidfd, syscall.SIGKILL)
+				sys.PidfdSignal(h.Pidfd, syscall.SIGKILL)
+				sys.PollReadable([]*os.File{h.Pidfd}, -1)
+			}
+		}
+		l.Close()
+	}
+}
+
+// goOn is the supervisor's first step after an adoption: it watches what lives, and deals with what has ended.
+func (d *Daemon) goOn(a *adopted) {
+	for _, w := range d.workers {
+		if w.proc == nil {
+			d.resumeWaiting(w)
+			continue
+		}
+		d.capture(w, w.proc)
+		if w.row.Attachment != 0 {
+			d.resumeRunning(w)
+		}
+	}
+	for _, o := range d.outsiders {
+		if err := d.deaths.Add(o.pidfd, tokenOf(o.id)); err != nil {
+			d.log.Error("cannot watch an outsider", "name", o.name, "pid", o.pid, "error", err)
+		}
+	}
+	for _, w := range a.ended {
+		d.workerDied(w)
+	}
+	d.mem.roster.Adopted()
+	d.log.Info("region adopted", "region", d.conf.Region.Name, "pid", os.Getpid(), "version", d.version, "from", a.from, "living", a.living, "ended", len(a.ended),
+		"outsiders", a.unknown, "channels", len(d.mem.names))
+}
+
+// resumeRunning goes on with a worker that runs.
+func (d *Daemon) resumeRunning(w *worker) {
+	if err := d.deaths.Add(w.proc.pidfd, tokenOf(w.row.Attachment)); err != nil {
+		d.log.Error("cannot watch a worker's pidfd: it is killed", "worker", w.row.Name, "pid", w.proc.pid, "error", err)
+		w.proc.signal(syscall.SIGKILL)
+	}
+	row := w.row
+	if w.conf.Filter() {
+		w.row.ShimPid = w.proc.pid
+	}
+	if w.row.Process() != w.proc.pid { // the daemon died before it wrote the row
+		w.row.Pid, w.row.StartTicks = w.proc.pid, w.proc.ticks
+	}
+	if w.row != row {
+		d.writeRow(w)
+	}
+	switch w.row.State {
+	case protocol.StateReady:
+		d.readyGroups[w.group] = true
+	case protocol.StateStopping: // the clock of the stop begins anew
+		w.row.State = protocol.StateReady
+		w.unwanted = !d.wanted(w)
+		d.beginStop(w, w.row.Reason)
+	default:
+		if w.row.State != protocol.StateStarting {
+			d.setState(w, protocol.StateStarting, "")
+		}
+		d.after(w, w.conf.ReadyTimeout, func() {
+			if w.row.State == protocol.StateStarting {
+				d.beginStop(w, fmt.Sprintf("not ready after %v", w.conf.ReadyTimeout))
+			}
+		})
+		d.noticeReady(w)
+	}
+}
+
+// resumeWaiting goes on with a worker that has no process.
+func (d *Daemon) resumeWaiting(w *worker) {
+	switch w.row.State {
+	case protocol.StateExited, protocol.StateFailed:
+		if w.row.State == protocol.StateFailed || w.row.Reason != "stopped" {
+			d.readyGroups[w.group] = true // as it was: it is no reason not to be ready now
+		}
+	case protocol.StateBackoff:
+		d.after(w, max(w.conf.BackoffMin, time.Millisecond), func() {
+			if w.proc == nil && w.row.State == protocol.StateBackoff {
+				w.row.Restarts++
+				d.start(w)
+			}
+		})
+	default: // the daemon died in the middle of a start that had not come to a process
+		w.row.State = 0
+	}
+}

@@ -1,0 +1,183 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/activation"
+
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// What a daemon must not lose when it dies lies in systemd's fd store, under names of five characters: all names together have to fit into
+// one environment variable of the next daemon. A name says what a descriptor is; whose it is says the memory.
+//
+//	sNNNN  segment NNNN of the roster's directory
+//	pNNNN  pidfd of attachment NNNN
+//	oNNNN  reading end of the standard output of attachment NNNN
+//	eNNNN  reading end of its standard error
+//
+// NNNN is hexadecimal. Attachment ids are given out in turn, so a name does not come to mean another process while an earlier removal of it is
+// still on its way.
+func segmentName(i int) string      { return fmt.Sprintf("s%04x", i) }
+func pidfdName(id uint16) string    { return fmt.Sprintf("p%04x", id) }
+func outputName(id uint16) string   { return fmt.Sprintf("o%04x", id) }
+func errorName(id uint16) string    { return fmt.Sprintf("e%04x", id) }
+func storeNames(id uint16) []string { return []string{pidfdName(id), outputName(id), errorName(id)} }
+
+// storeSegments puts the segments into the fd store, before anything uses them: all, or those that an adoption made anew.
+func (d *Daemon) storeSegments(all bool) error {
+	rows, err := d.mem.roster.Segments()
+	if err != nil {
+		return err
+	}
+	anew := map[string]bool{}
+	for _, name := range d.mem.anew {
+		anew[name] = true
+	}
+	for i, row := range rows {
+		if s := d.mem.segments[row.Name]; s != nil && (all || anew[row.Name]) {
+			d.systemd.remove(segmentName(i))
+			d.systemd.store(segmentName(i), s.File())
+		}
+	}
+	return nil
+}
+
+// forgetSegments empties the fd store at the end of the region.
+func (d *Daemon) forgetSegments() {
+	if d.mem == nil {
+		return
+	}
+	rows, _ := d.mem.roster.Segments()
+	for i := range rows {
+		d.systemd.remove(segmentName(i))
+	}
+}
+
+// remember puts what belongs to a process that was started into the fd store.
+func (d *Daemon) remember(id uint16, p *process) {
+	d.systemd.store(pidfdName(id), p.pidfd)
+	for i, name := range []string{outputName(id), errorName(id)} {
+		if p.outputs[i] != nil {
+			d.systemd.store(name, p.outputs[i])
+		}
+	}
+}
+
+// forget takes what belonged to an attachment that has ended out of the fd store.
+func (d *Daemon) forget(id uint16) {
+	if id == 0 {
+		return
+	}
+	for _, name := range storeNames(id) {
+		d.systemd.remove(name)
+	}
+}
+
+// An estate is what a dead daemon left.
+type estate struct {
+	from     string                     // where it was found, for people
+	segments map[string]*region.Segment // by name, writable
+	stored   map[string]*os.File        // pidfds and outputs, by their names in the fd store
+	names    []string                   // all names that it has in the fd store
+}
+
+// Close closes what was not taken over.
+func (e *estate) Close() {
+	for _, s := range e.segments {
+		s.Close()
+	}
+	for _, f := range e.stored {
+		f.Close()
+	}
+}
+
+// inherit sorts what systemd handed to this process: sockets, and an estate if there is one.
+func (d *Daemon) inherit() *estate {
+	e := &estate{from: "the fd store", segments: map[string]*region.Segment{}, stored: map[string]*os.File{}}
+	for _, f := range activation.Files(true) {
+		name := f.Name()
+		id, err := strconv.ParseUint(strings.TrimLeft(name, "spoe"), 16, 16)
+		if err != nil || len(name) != 5 || fmt.Sprintf("%c%04x", name[0], id) != name {
+			d.sockets = append(d.sockets, f)
+			continue
+		}
+		e.names = append(e.names, name)
+		if name[0] != 's' {
+			e.stored[name] = f
+			continue
+		}
+		s, h, err := d.openLeft(f)
+		if err != nil {
+			d.log.Warn("what the fd store has under this name is no segment of this region", "name", name, "error", err)
+			continue
+		}
+		e.segments[h.Name] = s
+	}
+	if len(e.names) == 0 {
+		return nil
+	}
+	return e
+}
+
+// openLeft maps a segment that a dead daemon left, writable. It takes f.
+func (d *Daemon) openLeft(f *os.File) (*region.Segment, protocol.Header, error) {
+	var h protocol.Header
+	uid := uint32(os.Geteuid())
+	s, err := region.Open(f, region.OpenOptions{Write: true, MinSize: protocol.SizeofSegmentHeader, Owner: &uid, Check: func(b []byte) (err error) {
+		if h, err = protocol.ReadHeader(b); err != nil {
+			return err
+		}
+		boot, err := sys.BootID()
+		if err == nil && boot != h.BootID {
+			err = errors.New("it is of another boot")
+		}
+		if err == nil && h.Region != d.conf.Region.Name {
+			err = fmt.Errorf("it belongs to region %q", h.Region)
+		}
+		return err
+	}})
+	return s, h, err
+}
+
+// findEstate takes the region from the processes that hold it, where there is no fd store; nil if nobody does.
+func (d *Daemon) findEstate() (*estate, error) {
+	owner, err := sys.StatPath(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	all, err := control.FindAll(d.conf.Region.Name, d.dir, owner.UID)
+	if err != nil {
+		return nil, fmt.Errorf("look for an earlier region %q: %w", d.conf.Region.Name, err)
+	}
+	defer func() {
+		for _, l := range all {
+			l.Close()
+		}
+	}()
+	if len(all) == 0 {
+		return nil, nil
+	}
+	e := &estate{from: "the processes that hold it", segments: map[string]*region.Segment{}}
+	for name, s := range all[0].Segments {
+		f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.File().Fd()), os.O_RDWR, 0)
+		if err != nil {
+			e.Close()
+			return nil, err
+		}
+		left, _, err := d.openLeft(f)
+		if err != nil {
+			e.Close()
+			return nil, err
+		}
+		e.segments[name] = left
+	}
+	return e, nil
+}
