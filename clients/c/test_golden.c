@@ -103,6 +103,7 @@ static void roster(void) {
     TEXT(r, version);
     TEXT(r, config);
     TEXT(r, dir);
+    WORD(r, adopting);
     for (uint64_t i = 0; i < LOAD(r, segment_count); i++) {
         uint64_t offset = LOAD(r, segment_offset) + i * sizeof(struct shmd_segment_row);
         const struct shmd_segment_row *s = place(offset, sizeof *s);
@@ -147,6 +148,7 @@ static void roster(void) {
         TEXT(w, reason);
         WORD(w, shim_pid);
         WORD(w, stalled);
+        WORD(w, restarted);
     }
     for (uint64_t i = 0; i < LOAD(r, attachment_cap); i++) {
         uint64_t offset = LOAD(r, attachment_offset) + i * sizeof(struct shmd_attachment_row);
