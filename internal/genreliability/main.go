@@ -37,7 +37,8 @@ type report struct {
 	header   string
 	points   []points
 	control  []string // of the naive ring
-	mutants  string
+	mutants  []string // rows of the table
+	found    [3]int   // of all mutants: found, hunted, known
 	wakes    []string
 	storms   []string
 	faults   []string
@@ -56,8 +57,8 @@ type points struct {
 var (
 	pointsLine  = regexp.MustCompile(`_test\.go:\d+: (.*): (\d+) points, (\d+) failed; (\d+) of the points by SIGKILL; ([0-9.]+) s`)
 	controlLine = regexp.MustCompile(`_test\.go:\d+: control, (.*)`)
-	mutantsLine = regexp.MustCompile(`_test\.go:\d+: mutants: (\d+ of \d+ found \(\d+ are known\))`)
-	wakeLine    = regexp.MustCompile(`_test\.go:\d+: (.*at \d+ points the wake-up is lost with the victim, and all are rescued by the repair)`)
+	mutantsLine = regexp.MustCompile(`_test\.go:\d+: mutants: (\d+) of (\d+) found \((\d+) are known\)`)
+	wakeLine    = regexp.MustCompile(`_test\.go:\d+: (.*at \d+ points the wake-up is lost with the victim, and all are rescued by .*)`)
 	stormLine   = regexp.MustCompile(`_test\.go:\d+: (\d+ kills in .*)`)
 	faultsLine  = regexp.MustCompile(`_test\.go:\d+: faults: (.*)`)
 	modelRow    = regexp.MustCompile(`^(\S+(?: \S+)*?) {2,}(pass|fail) +(\S.*?) +([0-9]+) +([0-9]+)`)
@@ -84,12 +85,18 @@ func read(tests, model, bench string) (*report, error) {
 		case controlLine.MatchString(o):
 			r.control = append(r.control, controlLine.FindStringSubmatch(o)[1])
 		case mutantsLine.MatchString(o):
-			r.mutants = mutantsLine.FindStringSubmatch(o)[1]
+			m := mutantsLine.FindStringSubmatch(o)
+			r.mutants = append(r.mutants, fmt.Sprintf("| %s | %s | %s | %s |", name, m[1], m[2], m[3]))
+			for i, n := range m[1:] {
+				var v int
+				fmt.Sscan(n, &v)
+				r.found[i] += v
+			}
 		case wakeLine.MatchString(o):
 			r.wakes = append(r.wakes, name+": "+wakeLine.FindStringSubmatch(o)[1])
 		case faultsLine.MatchString(o):
 			r.faults = append(r.faults, name+": "+faultsLine.FindStringSubmatch(o)[1])
-		case pkg == "storm" && stormLine.MatchString(o) && strings.Contains(o, "lost"):
+		case pkg == "storm" && stormLine.MatchString(o):
 			r.storms = append(r.storms, name+": "+stormLine.FindStringSubmatch(o)[1])
 		}
 		return nil
@@ -119,7 +126,7 @@ func read(tests, model, bench string) (*report, error) {
 		return nil, err
 	case len(r.points) == 0:
 		return nil, fmt.Errorf("%s has no crash points", tests)
-	case r.mutants == "":
+	case len(r.mutants) == 0:
 		return nil, fmt.Errorf("%s has no mutants", tests)
 	case len(r.storms) == 0:
 		return nil, fmt.Errorf("%s has no storm", tests)
@@ -183,7 +190,12 @@ func (r *report) write(w io.Writer) error {
 	}
 	p("### The control\n\nThe same harness on a ring without owners in its words (Vyukov's), to show that it can fail:\n")
 	list(r.control)
-	p("### Mutants\n\nOne line of the code is broken on purpose, and the crash points must notice: %s.\n", r.mutants)
+	p("### Mutants\n\nOne line of the code is broken on purpose, and the crash points must notice. Every change runs some of those that are known.\n")
+	p("| test | found | of | known |\n|---|--:|--:|--:|")
+	for _, row := range r.mutants {
+		p("%s", row)
+	}
+	p("| **all** | **%d** | **%d** | **%d** |\n", r.found[0], r.found[1], r.found[2])
 	p("## Storm\n\nProcesses are killed with SIGKILL while messages flow; a ledger outside knows every message.\n")
 	list(r.storms)
 	p("## System calls that fail\n\nOf a start of the real daemon, and of shmctl beside it, the N-th call of a kind is refused, or that one and all after it, for N after N. It must")

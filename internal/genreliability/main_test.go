@@ -15,6 +15,10 @@ const events = `{"Action":"output","Package":"m/test/crashpoint","Test":"TestKil
 {"Action":"output","Package":"m/test/crashpoint","Test":"TestWake","Output":"    wake_test.go:187: beside send: at 4 points the wake-up is lost with the victim, and all are rescued by the repair\n"}
 {"Action":"output","Package":"m/test/storm","Test":"TestStorm","Output":"    storm_test.go:265: 200 kills in 3s (map[]), 99 messages committed, 0 received more than once, 1 redeliveries; lost 0, torn 0, never sent 0, again after the ack 0\n"}
 {"Action":"output","Package":"m/test/faults","Test":"TestStart","Output":"    faults_test.go:195: faults: start: 9 cases, 0 failed; 4 worked all the same\n"}
+{"Action":"output","Package":"m/test/crashpoint","Test":"TestLogMutants","Output":"    mutants_test.go:213: mutants: 3 of 4 found (5 are known); map[]\n"}
+{"Action":"output","Package":"m/test/crashpoint","Test":"TestLogWake","Output":"    log_test.go:187: beside write: at 5 points the wake-up is lost with the victim, and all are rescued by the next record\n"}
+{"Action":"output","Package":"m/test/storm","Test":"TestLatestStorm","Output":"    latest_test.go:101: 20 kills in 1s (map[]), 99 versions, 1 slots given back; torn 0, older than before 0\n"}
+{"Action":"output","Package":"m/test/storm","Test":"TestLatestStorm","Output":"    storm_test.go:328: 500 kills, 9 messages, 2s\n"}
 {"Action":"fail","Package":"m/test/crashpoint","Test":"TestKill"}
 `
 
@@ -53,7 +57,11 @@ func TestPage(t *testing.T) {
 		"| crashpoint TestKill | send | 12 | 1 | 3 | 0.5 |",
 		"| **all** | | **42** | **1** | | |",
 		"* send of a naive ring of 4 slots: killed at 7 points, 5 fail",
-		"2 of 2 found (3 are known)",
+		"| crashpoint TestMutants | 2 | 2 | 3 |",
+		"| crashpoint TestLogMutants | 3 | 4 | 5 |",
+		"| **all** | **5** | **6** | **8** |",
+		"* crashpoint TestLogWake: beside write: at 5 points",
+		"* storm TestLatestStorm: 20 kills in 1s",
 		"* crashpoint TestWake: beside send: at 4 points",
 		"* storm TestStorm: 200 kills in 3s",
 		"* faults TestStart: start: 9 cases, 0 failed; 4 worked",
@@ -66,6 +74,9 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
+	if strings.Contains(page, "500 kills") {
+		t.Error("the page has a storm's progress")
+	}
 	if t.Failed() {
 		t.Log(page)
 	}
@@ -73,7 +84,7 @@ func TestPage(t *testing.T) {
 
 // A page of a run that did not do everything is none.
 func TestNothingIsLeftOut(t *testing.T) {
-	for _, word := range []string{"points, ", "mutants: ", "lost 0", "faults: "} {
+	for _, word := range []string{"points, ", "mutants: ", "kills in", "faults: "} {
 		if _, err := write(t, strings.ReplaceAll(events, word, ""), model); err == nil {
 			t.Errorf("a page without %q", word)
 		}
