@@ -12,9 +12,10 @@ import (
 // read. A reader that is too slow is told how many records it lost.
 //
 //	writer                                   reader at position p
-//	  tail = first record that stays  [A]      head: nothing new if p == head        [B]
-//	  store the bytes                          load the bytes
-//	  head = end of the record        [B]      tail > p: overwritten meanwhile, lost  [A]
+//	  tail = first record that stays  [A]      tail > p: go on at tail
+//	  store the bytes                          head: nothing new if p == head         [B]
+//	  head = end of the record        [B]      load the bytes
+//	                                           tail > p: overwritten meanwhile, lost  [A]
 //
 // A writer that dies between A and B leaves the ring as it was, less the oldest records.
 // The bytes are stored and loaded as atomic 64-bit words, so a reader that is being lapped sees old or new words, and then
@@ -156,6 +157,22 @@ func (l *Log) Write(r Record) {
 	sys.FutexWake(&l.info.Bell, 1<<30)
 }
 
+// Resume makes l the writer of a log whose last writer has died: records are numbered on from the last that is complete.
+// Errors: *CorruptError, after which the ring begins anew behind what is in it.
+func (l *Log) Resume() error {
+	for c := l.Oldest(); ; {
+		r, _, ok, err := c.Next()
+		if err != nil {
+			l.info.Tail.Store(l.info.Head.Load())
+			return err
+		}
+		if !ok {
+			return nil
+		}
+		l.seq = max(l.seq, r.Seq)
+	}
+}
+
 // LogCursor reads a log. It is used by one goroutine at a time.
 type LogCursor struct {
 	l    *Log
@@ -174,12 +191,12 @@ func (l *Log) Newest() *LogCursor { return &LogCursor{l: l, pos: l.info.Head.Loa
 func (c *LogCursor) Next() (r Record, lost uint64, ok bool, err error) {
 	l := c.l
 	for try := 0; try < 1000; try++ {
-		end := l.info.Head.Load() // B
-		if c.pos == end {
-			return Record{}, 0, false, nil
-		}
 		if tail := l.info.Tail.Load(); int64(tail-c.pos) > 0 {
 			c.pos = tail
+		}
+		end := l.info.Head.Load() // B; after tail: a head from before a lap would lie behind this position
+		if c.pos == end {
+			return Record{}, 0, false, nil
 		}
 		w := l.head(c.pos)
 		n := uint32(w[0])

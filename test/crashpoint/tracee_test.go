@@ -36,6 +36,9 @@ const (
 	memorySize  = deadAt + deadRoom
 )
 
+// sharedSize is with what lies behind that: a queue that can be trimmed, and a log.
+const sharedSize = memorySize + trimRoom + logRoom
+
 // Control words: the tracer writes them while the tracee stands at a breakpoint.
 const (
 	wordOp    = iota
@@ -45,8 +48,9 @@ const (
 	wordBegun
 	wordDone
 	wordResult
-	wordFor     // the version that a compare-and-set is for
-	wordVersion // of a latest value: made, or found
+	wordFor       // the version that a compare-and-set is for
+	wordVersion   // of a latest value: made, or found
+	wordNoRuntime // set by the tracer: instructions of Go's runtime are no points
 )
 
 const (
@@ -124,7 +128,7 @@ func message(b []byte) (uint64, bool) {
 }
 
 func inherited() []byte {
-	b, err := unix.Mmap(3, 0, memorySize+trimRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(3, 0, sharedSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		panic(err)
 	}
@@ -155,6 +159,8 @@ func traceeMain() {
 		}
 		var e ends
 		switch {
+		case op >= opWrite:
+			readyLog(b)
 		case op >= opTell:
 			readyTopic(b)
 		case op >= opCall && op <= opCallAbort:
@@ -231,10 +237,14 @@ func warmUp() {
 	warmUpEnds(b)
 	warmUpTopic(b)
 	warmUpCall(b)
+	warmUpLog(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
+	if op >= opWrite {
+		return operateLog(b, op)
+	}
 	if op >= opTell {
 		return operateTopic(b, op)
 	}
@@ -338,6 +348,10 @@ func sleeperMain() {
 		verb, arg, _ := strings.Cut(in.Text(), " ")
 		if verb == "call" || verb == "slot" {
 			sleepForCall(openCall(b), verb)
+			continue
+		}
+		if verb == "read" {
+			sleepForRecord(openLog(b))
 			continue
 		}
 		if verb == "hear" || verb == "tell" {

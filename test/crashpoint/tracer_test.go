@@ -42,10 +42,10 @@ func memfd(t testing.TB) (*os.File, []byte) {
 	}
 	f := os.NewFile(uintptr(fd), "crashpoint")
 	t.Cleanup(func() { f.Close() })
-	if err := f.Truncate(memorySize + trimRoom); err != nil {
+	if err := f.Truncate(sharedSize); err != nil {
 		t.Fatal(err)
 	}
-	b, err := unix.Mmap(fd, 0, memorySize+trimRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(fd, 0, sharedSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func memfd(t testing.TB) (*os.File, []byte) {
 
 // anonymous returns memory of the same shape that nobody shares.
 func anonymous() []byte {
-	b, err := unix.Mmap(-1, 0, memorySize+trimRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, err := unix.Mmap(-1, 0, sharedSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		panic(err)
 	}
@@ -229,7 +229,7 @@ func (x *tracee) one() {
 // step executes one instruction, and reports false if the operation is over.
 func (x *tracee) step() bool {
 	x.one()
-	for get(x.mem, wordLane) != 0 && x.inRuntime() {
+	for get(x.mem, wordLane)|get(x.mem, wordNoRuntime) != 0 && x.inRuntime() {
 		x.one()
 	}
 	return get(x.mem, wordDone) == 0
