@@ -159,6 +159,9 @@ func traceeMain() {
 		}
 		var e ends
 		switch {
+		case op >= opSetWorker:
+			readyRoster(b, op)
+		case op >= opCreate:
 		case op >= opWrite:
 			readyLog(b)
 		case op >= opTell:
@@ -238,11 +241,18 @@ func warmUp() {
 	warmUpTopic(b)
 	warmUpCall(b)
 	warmUpLog(b)
+	warmUpCreate(b)
+	warmUpRoster(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
-	if op >= opWrite {
+	switch {
+	case op >= opSetWorker:
+		return operateRoster(b, op)
+	case op >= opCreate:
+		return operateCreate(b, op)
+	case op >= opWrite:
 		return operateLog(b, op)
 	}
 	if op >= opTell {
