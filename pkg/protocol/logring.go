@@ -157,22 +157,6 @@ func (l *Log) Write(r Record) {
 	sys.FutexWake(&l.info.Bell, 1<<30)
 }
 
-// Resume makes l the writer of a log whose last writer has died: records are numbered on from the last that is complete.
-// Errors: *CorruptError, after which the ring begins anew behind what is in it.
-func (l *Log) Resume() error {
-	for c := l.Oldest(); ; {
-		r, _, ok, err := c.Next()
-		if err != nil {
-			l.info.Tail.Store(l.info.Head.Load())
-			return err
-		}
-		if !ok {
-			return nil
-		}
-		l.seq = max(l.seq, r.Seq)
-	}
-}
-
 // LogCursor reads a log. It is used by one goroutine at a time.
 type LogCursor struct {
 	l    *Log
