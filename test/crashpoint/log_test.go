@@ -62,8 +62,9 @@ func readyLog(b []byte) {
 }
 
 func warmUpLog(b []byte) {
+	s := newLog("", 0, []uint64{100, 101, 102})
 	for op := uint64(opWrite); op <= opRead; op++ {
-		copy(logMemory(b), logStates()[1].image)
+		copy(logMemory(b), s.image)
 		set(b, wordOp, op)
 		set(b, wordValue, op)
 		readyLog(b)
@@ -157,6 +158,22 @@ func kept(values []uint64, v uint64) []uint64 {
 	}
 }
 
+// newLog makes a log whose first position is start, with records in it.
+func newLog(name string, start uint64, values []uint64) *lstate {
+	s := &lstate{name: name, start: start, image: make([]byte, logRoom)}
+	h := protocol.Header{Name: "log", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
+	l := must(protocol.FormatLog(s.image, h, logRing))
+	for _, at := range []int{protocol.OffsetofLogInfoTail, protocol.OffsetofLogInfoHead} {
+		binary.LittleEndian.PutUint64(s.image[protocol.SizeofSegmentHeader+at:], start)
+	}
+	for _, v := range values {
+		l.Write(recordOf(v))
+		s.values = kept(s.values, v)
+		s.last++
+	}
+	return s
+}
+
 // logStates returns what an operation may find: rings that begin at their beginning, and rings whose next record lies across the end of the ring, or
 // of all numbers of positions.
 func logStates() (all []*lstate) {
@@ -173,18 +190,7 @@ func logStates() (all []*lstate) {
 			{"full, the oldest is large", []uint64{sized(large, 1), sized(large, 2), sized(large, 3), sized(rest+4*56, 1)}},
 			{"the second lap", []uint64{sized(large, 1), 110, 111, 112, sized(large, 2), sized(large, 3), sized(large, 4), 113, 114}},
 		} {
-			s := &lstate{name: k.name, start: start, image: make([]byte, logRoom)}
-			h := protocol.Header{Name: "log", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
-			l := must(protocol.FormatLog(s.image, h, logRing))
-			for _, at := range []int{protocol.OffsetofLogInfoTail, protocol.OffsetofLogInfoHead} {
-				binary.LittleEndian.PutUint64(s.image[protocol.SizeofSegmentHeader+at:], start)
-			}
-			for _, v := range k.values {
-				l.Write(recordOf(v))
-				s.values = kept(s.values, v)
-				s.last++
-			}
-			all = append(all, s)
+			all = append(all, newLog(k.name, start, k.values))
 		}
 	}
 	return all

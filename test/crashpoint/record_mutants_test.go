@@ -1,0 +1,49 @@
+package crashpoint
+
+import "testing"
+
+// recordMutants are for what has one writer: the log, the roster's rows, and segments that are being made; recordHunters hunt them.
+var recordMutants = []mutant{
+	{"log: head before the bytes [B]", "kill", false, "logring.go", "	l.seq++\n	for i, w :=", "	l.info.Head.Store(end)\n	l.seq++\n	for i, w :="},
+	{"log: head before the text", "kill", false, "logring.go", "	for i := 0; i < len(text); i += 8 {\n		var w", "	l.info.Head.Store(end)\n	for i := 0; i < len(text); i += 8 {\n		var w"},
+	{"log: tail after the bytes [A]", "kill", false, "logring.go", "	l.info.Tail.Store(tail) // A: before the bytes of what is dropped are overwritten\n", "	defer l.info.Tail.Store(tail)\n"},
+	{"log: one record too few is dropped", "kill", false, "logring.go", "for end-tail > l.size() {", "for end-tail > l.size()+16 {"},
+	{"log: no length check of the writer", "kill", false, "logring.go", "	if len(text) > MaxLogText {", "	if false {"},
+	{"log: no length check of the reader", "unit", false, "logring.go", "good := n <= MaxLogText && int64(end-c.pos) >= int64(recordBytes(n)) && end-c.pos <= l.size()", "good := true"},
+	{"log: what was read counts without a look at tail [A]", "reader", false, "logring.go", "if int64(l.info.Tail.Load()-c.pos) > 0 { // A", "if false { // A"},
+	{"log: head before tail", "reader", true, "logring.go", "		if tail := l.info.Tail.Load(); int64(tail-c.pos) > 0 {\n			c.pos = tail\n		}\n		end := l.info.Head.Load() //",
+		"		end := l.info.Head.Load()\n		if tail := l.info.Tail.Load(); int64(tail-c.pos) > 0 {\n			c.pos = tail\n		} //"},
+	{"log: a reader stays where it was overtaken", "kill", false, "logring.go", "int64(tail-c.pos) > 0 {\n			c.pos = tail\n", "int64(tail-c.pos) > 0 {\n			_ = tail\n"},
+	{"log: nobody says what was lost", "kill", false, "logring.go", "lost = r.Seq - c.next", "lost = 0"},
+	{"log: numbers begin anew", "kill", false, "logring.go", "l.seq = max(l.seq, r.Seq)", "_ = r"},
+	{"log: written without wake", "wake", false, "logring.go", "	l.info.Bell.Add(1)\n	sys.FutexWake(&l.info.Bell, 1<<30)\n", "	l.info.Bell.Add(1)\n	sys.FutexWake(&l.info.Bell, 0)\n"},
+
+	{"row: not odd before the fields", "roster", true, "header.go", "	seq.Store(s)        // A: pairs with the second load in readRow\n", ""},
+	{"row: even again after a death", "roster", false, "header.go", "s := seq.Load() | 1", "s := seq.Load() + 1"},
+	{"row: even before the fields", "roster", false, "header.go", "	fn()\n	seq.Store(s + 1) // B", "	defer fn()\n	seq.Store(s + 1) // B"},
+	{"row: read without the second look", "rows", false, "header.go", "if s&1 == 0 && seq.Load() == s {", "if s&1 == 0 {"},
+	{"row: read in the middle of a change", "roster", false, "header.go", "if s&1 == 0 && seq.Load() == s {", "if seq.Load() == s {"},
+	{"row: a worker counts before it is there", "roster", false, "roster.go", "	writeRow(&p.Seq, func() {\n		p.State.Store(uint32(w.State))", "	if n := r.info.WorkerCount.Load(); uint32(i) == n {\n		r.info.WorkerCount.Store(n + 1)\n	}\n	writeRow(&p.Seq, func() {\n		p.State.Store(uint32(w.State))"},
+	{"row: a segment counts before it is there", "roster", false, "roster.go", "	writeRow(&p.Seq, func() {\n		p.Kind.Store(uint32(s.Kind))", "	r.info.SegmentCount.Store(uint32(i + 1))\n	writeRow(&p.Seq, func() {\n		p.Kind.Store(uint32(s.Kind))"},
+
+	{"create: ready before the header", "create", false, "header.go", "	writeHeader(b, h)\n	return nil\n", "	publish(b)\n	writeHeader(b, h)\n	return nil\n"},
+	{"create: a queue is ready before its geometry", "create", false, "queue.go", "	info.Slots.Store(uint32(o.Slots))\n", "	publish(b)\n	info.Slots.Store(uint32(o.Slots))\n"},
+	{"create: a topic is ready before its slots", "create", false, "topic.go", "	info.Floor.Store(o.Start)\n	if o.Start != 0", "	info.Floor.Store(o.Start)\n	publish(b)\n	if o.Start != 0"},
+	{"create: a log is ready before its size", "create", false, "logring.go", "	info.RingSize.Store(uint64(ring))\n	publish(b)\n", "	publish(b)\n	info.RingSize.Store(uint64(ring))\n"},
+	{"create: the roster is ready before its directory", "create", false, "roster.go", "	SetText(info.Dir[:], c.Dir)\n	publish(b)\n", "	publish(b)\n	SetText(info.Dir[:], c.Dir)\n"},
+	{"create: what is not ready is opened", "create", false, "header.go", "	case 0:\n		return Header{}, ErrNotReady\n", "	case 0:\n"},
+}
+
+var recordHunters = []hunter{
+	{"unit", "./pkg/protocol", "^(Test|Fuzz)(Golden|Log|Roster|Header)"},
+	{"kill", "./test/crashpoint", "^TestLogKill$"},
+	{"parked", "./test/crashpoint", "^TestLogParked$"},
+	{"reader", "./test/crashpoint", "^TestLogReaderParked$"},
+	{"wake", "./test/crashpoint", "^TestLogWake$"},
+	{"roster", "./test/crashpoint", "^TestRosterKill$"},
+	{"rows", "./test/crashpoint", "^TestRosterReaderParked$"},
+	{"create", "./test/crashpoint", "^TestCreateKill$"},
+}
+
+// TestRecordMutants is TestMutants for logs, rows, and creations.
+func TestRecordMutants(t *testing.T) { hunt(t, recordMutants, recordHunters) }
