@@ -87,10 +87,17 @@ func TestGoldenRefusesDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	newer := bytes.Clone(b)
+	newer[12]++ // the minor version
+	file := filepath.Join(t.TempDir(), "newer.bin")
+	if err := os.WriteFile(file, newer, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, reader, file) // is accepted
 	for _, c := range []struct {
 		what string
 		at   int
-	}{{"magic", 0}, {"major version", 8}, {"segment_size", 40}, {"slots_offset", 256 + 16 + 5}} {
+	}{{"magic", 0}, {"major version", 8}, {"incompat", 24}, {"segment_size", 40}, {"slots_offset", 256 + 16 + 5}} {
 		damaged := bytes.Clone(b)
 		damaged[c.at] ^= 0x7f
 		file := filepath.Join(t.TempDir(), "damaged.bin")

@@ -30,6 +30,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
+#define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
 #define SHMD_LAYOUT_HASH UINT64_C(0x35723a965eab89c6) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 

@@ -58,8 +58,16 @@ static uint32_t header(void) {
     const struct shmd_segment_header *h = place(SHMD_SEGMENT_HEADER_OFFSET, sizeof *h);
     if (LOAD(h, magic) != SHMD_MAGIC)
         fail("no shmd segment, or not ready");
-    if (LOAD(h, layout_major) != SHMD_LAYOUT_MAJOR)
-        fail("another major version of the layout");
+    if (LOAD(h, layout_major) != SHMD_LAYOUT_MAJOR) {
+        fprintf(stderr, "test_golden: layout %u.%u, this program knows %d.%d\n", LOAD(h, layout_major), LOAD(h, layout_minor),
+                SHMD_LAYOUT_MAJOR, SHMD_LAYOUT_MINOR);
+        exit(1);
+    }
+    if (LOAD(h, incompat) & ~SHMD_KNOWN_INCOMPAT) {
+        fprintf(stderr, "test_golden: layout %u.%u with incompatible features %#" PRIx64 ", this program knows %d.%d\n", LOAD(h, layout_major),
+                LOAD(h, layout_minor), LOAD(h, incompat) & ~SHMD_KNOWN_INCOMPAT, SHMD_LAYOUT_MAJOR, SHMD_LAYOUT_MINOR);
+        exit(1);
+    }
     if (LOAD(h, segment_size) != size)
         fail("the header gives another size");
     begin("SegmentHeader", 0);

@@ -29,9 +29,15 @@ static void *map(int fd, int prot, size_t *size) {
     if (p == MAP_FAILED) die("mmap");
     if (madvise(p, (size_t)st.st_size, MADV_DONTFORK)) die("madvise"); /* a forked child must not write here */
     struct shmd_segment_header *h = p;
-    if ((size_t)st.st_size < sizeof *h || atomic_load_explicit(&h->magic, memory_order_acquire) != SHMD_MAGIC || /* pairs with the creator's release */
-        h->layout_major != SHMD_LAYOUT_MAJOR) {
-        fprintf(stderr, "descriptor %d is no segment that this program knows\n", fd);
+    if ((size_t)st.st_size < sizeof *h || atomic_load_explicit(&h->magic, memory_order_acquire) != SHMD_MAGIC) { /* pairs with the creator's release */
+        fprintf(stderr, "descriptor %d is no segment of shmd\n", fd);
+        exit(1);
+    }
+    unsigned major = h->layout_major, minor = h->layout_minor;
+    unsigned long long unknown = h->incompat & ~SHMD_KNOWN_INCOMPAT;
+    if (major != SHMD_LAYOUT_MAJOR || unknown) { /* a newer minor version is fine */
+        fprintf(stderr, "descriptor %d has layout %u.%u with incompatible features %#llx, this program knows %d.%d\n", fd, major, minor, unknown,
+                SHMD_LAYOUT_MAJOR, SHMD_LAYOUT_MINOR);
         exit(1);
     }
     *size = (size_t)st.st_size;

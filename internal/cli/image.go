@@ -120,7 +120,7 @@ func (m image) header() (kind protocol.Kind, err error) {
 		}
 		return v
 	}
-	magic, major, minor, k := get("magic"), get("layout_major"), get("layout_minor"), get("kind")
+	magic, major, minor, k, incompat := get("magic"), get("layout_major"), get("layout_minor"), get("kind"), get("incompat")
 	switch {
 	case err != nil:
 		return 0, err
@@ -130,6 +130,8 @@ func (m image) header() (kind protocol.Kind, err error) {
 		return 0, fmt.Errorf("segment %q: %w", m.name, protocol.ErrForeign)
 	case major != protocol.LayoutMajor:
 		return 0, &protocol.VersionError{Segment: m.name, HaveMajor: uint32(major), HaveMin: uint32(minor), WantMajor: protocol.LayoutMajor, WantMin: protocol.LayoutMinor}
+	case incompat&^protocol.KnownIncompat != 0:
+		return 0, &protocol.FeatureError{Segment: m.name, Unknown: incompat &^ protocol.KnownIncompat}
 	}
 	return protocol.Kind(k), nil
 }

@@ -43,6 +43,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 /* Another major version is refused; a newer minor version only uses reserved bytes. */`)
 	p("#define SHMD_LAYOUT_MAJOR %d", l.Major)
 	p("#define SHMD_LAYOUT_MINOR %d", l.Minor)
+	p("#define SHMD_KNOWN_INCOMPAT UINT64_C(%#x) /* a segment with another bit in incompat is refused */", KnownIncompat)
 	p("#define SHMD_LAYOUT_HASH UINT64_C(%#016x) /* a debugging aid, never a reason to refuse */", l.hash())
 	p("#define SHMD_MAGIC UINT64_C(%#x) /* \"SHMDSEG1\"; load it first, with acquire */\n", uint64(magic))
 

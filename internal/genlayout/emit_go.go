@@ -18,6 +18,8 @@ func emitGo(l *layout) ([]byte, error) {
 	p("import (\n\t\"strconv\"\n\t\"structs\"\n\t\"sync/atomic\"\n)\n")
 	p("// Version of the layout. Another major version is refused; a newer minor version only uses reserved bytes.")
 	p("const (\n\tLayoutMajor = %d\n\tLayoutMinor = %d\n)\n", l.Major, l.Minor)
+	p("// KnownIncompat are the incompatible features that this layout knows. A segment with another is refused.")
+	p("const KnownIncompat uint64 = %#x\n", KnownIncompat)
 	p("// LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.")
 	p("const LayoutHash uint64 = %#016x\n", l.hash())
 	p("// Magic is the first word of a segment that is ready: the bytes \"SHMDSEG1\".")

@@ -30,6 +30,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.`)
 	p("LAYOUT_MAJOR = %d", l.Major)
 	p("LAYOUT_MINOR = %d", l.Minor)
+	p("KNOWN_INCOMPAT = %#x  # a segment with another bit in incompat is refused", KnownIncompat)
 	p("LAYOUT_HASH = %#016x  # a debugging aid, never a reason to refuse", l.hash())
 	p("MAGIC = %#x  # \"SHMDSEG1\"\n", uint64(magic))
 
@@ -117,8 +118,8 @@ if sys.byteorder != "little":
 def sections(buf):
     """Yield (struct, what, [offset of each]) for each section of the segment in buf, the header first.
 
-    ValueError: buf is no shmd segment that is ready, or has another major version, or a section would not lie
-    within buf.
+    ValueError: buf is no shmd segment that is ready, or has another major version or incompatible features that
+    this program does not know, or a section would not lie within buf.
     """
     size = len(buf)
     if size < SIZES["SegmentHeader"]:
@@ -130,6 +131,12 @@ def sections(buf):
         raise ValueError(
             "layout %%d.%%d, this program knows %%d.%%d"
             %% (header["layout_major"], header["layout_minor"], LAYOUT_MAJOR, LAYOUT_MINOR)
+        )
+    unknown = header["incompat"] & ~KNOWN_INCOMPAT
+    if unknown:
+        raise ValueError(
+            "layout %%d.%%d with incompatible features %%#x that this program, which knows %%d.%%d, does not know"
+            %% (header["layout_major"], header["layout_minor"], unknown, LAYOUT_MAJOR, LAYOUT_MINOR)
         )
     heads = {"SegmentHeader": header}
 

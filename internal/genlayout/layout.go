@@ -13,6 +13,9 @@ const (
 	LayoutMinor = 0
 )
 
+// KnownIncompat are the incompatible features that the programs of this layout know: none so far.
+const KnownIncompat uint64 = 0
+
 // Type is the type of a field.
 type Type string
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -70,7 +71,7 @@ func SetSubreaper() error {
 
 // StartTicks returns when the process started, in clock ticks (10 ms) after boot: with
 // the pid it identifies a process for as long as the boot lasts. fs.ErrNotExist if there
-// is no such process.
+// is no such process. It is the same in every time namespace.
 func StartTicks(pid int) (uint64, error) {
 	fields, err := procStat(pid)
 	if err != nil {
@@ -80,8 +81,18 @@ func StartTicks(pid int) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
 	}
-	return ticks, nil
+	return ticks - bootOffset(), nil
 }
+
+// bootOffset is how many ticks the boot lies back further in this process's time namespace than it does on the machine: /proc
+// shows times so to whoever reads.
+var bootOffset = sync.OnceValue(func() uint64 {
+	b, _ := os.ReadFile("/proc/self/timens_offsets") // none: a kernel without time namespaces
+	_, rest, _ := strings.Cut(string(b), "boottime")
+	var s, ns int64
+	fmt.Sscan(rest, &s, &ns)
+	return uint64(s*100 + ns/10_000_000)
+})
 
 // Parent returns the pid of the process's parent. fs.ErrNotExist if there is no such process.
 func Parent(pid int) (int, error) {

@@ -21,9 +21,6 @@ type Header struct {
 	Major, Minor uint32
 }
 
-// knownIncompat are the incompatible features that this program knows: none so far.
-const knownIncompat uint64 = 0
-
 // bodyOffset is where the body of a segment begins, right after the header.
 const bodyOffset = SizeofSegmentHeader
 
@@ -91,7 +88,7 @@ func ReadHeader(b []byte) (Header, error) {
 	if h.Major != LayoutMajor {
 		return h, &VersionError{h.Name, h.Major, h.Minor, LayoutMajor, LayoutMinor}
 	}
-	if unknown := s.Incompat.Load() &^ knownIncompat; unknown != 0 {
+	if unknown := s.Incompat.Load() &^ KnownIncompat; unknown != 0 {
 		return h, &FeatureError{h.Name, unknown}
 	}
 	if n := s.HeaderSize.Load(); n != SizeofSegmentHeader {

@@ -14,6 +14,9 @@ const (
 	LayoutMinor = 0
 )
 
+// KnownIncompat are the incompatible features that this layout knows. A segment with another is refused.
+const KnownIncompat uint64 = 0x0
+
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
 const LayoutHash uint64 = 0x35723a965eab89c6
 

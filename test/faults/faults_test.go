@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	switch os.Getenv("FAULTS_ROLE") {
 	case "run":
 		runRole()
+	case "clock":
+		clockRole()
+		os.Exit(0)
 	}
 	code := m.Run()
 	testregion.Cleanup()

@@ -17,6 +17,7 @@ if sys.byteorder != "little":
 # Another major version is refused; a newer minor version only uses reserved bytes.
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
+KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
 LAYOUT_HASH = 0x35723a965eab89c6  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
@@ -535,8 +536,8 @@ def read(buf, base, name):
 def sections(buf):
     """Yield (struct, what, [offset of each]) for each section of the segment in buf, the header first.
 
-    ValueError: buf is no shmd segment that is ready, or has another major version, or a section would not lie
-    within buf.
+    ValueError: buf is no shmd segment that is ready, or has another major version or incompatible features that
+    this program does not know, or a section would not lie within buf.
     """
     size = len(buf)
     if size < SIZES["SegmentHeader"]:
@@ -548,6 +549,12 @@ def sections(buf):
         raise ValueError(
             "layout %d.%d, this program knows %d.%d"
             % (header["layout_major"], header["layout_minor"], LAYOUT_MAJOR, LAYOUT_MINOR)
+        )
+    unknown = header["incompat"] & ~KNOWN_INCOMPAT
+    if unknown:
+        raise ValueError(
+            "layout %d.%d with incompatible features %#x that this program, which knows %d.%d, does not know"
+            % (header["layout_major"], header["layout_minor"], unknown, LAYOUT_MAJOR, LAYOUT_MINOR)
         )
     heads = {"SegmentHeader": header}
 

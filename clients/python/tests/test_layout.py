@@ -127,12 +127,20 @@ class Golden(unittest.TestCase):
         self.assertEqual(layout.Kind(layout.read(buf, 0, "SegmentHeader")["kind"]), layout.Kind.ROSTER)
         self.assertEqual(layout.QueueFlag.SPARSE | layout.QueueFlag.DEAD_LETTER, 3)
 
+    def test_newer_minor_version_is_accepted(self):
+        buf = bytearray((GOLDEN / "queue.bin").read_bytes())
+        before = list(layout.sections(buf))
+        struct.pack_into("I", buf, 12, layout.LAYOUT_MINOR + 1)
+        self.assertEqual(list(layout.sections(buf)), before)
+
     def test_damage_is_refused(self):
         good = (GOLDEN / "queue.bin").read_bytes()
         info = layout.FIELDS["QueueInfo"]
         for what, offset, form, value in [
             ("magic", 0, "Q", 0),
             ("major version", 8, "I", layout.LAYOUT_MAJOR + 1),
+            ("older major version", 8, "I", layout.LAYOUT_MAJOR - 1),
+            ("incompat", 24, "Q", 1 << 40),
             ("slots_offset", 256 + info["slots_offset"][0], "Q", 1 << 63),
             ("slots", 256 + info["slots"][0], "I", 0xFFFFFFFF),
             ("stride", 256 + info["stride"][0], "I", 0),
