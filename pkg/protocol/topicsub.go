@@ -107,9 +107,8 @@ func (s *Subscriber) join(joining uint64, from From) error {
 	return nil
 }
 
-// begin returns the position for a new subscriber.
-func (t *Topic) begin(from From) uint64 {
-	oldest := t.oldest()
+// tail returns where what is published ends.
+func (t *Topic) tail() uint64 {
 	tail := t.info.Tail.Load()
 	if !t.single { // tail may lag behind what was published
 		for range t.mask + 1 {
@@ -118,6 +117,18 @@ func (t *Topic) begin(from From) uint64 {
 			}
 			tail++
 		}
+	}
+	return tail
+}
+
+// begin returns the position for a new subscriber.
+func (t *Topic) begin(from From) uint64 {
+	oldest, tail := t.oldest(), t.tail()
+	for range 100 { // publishers that went a lap ahead in between leave nothing between the two that is kept
+		if tail-oldest <= t.mask+1 {
+			break
+		}
+		oldest, tail = t.oldest(), t.tail()
 	}
 	if from == FromNew || int64(tail-oldest) <= 0 || tail-oldest > t.mask+1 {
 		return tail
