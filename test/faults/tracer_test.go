@@ -170,6 +170,8 @@ func (x *tracer) exempt(tid int, i syscallInfo) bool {
 		return i.Args[3]&syscall.MAP_ANONYMOUS != 0
 	case syscall.SYS_CLONE: // threads
 		return i.Args[0]&syscall.CLONE_THREAD != 0
+	case syscall.SYS_READ: // 8 bytes of the pipe on which os.StartProcess waits for the exec: if that fails it waits for the child's end
+		return i.Args[2] == 8
 	case syscall.SYS_FCNTL: // are 0, 1 and 2 open?
 		return i.Args[0] <= 2 && i.Args[1] == syscall.F_GETFD
 	case syscall.SYS_MADVISE: // DONTFORK, DONTDUMP, POPULATE_READ and POPULATE_WRITE are the segments'
