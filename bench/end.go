@@ -116,9 +116,7 @@ func (e *end) total() int { return e.warm + e.count }
 
 // attach attaches to the daemon that the measurement runs under.
 func (e *end) attach(produce, consume []string) (*shm.Region, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	return shm.Attach(ctx, shm.Options{Region: e.region, Socket: e.socket, Name: "bench", Produce: produce, Consume: consume})
+	return shm.Attach(context.Background(), shm.Options{Region: e.region, Socket: e.socket, Name: "bench", Produce: produce, Consume: consume})
 }
 
 // report prints the result.

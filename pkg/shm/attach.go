@@ -178,8 +178,13 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	if o.Operate {
 		role = attach.RoleOperate
 	}
-	dialing, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%s: %w within %v: it is stopped or hung; see its log", o.Socket, ErrSilent, patience))
-	defer cancel()
+	dialing, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(patience, func() {
+		cancel(fmt.Errorf("%s: %w within %v: it is stopped or hung; see its log", o.Socket, ErrSilent, patience))
+	})
+	// Not Stop, which a deadline of the context would amount to: a timer that was stopped stays where it is, and wakes an idle process when its time
+	// comes. It is used up now.
+	defer timer.Reset(0)
 	conn, err := attach.DialWait(dialing, o.Socket)
 	if err != nil {
 		return nil, err
