@@ -267,8 +267,12 @@ func (p *process) signal(sig syscall.Signal) error {
 	if p.pidfd == nil {
 		return syscall.ESRCH
 	}
-	if sig == syscall.SIGKILL {
-		syscall.Kill(-p.pid, sig) // its descendants too; they hold no shmd memory, but must not outlive it
+	switch { // its descendants too; they hold no shmd memory, but must not outlive it
+	case sig != syscall.SIGKILL:
+	case p.adopted: // somebody else reaps it, so its number may be another's by now
+		sys.PidfdSignalGroup(p.pidfd, sig)
+	default:
+		syscall.Kill(-p.pid, sig)
 	}
 	return sys.PidfdSignal(p.pidfd, sig)
 }
