@@ -191,7 +191,7 @@ func getBytes(p []byte, ws []atomic.Uint64) {
 }
 
 // errTorn is returned by row readers when a row stayed in the middle of a change: its writer died there.
-var errTorn = errors.New("row is in the middle of a change; the daemon died while it wrote it")
+var errTorn = errors.New("row is in the middle of a change; the daemon died, or was stopped, while it wrote it")
 
 // writeRow runs fn, which stores a row's fields, between two raises of seq. One writer at a time.
 func writeRow(seq *atomic.Uint32, fn func()) {
@@ -201,16 +201,24 @@ func writeRow(seq *atomic.Uint32, fn func()) {
 	seq.Store(s + 1) // B: pairs with the first load in readRow
 }
 
-// readRow runs fn, which loads a row's fields, until it saw a row that nobody wrote meanwhile. It gives up after
-// a bounded number of tries and then reports errTorn; the fields that fn loaded last are then a mixture.
-func readRow(seq *atomic.Uint32, fn func()) error {
-	for try := 0; try < 10000; try++ {
-		s := seq.Load()
-		fn()
-		if s&1 == 0 && seq.Load() == s {
-			return nil
+// readRow runs fn, which loads a row's fields, until it saw a row that nobody wrote meanwhile. A row that stays in the middle of a change has a writer that
+// lost its processor, and is worth sleeping for, or one that died: alive says which. It gives up when the writer is dead, or does not come to the row's end
+// in some seconds (it is stopped), and then reports errTorn; the fields that fn loaded last are then a mixture.
+func readRow(seq *atomic.Uint32, alive func() bool, fn func()) error {
+	tries := 10000 // while the writer may be at it on another processor
+	for sleep := 0; ; sleep++ {
+		for range tries {
+			s := seq.Load()
+			fn()
+			if s&1 == 0 && seq.Load() == s {
+				return nil
+			}
+			sys.Pause()
 		}
-		sys.Pause()
+		if sleep == 2000 || !alive() {
+			return errTorn
+		}
+		time.Sleep(time.Millisecond)
+		tries = 10
 	}
-	return errTorn
 }

@@ -214,6 +214,13 @@ func (r *Roster) SetDaemon(d DaemonInfo) {
 	r.Changed()
 }
 
+// daemonLives reports whether the process that writes the rows exists, as far as this process can see it.
+func (r *Roster) daemonLives() bool {
+	d := r.Daemon()
+	ticks, err := sys.StartTicks(d.Pid)
+	return d.Pid > 0 && err == nil && ticks == d.StartTicks
+}
+
 // Adopting counts a daemon that begins to adopt the region, and returns how many have begun in a row and not finished, itself included.
 func (r *Roster) Adopting() int { return int(r.info.Adopting.Add(1)) }
 
@@ -239,7 +246,7 @@ func (r *Roster) Segments() ([]Segment, error) {
 			return out, err
 		}
 		var s Segment
-		err = readRow(&p.Seq, func() {
+		err = readRow(&p.Seq, r.daemonLives, func() {
 			s = Segment{Name: Text(p.Name[:]), Kind: Kind(p.Kind.Load()), Size: int64(p.Size.Load()), Inode: p.Inode.Load()}
 		})
 		if err != nil {
@@ -282,7 +289,7 @@ func (r *Roster) Groups() ([]Group, error) {
 			return out, err
 		}
 		var g Group
-		err = readRow(&p.Seq, func() {
+		err = readRow(&p.Seq, r.daemonLives, func() {
 			g = Group{Name: Text(p.Name[:]), Restart: Restart(p.Restart.Load()), First: int(p.FirstWorker.Load()), Count: int(p.Count.Load()),
 				StopTimeout: time.Duration(p.StopTimeoutNs.Load()), Command: Text(p.Command[:])}
 		})
@@ -326,7 +333,7 @@ func (r *Roster) Worker(i int) (Worker, error) {
 		return Worker{}, err
 	}
 	var w Worker
-	err = readRow(&p.Seq, func() {
+	err = readRow(&p.Seq, r.daemonLives, func() {
 		w = Worker{Name: Text(p.Name[:]), Group: int(p.Group.Load()), Instance: int(p.Instance.Load()), State: State(p.State.Load()),
 			Pid: int(int32(p.Pid.Load())), ShimPid: int(int32(p.ShimPid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
 			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(), Restarted: p.Restarted.Load(),
@@ -397,7 +404,7 @@ func (r *Roster) Attachment(id uint16) (Attachment, error) {
 		return Attachment{}, err
 	}
 	var a Attachment
-	err = readRow(&p.Seq, func() {
+	err = readRow(&p.Seq, r.daemonLives, func() {
 		a = Attachment{State: AttachmentState(p.State.Load()), Pid: int(int32(p.Pid.Load())), UID: p.Uid.Load(),
 			StartTicks: p.StartTicks.Load(), Worker: int(p.Worker.Load()) - 1, Role: Role(p.Role.Load()), Name: Text(p.Name[:])}
 	})
