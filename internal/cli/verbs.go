@@ -21,6 +21,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.startCommand(),
 		a.stopCommand(),
 		a.restartCommand(),
+		a.killCommand(),
 		a.waitCommand(),
 		a.logsCommand(),
 		a.pubCommand(),
