@@ -10,6 +10,7 @@ import (
 
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
@@ -330,6 +331,8 @@ func (d *Daemon) goOn(a *adopted) {
 		d.capture(w, w.proc)
 		if w.row.Attachment != 0 {
 			d.resumeRunning(w)
+		} else {
+			d.step(w, d.asItWas(w, false, true))
 		}
 	}
 	for _, o := range d.outsiders {
@@ -361,41 +364,23 @@ func (d *Daemon) resumeRunning(w *worker) {
 	if w.row != row {
 		d.writeRow(w)
 	}
-	switch w.row.State {
-	case protocol.StateReady:
+	if w.row.State == protocol.StateReady {
 		d.readyGroups[w.group] = true
-	case protocol.StateStopping: // the clock of the stop begins anew
-		w.row.State = protocol.StateReady
-		w.unwanted = !d.wanted(w)
-		d.beginStop(w, w.row.Reason)
-	default:
-		if w.row.State != protocol.StateStarting {
-			d.setState(w, protocol.StateStarting, "")
-		}
-		d.after(w, w.conf.ReadyTimeout, func() {
-			if w.row.State == protocol.StateStarting {
-				d.beginStop(w, fmt.Sprintf("not ready after %v", w.conf.ReadyTimeout))
-			}
-		})
-		d.noticeReady(w)
 	}
+	d.step(w, d.asItWas(w, true, false))
+	d.notice(w)
+}
+
+// asItWas is what an earlier daemon wrote down of a worker.
+func (d *Daemon) asItWas(w *worker, alive, ended bool) supervise.Adopted {
+	return supervise.Adopted{Desired: d.desired(w), State: w.row.State, Reason: w.row.Reason, Restarts: w.row.Restarts, Restarted: w.row.Restarted,
+		Since: w.row.Since, Alive: alive, Ended: ended}
 }
 
 // resumeWaiting goes on with a worker that has no process.
 func (d *Daemon) resumeWaiting(w *worker) {
-	switch w.row.State {
-	case protocol.StateExited, protocol.StateFailed:
-		if w.row.State == protocol.StateFailed || w.row.Reason != "stopped" {
-			d.readyGroups[w.group] = true // as it was: it is no reason not to be ready now
-		}
-	case protocol.StateBackoff:
-		d.after(w, max(w.conf.BackoffMin, time.Millisecond), func() {
-			if w.proc == nil && w.row.State == protocol.StateBackoff {
-				w.row.Restarts++
-				d.start(w)
-			}
-		})
-	default: // the daemon died in the middle of a start that had not come to a process
-		w.row.State = 0
+	if w.row.State == protocol.StateFailed || w.row.State == protocol.StateExited && w.row.Reason != supervise.Stopped {
+		d.readyGroups[w.group] = true // as it was: it is no reason not to be ready now
 	}
+	d.step(w, d.asItWas(w, false, false))
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -55,6 +57,10 @@ type Daemon struct {
 
 	// The supervisor's goroutine alone uses what follows.
 	workers     []*worker
+	machine     *supervise.Machine
+	events      []happened // that the machine does not know of yet
+	stepping    bool
+	unsettled   bool // a worker's state has changed since reportStatus
 	ids         *ids
 	outsiders   map[uint16]*outsider
 	stopping    bool
@@ -233,10 +239,12 @@ func (d *Daemon) addGroups() error {
 // addWorkers makes a worker of each instance of the configuration.
 func (d *Daemon) addWorkers() error {
 	byName := map[string]int{}
+	d.machine = supervise.New(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	for gi := range d.conf.Groups {
 		g := &d.conf.Groups[gi]
+		policy := policyOf(g)
 		for i := range g.Count {
-			w := &worker{index: len(d.workers), group: gi, instance: i, conf: g,
+			w := &worker{index: d.machine.Add(policy), group: gi, instance: i, conf: g,
 				row: protocol.Worker{Name: fmt.Sprintf("%s.%d", g.Name, i), Group: gi, Instance: i, Since: d.info.Started}}
 			d.workers = append(d.workers, w)
 			byName[w.row.Name] = w.index
@@ -319,6 +327,7 @@ func (d *Daemon) supervise() {
 	}
 	d.reconcileAll()
 	d.reportStatus()
+	d.checkStopped()
 	for {
 		select {
 		case <-d.finished: // what was posted after the end is not run: whoever posted it may have gone on
@@ -328,6 +337,7 @@ func (d *Daemon) supervise() {
 		select {
 		case fn := <-d.posted:
 			fn()
+			d.settle()
 		case <-d.finished:
 			return
 		}
@@ -455,6 +465,12 @@ func restartOf(s string) protocol.Restart {
 		return protocol.RestartNever
 	}
 	return protocol.RestartAlways
+}
+
+// policyOf is what the machine has to know of a group.
+func policyOf(g *config.Group) *supervise.Policy {
+	return &supervise.Policy{Restart: restartOf(g.Restart), ReadyAtExec: g.ReadyAtExec(), ReadyTimeout: g.ReadyTimeout, StopTimeout: g.StopTimeout,
+		BackoffMin: g.BackoffMin, BackoffMax: g.BackoffMax, CrashLimit: g.CrashLimit, CrashWindow: g.CrashWindow}
 }
 
 func commandOf(g *config.Group) string {

@@ -2,19 +2,104 @@ package daemon
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"syscall"
 	"time"
 
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
 // The supervisor is one goroutine (Daemon.supervise) that runs posted functions one after the other. Everything in this file runs
-// there. It reconciles what is (processes) with what is wanted (the command segment): level-triggered, so a ring that was missed,
+// there. What is to be done is decided in internal/supervise, without any input or output; this file tells it what happens and does
+// what it says. It reconciles what is (processes) with what is wanted (the command segment): level-triggered, so a ring that was missed,
 // doubled or early does no harm.
+
+// step tells the machine what happened to a worker, and does what it says. What that brings about is the next step.
+func (d *Daemon) step(w *worker, e supervise.Event) {
+	d.events = append(d.events, happened{w, e})
+	if d.stepping {
+		return
+	}
+	d.stepping = true
+	for len(d.events) > 0 {
+		next := d.events[0]
+		d.events = d.events[1:]
+		for _, a := range d.machine.Step(time.Now(), next.worker.index, next.event) {
+			d.do(d.workers[a.Worker], a)
+		}
+	}
+	d.stepping = false
+}
+
+// settle tells of what has changed, after each posted function.
+func (d *Daemon) settle() {
+	if d.unsettled {
+		d.unsettled = false
+		d.reportStatus()
+		d.checkStopped()
+	}
+}
+
+// happened is an event that the machine does not know of yet.
+type happened struct {
+	worker *worker
+	event  supervise.Event
+}
+
+// do carries an action out.
+func (d *Daemon) do(w *worker, a supervise.Action) {
+	switch a.Do {
+	case supervise.Write:
+		d.changed(w, a)
+	case supervise.Prepare:
+		d.step(w, d.arm(w))
+	case supervise.Launch:
+		d.step(w, d.start(w))
+	case supervise.SetFlag:
+		if !protocol.Flagged(d.mem.command.WorkerQuit(w.index)) {
+			d.mem.command.Flag(w.index)
+		}
+		if d.mem.groups[w.group].Page(w.instance).AttachedPid.Load() == 0 {
+			d.step(w, supervise.Deaf{})
+		}
+	case supervise.Terminate:
+		d.log.Warn("worker gets SIGTERM", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
+		w.proc.signal(syscall.SIGTERM)
+	case supervise.Kill:
+		d.log.Warn("worker gets SIGKILL", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
+		w.proc.signal(syscall.SIGKILL)
+	case supervise.Repair:
+		id := w.row.Attachment
+		d.giveBack(id, w.conf.Channels())
+		d.forget(id)
+		w.row.Attachment = 0
+	case supervise.SetTimer:
+		w.timer = time.AfterFunc(a.After, func() { d.post(func() { d.step(w, supervise.Due{Timer: a.Timer}) }) })
+	case supervise.StopTimer:
+		w.timer.Stop()
+	}
+}
+
+// changed writes a worker's new state down, and tells of it.
+func (d *Daemon) changed(w *worker, a supervise.Action) {
+	c := a.Change
+	w.row.State, w.row.Reason, w.row.Since = c.To, c.Reason, c.At
+	w.row.Restarts, w.row.Restarted = a.Restarts, a.Restarted
+	d.writeRow(w)
+	d.unsettled = true
+	switch {
+	case c.To == protocol.StateReady:
+		d.readyGroups[w.group] = true
+		d.log.Info("worker ready", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "after", c.At.Sub(w.proc.started).Round(time.Microsecond).String())
+	case c.To == protocol.StateStopping:
+		d.log.Info("worker asked to quit", "worker", w.row.Name, "pid", w.proc.pid, "why", c.Reason)
+	case c.Cause == supervise.CauseCrashLimit:
+		d.log.Error("worker given up", "worker", w.row.Name, "reason", c.Reason, "next", "shmctl start "+w.row.Name)
+	}
+}
 
 // reconcileAll looks at every worker.
 func (d *Daemon) reconcileAll() {
@@ -26,63 +111,68 @@ func (d *Daemon) reconcileAll() {
 	}
 }
 
-// wanted reports whether a worker is to run.
-func (d *Daemon) wanted(w *worker) bool {
-	return !d.stopping && d.mem.command.RegionDesired() == protocol.DesiredRun && d.mem.command.WorkerDesired(w.index) == protocol.DesiredRun
+// reconcile tells the machine what is wanted of a worker and what the worker says of itself.
+func (d *Daemon) reconcile(w *worker) {
+	d.step(w, d.desired(w))
+	d.notice(w)
 }
 
-// reconcile takes the next step for one worker.
-func (d *Daemon) reconcile(w *worker) {
-	wanted := d.wanted(w)
-	restart := d.mem.command.RestartCount(w.index) != w.row.Restarted
-	switch {
-	case w.proc != nil && !wanted:
-		w.unwanted = true
-		d.beginStop(w, "stop asked for")
-	case w.proc != nil && restart:
-		d.beginStop(w, "restart asked for")
-	case w.proc != nil:
-		d.noticeFilter(w)
-		d.noticeReady(w)
-	case !wanted:
-		if w.row.State != protocol.StateExited {
-			d.cancelTimer(w)
-			d.setState(w, protocol.StateExited, "stopped")
-			d.reportStatus()
-		}
-	case restart:
-		w.crashes, w.delay = nil, 0
-		d.start(w)
-	case w.row.State == protocol.StateExited && w.row.Reason == "stopped", w.row.State == 0: // it was stopped or is new, and is wanted now
-		d.start(w)
+// desired is what is wanted of a worker.
+func (d *Daemon) desired(w *worker) supervise.Desired {
+	command := d.mem.command
+	return supervise.Desired{
+		Run:     !d.stopping && command.RegionDesired() == protocol.DesiredRun && command.WorkerDesired(w.index) == protocol.DesiredRun,
+		Restart: command.RestartCount(w.index),
 	}
 }
 
-// start launches a worker that has no process.
-func (d *Daemon) start(w *worker) {
-	d.cancelTimer(w)
-	w.row.Restarted = d.mem.command.RestartCount(w.index)
-	if !d.mem.command.Arm(w.index, w.group) {
-		d.setState(w, protocol.StateExited, "stopped")
+// notice takes over what a worker's process has said of itself since.
+func (d *Daemon) notice(w *worker) {
+	if w.proc == nil {
 		return
+	}
+	d.noticeFilter(w)
+	d.noticeReady(w)
+}
+
+// noticeReady tells the machine that a worker's command runs, and that it said it is ready.
+func (d *Daemon) noticeReady(w *worker) {
+	if w.row.State != protocol.StateStarting {
+		return
+	}
+	if w.proc.running {
+		d.step(w, supervise.Running{})
+	}
+	if d.mem.groups[w.group].Page(w.instance).Ready.Load() != 0 {
+		d.step(w, supervise.SaidReady{})
+	}
+}
+
+// arm prepares a launch: the quit flag, an attachment id, an empty page.
+func (d *Daemon) arm(w *worker) supervise.Event {
+	restart := d.mem.command.RestartCount(w.index)
+	if !d.mem.command.Arm(w.index, w.group) {
+		return supervise.Unwanted{Restart: restart}
 	}
 	id, err := d.ids.take()
 	if err != nil {
-		d.startFailed(w, err)
-		return
+		return d.startFailed(w, err)
 	}
 	d.mem.groups[w.group].Reset(w.instance)
 	w.row.Attachment = id
-	w.stopping, w.unwanted = notStopping, false
-	d.setState(w, protocol.StateStarting, "")
+	return supervise.Prepared{Restart: restart}
+}
+
+// start launches a worker that is prepared.
+func (d *Daemon) start(w *worker) supervise.Event {
+	id := w.row.Attachment
 	d.admit(id, w.conf.Produce)
 	p, err := d.launch(w)
 	if err != nil {
 		d.admit(0, w.conf.Produce)
 		d.ids.free(id)
 		w.row.Attachment = 0
-		d.startFailed(w, err)
-		return
+		return d.startFailed(w, err)
 	}
 	w.proc = p
 	w.row.Pid, w.row.StartTicks = p.pid, p.ticks
@@ -106,18 +196,13 @@ func (d *Daemon) start(w *worker) {
 		}()
 	}
 	d.log.Info("worker started", "worker", w.row.Name, "group", w.conf.Name, "pid", p.pid)
-	d.after(w, w.conf.ReadyTimeout, func() {
-		if w.row.State == protocol.StateStarting {
-			d.beginStop(w, fmt.Sprintf("not ready after %v", w.conf.ReadyTimeout))
-		}
-	})
+	return supervise.Started{}
 }
 
-// startFailed counts a start that did not even make a process as a crash.
-func (d *Daemon) startFailed(w *worker, err error) {
+// startFailed is what happened when a start did not even make a process.
+func (d *Daemon) startFailed(w *worker, err error) supervise.Event {
 	d.log.Error("worker could not be started", "worker", w.row.Name, "error", err)
-	d.again(w, "could not be started: "+err.Error())
-	d.reportStatus()
+	return supervise.NoStart{Why: err.Error()}
 }
 
 // launched is called when the launcher has execed the command, or said why it could not; then its exit follows.
@@ -126,62 +211,7 @@ func (d *Daemon) launched(w *worker, p *process) {
 		return
 	}
 	p.running = true
-	d.noticeFilter(w)
-	d.noticeReady(w)
-}
-
-// noticeReady moves a worker from starting to ready: when it said so, or when its command runs and is not going to say so.
-func (d *Daemon) noticeReady(w *worker) {
-	if w.row.State != protocol.StateStarting {
-		return
-	}
-	said := d.mem.groups[w.group].Page(w.instance).Ready.Load() != 0
-	if !said && !(w.conf.ReadyAtExec() && w.proc.running) {
-		return
-	}
-	d.cancelTimer(w)
-	d.setState(w, protocol.StateReady, "")
-	d.readyGroups[w.group] = true
-	d.log.Info("worker ready", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "after", time.Since(w.proc.started).Round(time.Microsecond).String())
-	d.reportStatus()
-}
-
-// beginStop asks a running worker to quit: flag, then SIGTERM, then SIGKILL, each after the group's stop timeout. A worker that
-// never attached cannot see the flag and gets SIGTERM at once.
-func (d *Daemon) beginStop(w *worker, why string) {
-	if w.stopping != notStopping {
-		return
-	}
-	w.stopping = flagged
-	d.cancelTimer(w)
-	d.setState(w, protocol.StateStopping, why)
-	if !protocol.Flagged(d.mem.command.WorkerQuit(w.index)) {
-		d.mem.command.Flag(w.index)
-	}
-	d.log.Info("worker asked to quit", "worker", w.row.Name, "pid", w.proc.pid, "why", why)
-	if d.mem.groups[w.group].Page(w.instance).AttachedPid.Load() == 0 {
-		d.escalate(w, "it is not attached, so it cannot see the quit flag")
-		return
-	}
-	d.after(w, w.conf.StopTimeout, func() { d.escalate(w, fmt.Sprintf("it did not obey the quit flag within %v", w.conf.StopTimeout)) })
-}
-
-// escalate takes the next, harder step of a stop.
-func (d *Daemon) escalate(w *worker, why string) {
-	if w.proc == nil {
-		return
-	}
-	switch w.stopping {
-	case flagged:
-		w.stopping = terminated
-		d.log.Warn("worker gets SIGTERM", "worker", w.row.Name, "pid", w.proc.pid, "why", why)
-		w.proc.signal(syscall.SIGTERM)
-		d.after(w, w.conf.StopTimeout, func() { d.escalate(w, fmt.Sprintf("it did not obey SIGTERM within %v", w.conf.StopTimeout)) })
-	case terminated:
-		w.stopping = killed
-		d.log.Warn("worker gets SIGKILL", "worker", w.row.Name, "pid", w.proc.pid, "why", why)
-		w.proc.signal(syscall.SIGKILL)
-	}
+	d.notice(w)
 }
 
 // workerDied is called when the pidfd of a worker's process has become readable.
@@ -201,51 +231,19 @@ func (d *Daemon) workerDied(w *worker) {
 		d.deaths.Remove(p.pidfd)
 		p.pidfd.Close()
 	}
-	d.cancelTimer(w)
 	w.proc = nil
-	id := w.row.Attachment
-	d.giveBack(id, w.conf.Channels())
-	d.forget(id)
 	sys.ReapOrphans(d.isWorker)
 
-	how, stopped := d.describeEnd(w, exit), w.stopping != notStopping
-	flagged := !stopped && protocol.Flagged(d.mem.command.WorkerQuit(w.index)) // and wanted: a stop, and a start before it was seen here
-	took := time.Since(p.started)
-	w.row.Pid, w.row.ShimPid, w.row.StartTicks, w.row.Attachment, w.row.Stalled = 0, 0, 0, 0, false
-	w.row.ExitCode, w.row.ExitSignal = exit.Code, int(exit.Signal)
-	w.stopping = notStopping
-	clean := exit.Code == 0 && exit.Signal == 0
-	fields := []any{"worker", w.row.Name, "group", w.conf.Name, "pid", p.pid, "how", how, "ran", took.Round(time.Millisecond).String()}
-	if clean || stopped {
+	how, clean := d.describeEnd(w, exit), exit.Code == 0 && exit.Signal == 0
+	fields := []any{"worker", w.row.Name, "group", w.conf.Name, "pid", p.pid, "how", how, "ran", time.Since(p.started).Round(time.Millisecond).String()}
+	if clean || w.row.State == protocol.StateStopping {
 		d.log.Info("worker ended", fields...)
 	} else {
 		d.log.Warn("worker died", fields...)
 	}
-
-	switch reason := how; {
-	case !d.wanted(w):
-		d.setState(w, protocol.StateExited, "stopped")
-	case w.unwanted || flagged || d.mem.command.RestartCount(w.index) != w.row.Restarted: // and is wanted again by now
-		w.row.Restarts++
-		w.crashes, w.delay = nil, 0
-		d.start(w)
-	case failure != "": // the command never ran
-		d.again(w, failure)
-	case stopped: // it was not ready in time: however it ended, it failed
-		d.again(w, w.row.Reason+"; "+how)
-	case w.conf.Restart == "never", w.conf.Restart == "on-failure" && clean:
-		d.setState(w, protocol.StateExited, reason)
-	case clean && took >= steady:
-		w.row.Restarts++
-		d.start(w)
-	default:
-		if took >= steady {
-			w.delay = 0
-		}
-		d.again(w, reason)
-	}
-	d.reportStatus()
-	d.checkStopped()
+	w.row.Pid, w.row.ShimPid, w.row.StartTicks, w.row.Stalled = 0, 0, 0, false
+	w.row.ExitCode, w.row.ExitSignal = exit.Code, int(exit.Signal)
+	d.step(w, supervise.Exited{Desired: d.desired(w), Flagged: protocol.Flagged(d.mem.command.WorkerQuit(w.index)), Clean: clean, How: how, Never: failure})
 }
 
 // collect kills what a dead worker left in its process group, and says how it ended.
@@ -266,34 +264,6 @@ func (d *Daemon) collect(w *worker) sys.ExitInfo {
 		d.log.Error("cannot reap a worker", "worker", w.row.Name, "pid", p.pid, "error", err)
 	}
 	return exit
-}
-
-// steady is how long a worker must have run for its end not to count as one of a series.
-const steady = 10 * time.Second
-
-// again starts a worker again after a delay that doubles from try to try, or gives it up when it crashed too often.
-func (d *Daemon) again(w *worker, reason string) {
-	if w.conf.Restart == "never" {
-		d.setState(w, protocol.StateFailed, reason)
-		return
-	}
-	now := time.Now()
-	w.crashes = slices.DeleteFunc(w.crashes, func(t time.Time) bool { return now.Sub(t) > w.conf.CrashWindow })
-	w.crashes = append(w.crashes, now)
-	if limit := w.conf.CrashLimit; limit > 0 && len(w.crashes) > limit {
-		d.setState(w, protocol.StateFailed, fmt.Sprintf("ended %d times within %v, last: %s", len(w.crashes), w.conf.CrashWindow, reason))
-		d.log.Error("worker given up", "worker", w.row.Name, "reason", w.row.Reason, "next", "shmctl start "+w.row.Name)
-		return
-	}
-	w.delay = min(max(2*w.delay, w.conf.BackoffMin), w.conf.BackoffMax)
-	delay := w.delay + time.Duration(rand.Int64N(int64(w.delay)/4+1)) // jitter: not all at once
-	d.setState(w, protocol.StateBackoff, fmt.Sprintf("%s; starts again in %v", reason, delay.Round(time.Millisecond)))
-	d.after(w, delay, func() {
-		if w.proc == nil && w.row.State == protocol.StateBackoff {
-			w.row.Restarts++
-			d.start(w)
-		}
-	})
 }
 
 // mayPublish says why an outsider may not produce on channels that have one publisher at a time, if so.
@@ -370,10 +340,7 @@ func (d *Daemon) beginShutdown(why string) {
 // killAll is the second signal to a daemon that is stopping: it waits no longer.
 func (d *Daemon) killAll() {
 	for _, w := range d.workers {
-		if w.proc != nil {
-			w.stopping = terminated
-			d.escalate(w, "the daemon was told twice to stop")
-		}
+		d.step(w, supervise.Hurry{})
 	}
 }
 
@@ -391,11 +358,6 @@ func (d *Daemon) checkStopped() {
 	d.finish()
 }
 
-func (d *Daemon) setState(w *worker, s protocol.State, reason string) {
-	w.row.State, w.row.Reason, w.row.Since = s, reason, time.Now()
-	d.writeRow(w)
-}
-
 func (d *Daemon) writeRow(w *worker) {
 	if err := d.mem.roster.SetWorker(w.index, w.row); err != nil {
 		d.log.Error("roster", "error", err)
@@ -405,30 +367,6 @@ func (d *Daemon) writeRow(w *worker) {
 func (d *Daemon) setAttachment(id uint16, a protocol.Attachment) {
 	if err := d.mem.roster.SetAttachment(id, a); err != nil {
 		d.log.Error("roster", "error", err)
-	}
-}
-
-// after runs fn in the supervisor when the time has come, unless the worker's timer was cancelled or set anew meanwhile.
-func (d *Daemon) after(w *worker, delay time.Duration, fn func()) {
-	d.cancelTimer(w)
-	if delay <= 0 {
-		return
-	}
-	var t *time.Timer
-	t = time.AfterFunc(delay, func() {
-		d.post(func() {
-			if w.timer == t {
-				fn()
-			}
-		})
-	})
-	w.timer = t
-}
-
-func (d *Daemon) cancelTimer(w *worker) {
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
 	}
 }
 

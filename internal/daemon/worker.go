@@ -18,8 +18,8 @@ import (
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
-// worker is one instance of a group: what the supervisor knows of it beyond its row in the roster. The supervisor's goroutine
-// alone uses it.
+// worker is one instance of a group: what the daemon knows of it beyond its row in the roster and what the machine knows. The supervisor's
+// goroutine alone uses it.
 type worker struct {
 	index    int // of its row in the roster and in the command segment
 	group    int // index of its group
@@ -27,23 +27,9 @@ type worker struct {
 	conf     *config.Group
 	row      protocol.Worker // the row as it was last written
 
-	proc     *process // nil when no process runs
-	stopping stage
-	unwanted bool        // the stop under way was an operator's, not a restart
-	timer    *time.Timer // of the state: ready timeout, escalation, or backoff
-	crashes  []time.Time // within the crash window
-	delay    time.Duration
+	proc  *process    // nil when no process runs
+	timer *time.Timer // that the machine set last
 }
-
-// stage is how far a stop has gone.
-type stage int
-
-const (
-	notStopping stage = iota
-	flagged           // quit flag set
-	terminated        // SIGTERM sent
-	killed            // SIGKILL sent
-)
 
 // process is a running worker process.
 type process struct {

@@ -23,11 +23,12 @@ var allowed = map[string]string{
 	"internal/cli":            "pkg/shm pkg/protocol pkg/region internal/sys internal/control internal/attach internal/config internal/version",
 	"internal/config":         "internal/sys",
 	"internal/control":        "pkg/protocol pkg/region internal/sys",
-	"internal/daemon":         "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/version",
+	"internal/daemon":         "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/supervise internal/version",
 	"internal/genman":         "internal/cli internal/daemon", // the one that sees both: it prints their man pages
 	"internal/genreliability": "",
 	"internal/launcher":       "pkg/shm internal/sys internal/launcher/spec internal/wordcount internal/filter",
 	"internal/filter":         "pkg/shm pkg/protocol internal/sys",
+	"internal/supervise":      "pkg/protocol", // no input, no output
 	"internal/sys/systest":    "",
 	"internal/testregion":     "pkg/shm pkg/protocol internal/sys", // for tests
 	"internal/version":        "pkg/protocol",

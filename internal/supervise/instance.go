@@ -1,0 +1,194 @@
+package supervise
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// reconcile takes the next step to what is wanted of an instance.
+func (m *Machine) reconcile(w *instance, d Desired) {
+	restart := d.Restart != w.restarted
+	switch {
+	case w.process && !d.Run:
+		w.unwanted = true
+		m.stop(w, CauseStop, "stop asked for")
+	case w.process && restart:
+		m.stop(w, CauseRestart, "restart asked for")
+	case w.process:
+	case !d.Run:
+		if w.state != protocol.StateExited {
+			m.stopTimer(w)
+			m.change(w, protocol.StateExited, CauseStop, Stopped)
+		}
+	case restart:
+		w.restarted = d.Restart
+		m.forgive(w)
+		m.start(w)
+	case w.state == protocol.StateExited && w.reason == Stopped, w.state == 0: // it was stopped or is new, and is wanted now
+		m.start(w)
+	}
+}
+
+// start begins a start of an instance that has no process. How it goes on depends on the answer.
+func (m *Machine) start(w *instance) {
+	m.stopTimer(w)
+	m.do(w, Action{Do: Prepare})
+}
+
+// ready takes an instance from starting to ready.
+func (m *Machine) ready(w *instance) {
+	if w.state == protocol.StateStarting {
+		m.stopTimer(w)
+		m.change(w, protocol.StateReady, CauseReady, "")
+	}
+}
+
+// stop asks a process to quit.
+func (m *Machine) stop(w *instance, cause Cause, why string) {
+	if w.stage != notStopping {
+		return
+	}
+	w.stage = flagged
+	m.change(w, protocol.StateStopping, cause, why)
+	m.do(w, Action{Do: SetFlag})
+	m.setTimer(w, w.policy.StopTimeout)
+}
+
+// escalate takes the next, harder stage of a stop.
+func (m *Machine) escalate(w *instance, why string) {
+	switch w.stage {
+	case flagged:
+		w.stage = terminated
+		m.do(w, Action{Do: Terminate, Why: why})
+		m.setTimer(w, w.policy.StopTimeout)
+	case terminated:
+		w.stage = killed
+		m.stopTimer(w)
+		m.do(w, Action{Do: Kill, Why: why})
+	}
+}
+
+// due does what the timer of the state was set for.
+func (m *Machine) due(w *instance) {
+	switch {
+	case w.state == protocol.StateStarting:
+		m.stop(w, CauseNotReady, fmt.Sprintf("not ready after %v", w.policy.ReadyTimeout))
+	case w.stage == flagged:
+		m.escalate(w, fmt.Sprintf("it did not obey the quit flag within %v", w.policy.StopTimeout))
+	case w.stage == terminated:
+		m.escalate(w, fmt.Sprintf("it did not obey SIGTERM within %v", w.policy.StopTimeout))
+	case w.state == protocol.StateBackoff:
+		w.restarts++
+		m.start(w)
+	}
+}
+
+// exited decides what becomes of an instance whose process has ended.
+func (m *Machine) exited(w *instance, e Exited) {
+	m.stopTimer(w)
+	m.do(w, Action{Do: Repair}) // before anything else is started
+	stopped, took := w.stage != notStopping, m.now.Sub(w.started)
+	signalled := !stopped && e.Flagged // a stop, and a start before the stop was seen here
+	w.process, w.stage = false, notStopping
+	switch {
+	case !e.Run:
+		m.change(w, protocol.StateExited, CauseStop, Stopped)
+	case w.unwanted || signalled || e.Restart != w.restarted: // and is wanted again by now
+		w.restarts++
+		w.restarted = e.Restart
+		m.forgive(w)
+		m.start(w)
+	case e.Never != "":
+		m.again(w, CauseNoStart, e.Never)
+	case stopped: // it was not ready in time: however it ended, it failed
+		m.again(w, CauseNotReady, w.reason+"; "+e.How)
+	case w.policy.Restart == protocol.RestartNever, w.policy.Restart == protocol.RestartOnFailure && e.Clean:
+		m.change(w, protocol.StateExited, CauseExit, e.How)
+	case e.Clean && took >= Steady:
+		w.restarts++
+		m.start(w)
+	default:
+		if took >= Steady {
+			w.delay = 0
+		}
+		m.again(w, CauseExit, e.How)
+	}
+}
+
+// again starts an instance again after a delay that doubles from try to try, or gives it up when it ended too often.
+func (m *Machine) again(w *instance, cause Cause, reason string) {
+	p := w.policy
+	if p.Restart == protocol.RestartNever {
+		m.change(w, protocol.StateFailed, cause, reason)
+		return
+	}
+	w.crashes = slices.DeleteFunc(w.crashes, func(t time.Time) bool { return m.now.Sub(t) > p.CrashWindow })
+	w.crashes = append(w.crashes, m.now)
+	if p.CrashLimit > 0 && len(w.crashes) > p.CrashLimit {
+		m.change(w, protocol.StateFailed, CauseCrashLimit, fmt.Sprintf("ended %d times within %v, last: %s", len(w.crashes), p.CrashWindow, reason))
+		return
+	}
+	w.delay = min(max(2*w.delay, p.BackoffMin), p.BackoffMax)
+	delay := w.delay + time.Duration(m.random.Int64N(int64(w.delay)/4+1)) // jitter: not all at once
+	m.change(w, protocol.StateBackoff, cause, fmt.Sprintf("%s; starts again in %v", reason, delay.Round(time.Millisecond)))
+	m.setTimer(w, delay)
+}
+
+// forgive forgets the series of crashes: somebody asked for a start.
+func (m *Machine) forgive(w *instance) { w.crashes, w.delay = nil, 0 }
+
+// adopt goes on with an instance that an earlier daemon supervised.
+func (m *Machine) adopt(w *instance, a Adopted) {
+	w.state, w.reason, w.restarts, w.restarted, w.started = a.State, a.Reason, a.Restarts, a.Restarted, a.Since
+	w.process = a.Alive || a.Ended
+	switch {
+	case a.Ended, a.Alive && a.State == protocol.StateReady:
+	case a.Alive && a.State == protocol.StateStopping: // the clock of the stop begins anew
+		w.unwanted = !a.Run
+		m.stop(w, CauseAdoption, a.Reason)
+	case a.Alive:
+		if a.State != protocol.StateStarting {
+			m.change(w, protocol.StateStarting, CauseAdoption, "")
+		}
+		m.setTimer(w, w.policy.ReadyTimeout)
+	case a.State == protocol.StateBackoff:
+		m.setTimer(w, max(w.policy.BackoffMin, time.Millisecond))
+	case a.State != protocol.StateExited && a.State != protocol.StateFailed: // the daemon died in the middle of a start that had not come to a process
+		w.state = 0
+	}
+}
+
+// change puts an instance into a state.
+func (m *Machine) change(w *instance, to protocol.State, cause Cause, reason string) {
+	c := Change{Worker: w.id, From: w.state, To: to, Cause: cause, Reason: reason, At: m.now}
+	w.state, w.reason = to, reason
+	m.do(w, Action{Do: Write, Change: c, Restarts: w.restarts, Restarted: w.restarted})
+}
+
+// setTimer sets the instance's timer, instead of one that is set. 0: no timer.
+func (m *Machine) setTimer(w *instance, after time.Duration) {
+	m.stopTimer(w)
+	if after <= 0 {
+		return
+	}
+	if m.timers++; m.timers == 0 { // it went once around
+		m.timers++
+	}
+	w.timer = m.timers
+	m.do(w, Action{Do: SetTimer, Timer: w.timer, After: after})
+}
+
+func (m *Machine) stopTimer(w *instance) {
+	if w.timer != 0 {
+		m.do(w, Action{Do: StopTimer, Timer: w.timer})
+		w.timer = 0
+	}
+}
+
+func (m *Machine) do(w *instance, a Action) {
+	a.Worker = w.id
+	m.out = append(m.out, a)
+}
