@@ -109,6 +109,9 @@ func (s *trimState) judge(mem []byte, id uint16) error {
 		if again := q.Repair(dead); again != (protocol.Repaired{}) || q.Holds(dead) {
 			return fmt.Errorf("a second repair after the death of %d found %+v", who, again)
 		}
+		if err := sound(trimmed(mem), dead); err != nil {
+			return err
+		}
 	}
 	got := map[uint64]int{}
 	for {

@@ -262,6 +262,9 @@ func (s *cstate) judge(mem []byte, caller, server bool) (string, error) {
 	c := openCall(mem)
 	dead := func(o uint16) bool { return o == victim && caller || o == second && server }
 	c.Repair(dead)
+	if err := sound(mem[callAt:], dead); err != nil {
+		return "", err
+	}
 	became, alive := "", 0
 	for i := range s.slots { // also those beyond reach
 		w := c.SlotAt(i).Word

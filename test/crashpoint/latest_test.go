@@ -288,7 +288,8 @@ func (s *vstate) judge(mem []byte, id uint16) (value, version uint64, err error)
 		return 0, 0, errors.New("the header is damaged")
 	}
 	if id != 0 {
-		if err := mended(l, id); err != nil {
+		err := errors.Join(mended(l, id), sound(mem[latestAt:], func(o uint16) bool { return o == id }))
+		if err != nil {
 			return 0, 0, err
 		}
 	}

@@ -336,7 +336,7 @@ func (s *scene) judge(mem []byte, both bool) (verdict, error) {
 				return fmt.Errorf("a second repair of %q after the death of %v found %+v", c.Header().Name, ids, again)
 			}
 		}
-		return nil
+		return errors.Join(sound(mem[queueAt:], dead), sound(mem[deadAt:], dead))
 	}
 	if !both {
 		if err := repair(victim); err != nil {

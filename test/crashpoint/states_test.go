@@ -1,6 +1,7 @@
 package crashpoint
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -376,7 +377,8 @@ func (s *state) judge(mem []byte, id uint16, lettersFirst bool) (verdict, error)
 		return v, fmt.Errorf("the header is damaged")
 	}
 	if id != 0 {
-		if err := s.repair(q, d, id); err != nil {
+		dead := func(o uint16) bool { return o == id }
+		if err := errors.Join(s.repair(q, d, id), sound(mem[queueAt:], dead), sound(mem[deadAt:], dead)); err != nil {
 			return v, err
 		}
 	}

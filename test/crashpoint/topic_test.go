@@ -237,6 +237,9 @@ func (s *tstate) judge(mem []byte, id uint16) (seen bool, err error) {
 	if again := t.Repair(isDead); again != (protocol.Repaired{}) || t.Holds(isDead) {
 		return false, fmt.Errorf("a second repair found %+v", again)
 	}
+	if err := sound(mem[queueAt:], isDead); err != nil {
+		return false, err
+	}
 	if s.loan { // its holder dies, too
 		t.Repair(func(o uint16) bool { return o == peer })
 	}
