@@ -131,11 +131,11 @@ func TestLaneRepairKilled(t *testing.T) {
 			for _, op := range s.operations() {
 				copy(mem[queueAt:], s.image)
 				x.begin(op, victim, sent)
-				type death struct {
+				type doomed struct {
 					image   []byte
 					touched []item
 				}
-				var deaths []death
+				var deaths []doomed
 				for more := true; more; more = x.step() {
 					h := maphash.Bytes(seed, mem[queueAt:])
 					if dead := func(o uint16) bool { return o == victim }; seen[h] || !openQueue(mem).Holds(dead) && !openDead(mem).Holds(dead) {
@@ -143,7 +143,7 @@ func TestLaneRepairKilled(t *testing.T) {
 					}
 					seen[h] = true
 					if n++; torture() || n%23 == 0 {
-						deaths = append(deaths, death{slices.Clone(mem[queueAt:]), items(mem)})
+						deaths = append(deaths, doomed{slices.Clone(mem[queueAt:]), items(mem)})
 					}
 				}
 				x.finish()
