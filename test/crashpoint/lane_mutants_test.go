@@ -31,6 +31,8 @@ var laneMutants = []mutant{
 	{"repair: acked moves first", "repair", false, "lane.go", "	for p := from; p != head; p++ {\n		if q.giveBack", "	i.Acked.CompareAndSwap(acked, head)\n	for p := from; p != head; p++ {\n		if q.giveBack"},
 	{"repair: acked does not move", "kill", false, "lane.go", "	i.Acked.CompareAndSwap(acked, head) // after R", "	// after R"},
 	{"repair: leases are forgotten", "kill", false, "lane.go", "		if q.giveBack(p, q.ready(p), 1) { // R\n			leases++\n		}\n", ""},
+	{"repair: the living producer's end is given free", "pairs", false, "lane.go", "if o := i.SendOwner.Load(); o != 0 && dead(uint16(o)) {", "if o := i.SendOwner.Load(); o != 0 {"},
+	{"repair: the living consumer's leases come back", "pairs", false, "lane.go", "	if o == 0 || !dead(uint16(o)) {\n		return 0\n	}\n	acked,", "	if o == 0 {\n		return 0\n	}\n	acked,"},
 	{"repair: the producer's end stays", "kill", false, "lane.go", "i.SendOwner.CompareAndSwap(o, 0)", "_ = o"},
 	{"send without wake [E]", "wake", false, "lane.go", "	l.commitAt(p, uint64(len(b)), 1)\n	l.q.Receivers.Ring(1) // E\n", "	l.commitAt(p, uint64(len(b)), 1)\n"},
 	{"ack without wake", "wake", false, "lane.go", "	l.q.Senders.Ring(int(n))\n", "	_ = n\n"},
@@ -51,6 +53,7 @@ var laneHunters = []hunter{
 	{"parked", "./test/crashpoint", "^TestLaneParked$"},
 	{"wake", "./test/crashpoint", "^TestLaneWake$"},
 	{"repair", "./test/crashpoint", "^TestLaneRepairKilled$"},
+	{"pairs", "./test/crashpoint", "^TestLanePairs$"},
 }
 
 // TestLaneMutants is TestMutants for lanes and frames.

@@ -414,6 +414,27 @@ func TestLogParked(t *testing.T) {
 	}
 }
 
+// readRecord lets a reader go on to its end and returns the record that it read, which must be whole.
+func (x *tracee) readRecord() (protocol.Record, error) {
+	result, _ := x.finish()
+	r := protocol.Record{Seq: get(x.mem, wordRecord), Time: time.Unix(0, int64(get(x.mem, wordRecord+1))), Level: int(get(x.mem, wordRecord+2)),
+		Stream: protocol.Stream(get(x.mem, wordRecord+3)), Pid: int(get(x.mem, wordRecord+4)), Worker: int(get(x.mem, wordRecord+5))}
+	n := int(get(x.mem, wordRecord+6))
+	text := string(x.mem[8*wordText : 8*wordText+min(n, textRoom)])
+	want := recordOf(uint64(r.Pid))
+	switch {
+	case result != resultOK:
+		return r, fmt.Errorf("result %d", result)
+	case n != len(want.Text) || text != want.Text[:min(n, textRoom)]:
+		return r, fmt.Errorf("torn: record %d has %d bytes of text, %q", r.Seq, n, text)
+	}
+	r.Text, want.Seq = want.Text, r.Seq
+	if r != want {
+		return r, fmt.Errorf("torn: record %d is %.200v, want %.200v", r.Seq, r, want)
+	}
+	return r, nil
+}
+
 // TestLogReaderParked stops a reader at every instruction, lets the writer write one record, or laps, and lets the reader go on: it gets a record as a whole.
 func TestLogReaderParked(t *testing.T) {
 	f, mem := memfd(t)
@@ -436,22 +457,9 @@ func TestLogReaderParked(t *testing.T) {
 				for _, v := range writes {
 					l.Write(recordOf(v))
 				}
-				result, _ := x.finish()
-				r := protocol.Record{Seq: get(mem, wordRecord), Time: time.Unix(0, int64(get(mem, wordRecord+1))), Level: int(get(mem, wordRecord+2)),
-					Stream: protocol.Stream(get(mem, wordRecord+3)), Pid: int(get(mem, wordRecord+4)), Worker: int(get(mem, wordRecord+5))}
-				n := int(get(mem, wordRecord+6))
-				want := recordOf(uint64(r.Pid))
-				switch {
-				case err != nil:
-				case result != resultOK:
-					err = fmt.Errorf("result %d", result)
-				case n != len(want.Text) || string(mem[8*wordText:8*wordText+min(n, textRoom)]) != want.Text[:min(n, textRoom)]:
-					err = fmt.Errorf("torn: record %d has %d bytes of text, %q", r.Seq, n, mem[8*wordText:8*wordText+min(n, textRoom)])
-				default:
-					r.Text, want.Seq = want.Text, r.Seq
-					if r != want {
-						err = fmt.Errorf("torn: record %d is %.200v, want %.200v", r.Seq, r, want)
-					}
+				r, e := x.readRecord()
+				if err == nil {
+					err = e
 				}
 				if uint64(r.Pid) != s.values[0] {
 					overtaken++

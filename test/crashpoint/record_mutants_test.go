@@ -10,7 +10,7 @@ var recordMutants = []mutant{
 	{"log: one record too few is dropped", "kill", false, "logring.go", "for end-tail > l.size() {", "for end-tail > l.size()+16 {"},
 	{"log: no length check of the writer", "kill", false, "logring.go", "	if len(text) > MaxLogText {", "	if false {"},
 	{"log: no length check of the reader", "unit", false, "logring.go", "good := n <= MaxLogText && int64(end-c.pos) >= int64(recordBytes(n)) && end-c.pos <= l.size()", "good := true"},
-	{"log: what was read counts without a look at tail [A]", "reader", false, "logring.go", "if int64(l.info.Tail.Load()-c.pos) > 0 { // A", "if false { // A"},
+	{"log: what was read counts without a look at tail [A]", "pairs", false, "logring.go", "if int64(l.info.Tail.Load()-c.pos) > 0 { // A", "if false { // A"},
 	{"log: head before tail", "reader", true, "logring.go", "		if tail := l.info.Tail.Load(); int64(tail-c.pos) > 0 {\n			c.pos = tail\n		}\n		end := l.info.Head.Load() //",
 		"		end := l.info.Head.Load()\n		if tail := l.info.Tail.Load(); int64(tail-c.pos) > 0 {\n			c.pos = tail\n		} //"},
 	{"log: a reader stays where it was overtaken", "kill", false, "logring.go", "int64(tail-c.pos) > 0 {\n			c.pos = tail\n", "int64(tail-c.pos) > 0 {\n			_ = tail\n"},
@@ -41,6 +41,7 @@ var recordHunters = []hunter{
 	{"reader", "./test/crashpoint", "^TestLogReaderParked$"},
 	{"wake", "./test/crashpoint", "^TestLogWake$"},
 	{"roster", "./test/crashpoint", "^TestRosterKill$"},
+	{"pairs", "./test/crashpoint", "^TestLogPairs$"},
 	{"rows", "./test/crashpoint", "^TestRosterReaderParked$"},
 	{"create", "./test/crashpoint", "^TestCreateKill$"},
 }
