@@ -252,8 +252,8 @@ func (s *tstate) judgeTwo(mem []byte, publishers int, ids ...uint16) (seen []uin
 	if err := topicRepair(t, ids...); err != nil {
 		return seen, err
 	}
-	if err := sound(mem[queueAt:], isDead); err != nil {
-		return false, err
+	if err := sound(mem[queueAt:], func(o uint16) bool { return slices.Contains(ids, o) }); err != nil {
+		return seen, err
 	}
 	if s.loan { // its holder dies, too
 		t.Repair(func(o uint16) bool { return o == peer })
