@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/dump"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -19,7 +22,7 @@ import (
 func (a *app) inspectCommand() *cobra.Command {
 	var o inspectOptions
 	c := a.verb(cobra.Command{
-		Use:   "inspect [--hex] [--rows=N] [SEGMENT... | --file=PATH]",
+		Use:   "inspect [--hex] [--rows=N] [DUMP] [SEGMENT... | --file=PATH]",
 		Short: "print what lies in the memory, field by field",
 		Long: `inspect prints the segments of the region, or those that are named: roster,
 command, log, group/NAME, and channels. For each it tells kind, size, version,
@@ -29,10 +32,12 @@ that are all zero are counted, not printed. --hex prints the bytes with the
 names of the fields.
 
 What is damaged is told with its place, and the rest is printed; the exit code
-is 1 then. --file inspects a copy of a segment, or one that the region does
-not give any more: /proc/PID/fd/N.`,
+is 1 then. If the first argument is a file that shmctl dump made, its segments
+are printed in place of a living region's. --file inspects a copy of a segment,
+or one that the region does not give any more: /proc/PID/fd/N.`,
 		Example: `  shmctl inspect roster
   shmctl inspect --hex jobs | less
+  shmctl inspect shmd-default-20260102T030405Z.dump roster
   shmctl inspect -o json command | jq '.segments[].sections[] | select(.what == "workers")'
   shmctl inspect --file=/proc/4711/fd/3`,
 		ValidArgsFunction: a.complete(func(s *session) []string { return segmentsOf(s, func(protocol.Segment) bool { return true }) }),
@@ -91,10 +96,52 @@ type rowJSON struct {
 	Text   string  `json:"text,omitempty"` // of a log record
 }
 
+// dumpIn reads the dump that the first argument names, if it names one: a file, and it begins as a dump does. Else nil.
+func dumpIn(names []string) (*dump.Dump, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	f, err := os.Open(names[0])
+	if err != nil {
+		return nil, nil // a name of a segment, or an error that names all there are
+	}
+	defer f.Close()
+	if !dump.Is(f) {
+		return nil, nil
+	}
+	return dump.Open(names[0])
+}
+
+// subjectsOf are the segments of a dump that are named, or all.
+func subjectsOf(d *dump.Dump, names []string) (list []subject, err error) {
+	var known []string
+	for _, g := range d.Segments {
+		known = append(known, g.Name)
+	}
+	if len(names) == 0 {
+		names = known
+	}
+	for _, name := range names {
+		i := slices.Index(known, name)
+		if i < 0 {
+			return nil, fmt.Errorf("unknown segment %q; the dump has: %s", name, strings.Join(known, ", "))
+		}
+		s := subject{image: image{name: name}, inode: d.Segments[i].Inode}
+		if b := d.Bytes(name); b != nil {
+			s.r, s.size = bytes.NewReader(b), int64(len(b))
+		} else {
+			s.err = fmt.Errorf("segment %q is not in the dump: %s", name, d.Segments[i].Missing)
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
 // subject is a segment to inspect.
 type subject struct {
 	image
-	file    *os.File
+	file    *os.File // nil: in a dump
+	inode   uint64   // then
 	holders []holder
 	err     error // why there is no file
 }
@@ -103,7 +150,17 @@ func (a *app) inspect(ctx context.Context, names []string, o inspectOptions) err
 	region := ""
 	var subjects []subject
 	hidden := 0
-	if o.file != "" {
+	if d, err := dumpIn(names); err != nil {
+		return err
+	} else if d != nil {
+		region = d.Region
+		if subjects, err = subjectsOf(d, names[1:]); err != nil {
+			return err
+		}
+		if !a.json() {
+			fmt.Fprintf(a.stdout, "dump of region %s, %s: %s\n\n", d.Region, d.Taken.Local().Format(time.DateTime), printable(d.Reason))
+		}
+	} else if o.file != "" {
 		f, err := os.Open(o.file)
 		if err != nil {
 			return err
@@ -228,10 +285,13 @@ func (p *inspector) segment(s subject) error {
 		damaged(s.err)
 		return nil
 	}
-	if st, err := sys.Fstat(s.file); err == nil {
-		doc.Inode = st.Inode
+	doc.Inode = s.inode
+	if s.file != nil {
+		if st, err := sys.Fstat(s.file); err == nil {
+			doc.Inode = st.Inode
+		}
+		doc.Seals = seals(s.file)
 	}
-	doc.Seals = seals(s.file)
 	list, errs := s.sections()
 	for _, err := range errs {
 		damaged(err)
@@ -290,8 +350,12 @@ func (p *inspector) head(s subject, list []section, doc *segmentJSON) {
 	if p.printed++; p.printed > 1 {
 		p.printf("\n")
 	}
-	p.printf("segment %s: %s, %s (%d bytes), layout %s, generation %s, inode %d, seals %s\n", printable(s.name), doc.Kind, size(s.size), s.size, doc.Layout,
-		doc.Generation, doc.Inode, strings.Join(doc.Seals, " "))
+	p.printf("segment %s: %s, %s (%d bytes), layout %s, generation %s, inode %d", printable(s.name), doc.Kind, size(s.size), s.size, doc.Layout,
+		doc.Generation, doc.Inode)
+	if s.file != nil {
+		p.printf(", seals %s", strings.Join(doc.Seals, " "))
+	}
+	p.printf("\n")
 	var who []string
 	for _, h := range s.holders {
 		name := printable(h.Name)

@@ -33,6 +33,8 @@ func (a *app) verbs() []*cobra.Command {
 		a.replyCommand(),
 		a.chCommand(),
 		a.inspectCommand(),
+		a.dumpCommand(),
+		a.verifyCommand(),
 		a.doctorCommand(),
 		a.benchCommand(),
 		a.versionCommand(),

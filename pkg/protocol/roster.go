@@ -326,6 +326,9 @@ func (r *Roster) WorkerCount() int {
 	return r.workers.used(&r.info.WorkerCount)
 }
 
+// WorkerOffset returns where row i of the worker table lies in the segment.
+func (r *Roster) WorkerOffset(i int) int64 { return r.workers.offset + int64(i)*r.workers.size }
+
 // Worker returns row i of the worker table.
 func (r *Roster) Worker(i int) (Worker, error) {
 	p, err := row(r, overlayWorkerRow, r.workers, i, r.workers.used(&r.info.WorkerCount))
