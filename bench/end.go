@@ -156,7 +156,7 @@ func (t *trips) begin() {
 		return
 	}
 	if !t.next.IsZero() {
-		time.Sleep(time.Until(t.next))
+		rest(time.Until(t.next))
 	}
 	t.next = time.Now().Add(t.e.pace)
 	t.slept -= sleeps()

@@ -52,6 +52,7 @@ type Hub struct {
 	batches  []*batch
 	kickers  int
 	sleepers []sleeper
+	ticking  atomic.Int32 // goroutines that sleep for batches
 }
 
 // hubSleepers is how many goroutines of a Hub sleep in the kernel themselves, which
@@ -245,6 +246,7 @@ func (h *Hub) join(addr *atomic.Uint32, val uint32) *hubWaiter {
 	b.waiters++
 	if !b.ticking {
 		b.ticking = true
+		h.ticking.Add(1)
 		go h.tick(b)
 	} else if b.armed && !b.sleepsOn(addr, val) {
 		h.kick(b) // C
@@ -370,9 +372,13 @@ func (h *Hub) fail(word *hubWord, err error) {
 	h.drop(word)
 }
 
+// Goroutines returns how many goroutines of its own the hub has: they sleep in the kernel for those that wait.
+func (h *Hub) Goroutines() int { return int(h.ticking.Load()) }
+
 // tick is the thread of a batch: it arms itself with the words, sleeps, tells the waiters
 // of those that changed or were woken, and ends when nobody waits.
 func (h *Hub) tick(b *batch) {
+	defer h.ticking.Add(-1)
 	debug.SetPanicOnFault(true) // for load; it is this goroutine's own setting
 	if !h.waitv {
 		runtime.LockOSThread()

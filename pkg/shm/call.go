@@ -111,6 +111,7 @@ func (c *Call) Do(ctx context.Context, req []byte, buf []byte) ([]byte, error) {
 		c.holds = true
 		if !c.asked {
 			c.asked = true
+			c.r.own.Add(1)
 			go c.lend()
 		}
 	}
@@ -155,7 +156,6 @@ func (c *Call) dropKept() {
 
 // lend gives the kept slot back when another process finds none. It sleeps until one does, and ends with the region.
 func (c *Call) lend() {
-	c.r.own.Add(1)
 	defer c.r.own.Add(-1)
 	for {
 		if c.s.Lease() != nil {

@@ -114,6 +114,12 @@ func (n *naps) end() {
 	}
 }
 
+// spare reports whether all goroutines of the program can have a processor at once. Those of the library sleep in the kernel, and need one for a moment when
+// they are woken.
+func (r *Region) spare() bool {
+	return runtime.NumGoroutine() <= r.procs+int(r.own.Load())+r.hub.Goroutines()
+}
+
 // nap sleeps for a while and reports whether word was woken or has another value than v. If not, the sleep has yet to begin.
 func (r *Region) nap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
 	n := &r.naps
@@ -125,7 +131,7 @@ func (r *Region) nap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
 		n.skip--
 		return false
 	}
-	if runtime.NumGoroutine() > r.procs+int(r.own.Load()) {
+	if !r.spare() {
 		return false
 	}
 	limit := napTime

@@ -1,0 +1,4 @@
+package shm
+
+// Spare is spare, for tests.
+func (r *Region) Spare() bool { return r.spare() }

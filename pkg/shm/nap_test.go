@@ -1,0 +1,50 @@
+package shm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+func init() { roles["napper"] = napper }
+
+// napper is a program of one goroutine on one processor that calls. What the library runs beside it, to give back the slot that it keeps and to see the
+// quit flag, must not keep it from napping.
+func napper() error {
+	runtime.GOMAXPROCS(1)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	r, err := shm.Attach(ctx, shm.Options{Region: "test", Socket: os.Getenv("SHM_TEST_SOCKET"), Produce: []string{"service"}})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	c, err := r.Call("service")
+	if err != nil {
+		return err
+	}
+	for runtime.NumGoroutine() < 4 { // until those goroutines sleep: one for each of the two tasks, and one of the hub's
+		if _, err := c.Do(ctx, []byte("again"), nil); err != nil {
+			return err
+		}
+	}
+	if !r.Spare() {
+		return errors.New("goroutines of the library keep the program from napping")
+	}
+	fmt.Println("spare")
+	return nil
+}
+
+func TestCallerNaps(t *testing.T) {
+	d := testregion.Start(t, callRegion(1))
+	p := outsider(t, d, "napper")
+	defer p.kill()
+	p.said()
+}
