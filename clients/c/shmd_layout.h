@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x35723a965eab89c6) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xc3f053626a715c51) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -75,6 +75,32 @@ enum shmd_restart {
     SHMD_RESTART_ALWAYS = 0,
     SHMD_RESTART_ON_FAILURE = 1,
     SHMD_RESTART_NEVER = 2,
+};
+
+/* why a process ended or was not started, and so why its instance is started again */
+enum shmd_cause {
+    SHMD_CAUSE_EXIT = 1, /* exit code 0 */
+    SHMD_CAUSE_FAILURE = 2, /* another exit code */
+    SHMD_CAUSE_SIGNAL = 3, /* killed by a signal */
+    SHMD_CAUSE_NOT_READY = 4, /* not ready in time */
+    SHMD_CAUSE_NOT_STARTED = 5, /* its command could not be started */
+    SHMD_CAUSE_OPERATOR = 6, /* it was asked for: shmctl restart, or stop and start */
+    SHMD_CAUSE_WATCHDOG = 7, /* no heartbeat in time */
+    SHMD_CAUSE_UNKNOWN = 8, /* it ended while it was no child of the daemon, and nobody knows how */
+};
+
+/* what a row of an instance's metric table holds */
+enum shmd_metric_state {
+    SHMD_METRIC_STATE_FREE = 0, /* the first free row ends the table of an instance */
+    SHMD_METRIC_STATE_PUBLISHED = 1, /* a metric */
+    SHMD_METRIC_STATE_BUCKETS = 2, /* buckets of the histogram before it */
+};
+
+/* how the value of a metric changes */
+enum shmd_metric_kind {
+    SHMD_METRIC_KIND_COUNTER = 1, /* only grows */
+    SHMD_METRIC_KIND_GAUGE = 2, /* goes up and down */
+    SHMD_METRIC_KIND_HISTOGRAM = 3, /* how often which value */
 };
 
 /* the state of a row of the attachment table */
@@ -346,7 +372,17 @@ struct shmd_worker_row {
     SHMD_ATOMIC(uint32_t) shim_pid;            /* 312, daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker */
     SHMD_ATOMIC(uint32_t) stalled;             /* 316, daemon: 1 while a filter does not answer */
     SHMD_ATOMIC(uint32_t) restarted;           /* 320, daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due */
-    uint8_t reserved_324[60];
+    uint8_t reserved_324[12];
+    SHMD_ATOMIC(uint32_t) cause;               /* 336, daemon: why the last process ended, is asked to, or could not be started: see Cause. 0 while none has */
+    SHMD_ATOMIC(uint32_t) restarts_exit;       /* 340, daemon: of Restarts, those after CauseExit */
+    SHMD_ATOMIC(uint32_t) restarts_failure;    /* 344, daemon: of Restarts, those after CauseFailure */
+    SHMD_ATOMIC(uint32_t) restarts_signal;     /* 348, daemon: of Restarts, those after CauseSignal */
+    SHMD_ATOMIC(uint32_t) restarts_not_ready;  /* 352, daemon: of Restarts, those after CauseNotReady */
+    SHMD_ATOMIC(uint32_t) restarts_not_started; /* 356, daemon: of Restarts, those after CauseNotStarted */
+    SHMD_ATOMIC(uint32_t) restarts_operator;   /* 360, daemon: of Restarts, those after CauseOperator */
+    SHMD_ATOMIC(uint32_t) restarts_watchdog;   /* 364, daemon: of Restarts, those after CauseWatchdog */
+    SHMD_ATOMIC(uint32_t) restarts_unknown;    /* 368, daemon: of Restarts, those after CauseUnknown */
+    uint8_t reserved_372[12];
 };
 SHMD_ASSERT(sizeof(struct shmd_worker_row) == 384, "size of worker_row");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, seq) == 0, "offset of worker_row.seq");
@@ -365,6 +401,15 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, reason) == 120, "offset of worker_r
 SHMD_ASSERT(offsetof(struct shmd_worker_row, shim_pid) == 312, "offset of worker_row.shim_pid");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, stalled) == 316, "offset of worker_row.stalled");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarted) == 320, "offset of worker_row.restarted");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, cause) == 336, "offset of worker_row.cause");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_exit) == 340, "offset of worker_row.restarts_exit");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_failure) == 344, "offset of worker_row.restarts_failure");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_signal) == 348, "offset of worker_row.restarts_signal");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_not_ready) == 352, "offset of worker_row.restarts_not_ready");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_not_started) == 356, "offset of worker_row.restarts_not_started");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_operator) == 360, "offset of worker_row.restarts_operator");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_watchdog) == 364, "offset of worker_row.restarts_watchdog");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_unknown) == 368, "offset of worker_row.restarts_unknown");
 
 /* One process that holds segments. The index of the row is the id that stamps slots. */
 struct shmd_attachment_row {
@@ -436,13 +481,19 @@ struct shmd_group_info {
     SHMD_ATOMIC(uint32_t) instance_cap;        /* 64, creator: instance pages there are */
     SHMD_ATOMIC(uint32_t) instance_stride;     /* 68, creator: bytes from one instance page to the next */
     SHMD_ATOMIC(uint64_t) instance_offset;     /* 72, creator: of the first instance page */
-    uint8_t reserved_80[48];
+    SHMD_ATOMIC(uint64_t) metric_offset;       /* 80, creator: of the first MetricRow of the first instance; those of the next instance follow */
+    SHMD_ATOMIC(uint32_t) metric_rows;         /* 88, creator: rows that each instance has */
+    SHMD_ATOMIC(uint32_t) metric_count;        /* 92, creator: rows of all instances: InstanceCap times MetricRows */
+    uint8_t reserved_96[32];
 };
 SHMD_ASSERT(sizeof(struct shmd_group_info) == 128, "size of group_info");
 SHMD_ASSERT(offsetof(struct shmd_group_info, bell) == 0, "offset of group_info.bell");
 SHMD_ASSERT(offsetof(struct shmd_group_info, instance_cap) == 64, "offset of group_info.instance_cap");
 SHMD_ASSERT(offsetof(struct shmd_group_info, instance_stride) == 68, "offset of group_info.instance_stride");
 SHMD_ASSERT(offsetof(struct shmd_group_info, instance_offset) == 72, "offset of group_info.instance_offset");
+SHMD_ASSERT(offsetof(struct shmd_group_info, metric_offset) == 80, "offset of group_info.metric_offset");
+SHMD_ASSERT(offsetof(struct shmd_group_info, metric_rows) == 88, "offset of group_info.metric_rows");
+SHMD_ASSERT(offsetof(struct shmd_group_info, metric_count) == 92, "offset of group_info.metric_count");
 
 /* The page of one instance. The daemon zeroes it before it starts the instance, and only then. */
 struct shmd_instance_page {
@@ -469,6 +520,39 @@ SHMD_ASSERT(offsetof(struct shmd_instance_page, asleep) == 72, "offset of instan
 SHMD_ASSERT(offsetof(struct shmd_instance_page, filter_pid) == 128, "offset of instance_page.filter_pid");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, stalled) == 132, "offset of instance_page.stalled");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, note) == 136, "offset of instance_page.note");
+
+/* One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md. */
+struct shmd_metric_row {
+    SHMD_ATOMIC(uint32_t) state;               /* 0, instance: see MetricState; stored last */
+    SHMD_ATOMIC(uint32_t) kind;                /* 4, instance: see MetricKind */
+    SHMD_ATOMIC(uint64_t) value;               /* 8, instance: by atomic addition: of a counter the count, of a histogram the sum of what it was given; of a gauge the bits of an IEEE 754 double */
+    SHMD_ATOMIC(uint32_t) owner;               /* 16, instance: pid of the process that defined it last; the daemon clears it before it starts the next: a gauge whose owner is another says nothing */
+    SHMD_ATOMIC(uint32_t) rows;                /* 20, instance: rows that follow and hold its buckets; 0 but for a histogram */
+    uint8_t reserved_24[40];
+    char name[64];                             /* 64, instance: lower_snake, without unit */
+    char unit[24];                             /* 128, instance: of the value: bytes, nanoseconds, …; empty for plain numbers */
+    char help[104];                            /* 152, instance: what is counted, for people; cut */
+};
+SHMD_ASSERT(sizeof(struct shmd_metric_row) == 256, "size of metric_row");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, state) == 0, "offset of metric_row.state");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, kind) == 4, "offset of metric_row.kind");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, value) == 8, "offset of metric_row.value");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, owner) == 16, "offset of metric_row.owner");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, rows) == 20, "offset of metric_row.rows");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, name) == 64, "offset of metric_row.name");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, unit) == 128, "offset of metric_row.unit");
+SHMD_ASSERT(offsetof(struct shmd_metric_row, help) == 152, "offset of metric_row.help");
+
+/* A MetricRow that holds buckets of the histogram before it: State is MetricStateBuckets, the rest is what lies here. */
+struct shmd_metric_buckets {
+    SHMD_ATOMIC(uint32_t) state;               /* 0, instance: see MetricState */
+    uint8_t reserved_4[4];
+    SHMD_ATOMIC(uint64_t) first;               /* 8, instance: the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md */
+    uint8_t reserved_16[240];
+};
+SHMD_ASSERT(sizeof(struct shmd_metric_buckets) == 256, "size of metric_buckets");
+SHMD_ASSERT(offsetof(struct shmd_metric_buckets, state) == 0, "offset of metric_buckets.state");
+SHMD_ASSERT(offsetof(struct shmd_metric_buckets, first) == 8, "offset of metric_buckets.first");
 
 /* Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth. */
 struct shmd_queue_info {

@@ -157,6 +157,15 @@ static void roster(void) {
         WORD(w, shim_pid);
         WORD(w, stalled);
         WORD(w, restarted);
+        WORD(w, cause);
+        WORD(w, restarts_exit);
+        WORD(w, restarts_failure);
+        WORD(w, restarts_signal);
+        WORD(w, restarts_not_ready);
+        WORD(w, restarts_not_started);
+        WORD(w, restarts_operator);
+        WORD(w, restarts_watchdog);
+        WORD(w, restarts_unknown);
     }
     for (uint64_t i = 0; i < LOAD(r, attachment_cap); i++) {
         uint64_t offset = LOAD(r, attachment_offset) + i * sizeof(struct shmd_attachment_row);
@@ -210,6 +219,9 @@ static void group(void) {
     WORD(g, instance_cap);
     WORD(g, instance_stride);
     WORD(g, instance_offset);
+    WORD(g, metric_offset);
+    WORD(g, metric_rows);
+    WORD(g, metric_count);
     for (uint64_t i = 0; i < LOAD(g, instance_cap); i++) {
         uint64_t offset = LOAD(g, instance_offset) + i * LOAD(g, instance_stride);
         const struct shmd_instance_page *p = place(offset, sizeof *p);
@@ -224,6 +236,20 @@ static void group(void) {
         WORD(p, filter_pid);
         WORD(p, stalled);
         TEXT(p, note);
+    }
+    for (uint64_t i = 0; i < LOAD(g, metric_count); i++) {
+        uint64_t offset = LOAD(g, metric_offset) + i * sizeof(struct shmd_metric_row);
+        const struct shmd_metric_row *m = place(offset, sizeof *m);
+        begin("MetricRow", i);
+        number("_offset", offset);
+        WORD(m, state);
+        WORD(m, kind);
+        WORD(m, value);
+        WORD(m, owner);
+        WORD(m, rows);
+        TEXT(m, name);
+        TEXT(m, unit);
+        TEXT(m, help);
     }
 }
 

@@ -85,7 +85,10 @@ func newBenchMemory(e benchSpec) (_ *benchMemory, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = add("group", protocol.GroupSize(2), func(b []byte, h protocol.Header) error { _, err := protocol.FormatGroup(b, h, 2); return err })
+	err = add("group", protocol.GroupSize(protocol.GroupConfig{Instances: 2}), func(b []byte, h protocol.Header) error {
+		_, err := protocol.FormatGroup(b, h, protocol.GroupConfig{Instances: 2})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -148,11 +147,7 @@ func (a *app) channels(ctx context.Context, s *session) ([]channelJSON, error) {
 func (s *session) channel(name string, kind protocol.Kind, told channelJSON) channelJSON {
 	seg := s.segments[name]
 	if seg == nil {
-		why := s.missing[name]
-		if why == nil {
-			why = errors.New("its memory is for root, the daemon's user, and who may produce or consume")
-		}
-		told.Name, told.Kind, told.Error = name, kind.String(), why.Error()
+		told.Name, told.Kind, told.Error = name, kind.String(), s.noChannel(name).Error()
 		return told
 	}
 	c := channelJSON{Name: name, Kind: kind.String()}

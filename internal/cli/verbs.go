@@ -31,6 +31,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.watchCommand(),
 		a.reqCommand(),
 		a.replyCommand(),
+		a.statCommand(),
 		a.chCommand(),
 		a.inspectCommand(),
 		a.dumpCommand(),

@@ -6,60 +6,42 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/stat"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
 // worker is a row of the roster as it is now: where no daemon keeps the roster up, with what the process and its page say.
-type worker struct {
-	protocol.Worker
-	Index   int
-	Desired protocol.Desired
-}
+type worker = stat.Worker
 
 // kept reports whether a daemon keeps the roster up: it has answered, and has not died since.
 func (s *session) kept() bool { return s.answers() && s.Daemon().Alive }
 
 // worker returns row i; kept is what the function of that name said. Errors: a row that a daemon was killed in.
-func (s *session) worker(i int, kept bool) (worker, error) {
-	row, err := s.Roster.Worker(i)
-	w := worker{Worker: row, Index: i, Desired: s.desired(i)}
-	if err != nil || kept {
-		return w, err
-	}
-	if alive, _ := control.Alive(w.Process(), w.StartTicks); w.Process() > 0 && !alive {
-		w.Pid, w.ShimPid, w.StartTicks, w.Attachment, w.Stalled = 0, 0, 0, 0, false
-		w.State, w.Reason = protocol.StateExited, "ended while no daemon looked after it"
-	}
-	p := s.page(w.Worker)
-	if w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
-		w.State = protocol.StateReady
-	}
-	if w.ShimPid > 0 && p != nil {
-		w.Stalled = p.Stalled.Load() != 0
-		if w.State == protocol.StateReady {
-			w.Reason = protocol.Text(p.Note[:])
-		}
-	}
-	return w, nil
+func (s *session) worker(i int, kept bool) (worker, error) { return stat.ReadWorker(s.Set, i, kept) }
+
+// reader reads what the region is doing.
+func (s *session) reader() *stat.Reader {
+	return stat.NewReader(stat.Source{Set: s.Set, Kept: s.kept, Channel: s.openChannel})
 }
 
-// desired is what is wanted of worker i, all in all.
-func (s *session) desired(i int) protocol.Desired {
-	if s.Command.RegionDesired() == protocol.DesiredStop || i < s.Command.Workers() && s.Command.WorkerDesired(i) == protocol.DesiredStop {
-		return protocol.DesiredStop
+// openChannel opens a channel whose memory is in our hands.
+func (s *session) openChannel(name string) (protocol.Channel, error) {
+	if seg := s.segments[name]; seg != nil {
+		return protocol.OpenChannel(seg.Bytes())
 	}
-	return protocol.DesiredRun
+	return nil, s.noChannel(name)
 }
 
-// page is a worker's own page, nil if this process does not hold it.
-func (s *session) page(w protocol.Worker) *protocol.InstancePage {
-	if w.Group < 0 || w.Group >= len(s.Groups) || s.Groups[w.Group] == nil || w.Instance < 0 || w.Instance >= s.Groups[w.Group].Instances() {
-		return nil
+// noChannel says why the memory of a channel is not in our hands.
+func (s *session) noChannel(name string) error {
+	if why := s.missing[name]; why != nil {
+		return why
 	}
-	return s.Groups[w.Group].Page(w.Instance)
+	return errNotOurs
 }
+
+var errNotOurs = errors.New("its memory is for root, the daemon's user, and who may produce or consume")
 
 // workers returns the rows of the given indexes.
 func (s *session) workers(indexes []int) ([]worker, error) {

@@ -303,6 +303,7 @@ const (
 	deadOverhead = 64
 	callOverhead = 32
 	pageOverhead = 4096 // an instance's page in the group segment
+	metricRow    = 256  // a row of an instance's metric table
 )
 
 // least returns the least that a channel and its dead letters take when they are made.
@@ -351,7 +352,7 @@ func (v *validator) memory(s system) {
 	}
 	need := saturate(channels, v.c.Region.LogSize)
 	for _, g := range v.c.Groups {
-		need = saturate(need, int64(g.Count)*pageOverhead)
+		need = saturate(need, int64(g.Count)*(pageOverhead+metricRow*int64(max(g.Metrics, 0))))
 	}
 	switch limit, source, err := s.memory(); {
 	case err != nil:

@@ -39,6 +39,7 @@ const (
 	MaxFileSize    = 256 << 10 // bytes of a configuration file
 	MaxCrashLimit  = 1 << 20   // restarts
 	MaxWindow      = 1 << 16   // filter_window
+	MaxMetrics     = 1024      // rows of a metric table
 	maxDuration    = 24 * time.Hour
 	systemDir      = "/etc/shmd"
 	embeddedName   = "default.toml (embedded)"
@@ -110,6 +111,7 @@ type Group struct {
 	BackoffMax   time.Duration     `toml:"backoff_max"`   // the delay doubles up to this
 	CrashLimit   int               `toml:"crash_limit"`   // restarts within CrashWindow before state failed; 0: never gives up
 	CrashWindow  time.Duration     `toml:"crash_window"`  //
+	Metrics      int               `toml:"metrics"`       // rows of an instance's metric table
 	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
 	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
 	User         string            `toml:"user"`          // name or uid; empty: the daemon's own
@@ -230,6 +232,7 @@ func defaultGroup(name string) Group {
 		BackoffMax:   30 * time.Second,
 		CrashLimit:   10,
 		CrashWindow:  time.Minute,
+		Metrics:      48,
 	}
 }
 

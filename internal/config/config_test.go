@@ -72,6 +72,7 @@ backoff_min = "1ms"
 backoff_max = "1ms"
 crash_limit = 0
 crash_window = "2h"
+metrics = 5
 env = { A = "1", "b.c" = "" }
 dir = "/srv"
 user = "nobody"
@@ -106,7 +107,7 @@ func TestComplete(t *testing.T) {
 		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
 		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
-		CrashWindow: 2 * time.Hour, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
+		CrashWindow: 2 * time.Hour, Metrics: 5, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
 	filter := defaultGroup("filter")
 	filter.Command, filter.Stdin, filter.Stdout = []string{"sed"}, "lines", "results"
@@ -192,7 +193,7 @@ func TestDefaultsOfChannelAndGroup(t *testing.T) {
 		t.Errorf("got %+v", c.Channels)
 	}
 	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
-		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute,
+		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute, Metrics: 48,
 		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second}
 	if !reflect.DeepEqual(c.Groups, []Group{w}) {
 		t.Errorf("got %+v", c.Groups)

@@ -296,6 +296,7 @@ backoff_min = "1h"
 backoff_max = "25h"
 crash_limit = -1
 crash_window = "0s"
+metrics = 1025
 dir = "tmp"
 user = "a:b"
 [worker.b]
@@ -324,24 +325,25 @@ env = { "" = "x", "A=B" = "x", SHMD_WORKER = "x", C = "\u0000" }
 9:1: backoff_max in [worker.a]: 25h is out of range; use 1ms to 24h
 10:1: crash_limit in [worker.a]: -1 is out of range; use 0 to 1048576
 11:1: crash_window in [worker.a]: 0s is out of range; use 1ms to 24h
-12:1: dir in [worker.a]: "tmp" is not absolute; begin it with /
-13:1: user in [worker.a]: the name holds a character that no name has; give a user's name or its uid, or remove the key for the daemon's own
-15:1: command in [worker.b]: it is empty; write command = ["program", "argument"]
-16:1: ready in [worker.b]: unknown ready "later"; there are "exec", "call"
-17:1: count in [worker.b]: 1025 is out of range; use 1 to 1024
-18:1: restart in [worker.b]: unknown restart "sometimes"; there are "always", "on-failure", "never"
-19:1: stop_timeout in [worker.b]: "soon" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"
-21:1: backoff_max in [worker.b]: backoff_max (1s) is less than backoff_min (2s); raise the one or lower the other
-22:1: dir in [worker.b]: it is empty; give a directory, or remove the key for the daemon's own
-23:1: user in [worker.b]: the name is empty; give a user's name or its uid, or remove the key for the daemon's own
-25:1: ready in [worker.c]: unknown ready ""; there are "exec", "call"
-26:1: command in [worker.c]: the program's name is empty; write its path, or a name to find in PATH
-27:1: backoff_min in [worker.c]: backoff_max (30s) is less than backoff_min (1m); raise the one or lower the other
-29:1: command in [worker.d]: "a\x00" holds a NUL, which no system call takes; remove it
-30:9: env."" in [worker.d]: the name is empty; remove it
-30:19: env."A=B" in [worker.d]: a name holds neither = nor NUL; rename it
-30:32: env.SHMD_WORKER in [worker.d]: the daemon sets it; remove it
-30:51: env.C in [worker.d]: the value holds a NUL; remove it`},
+12:1: metrics in [worker.a]: 1025 is out of range; use 0 to 1024
+13:1: dir in [worker.a]: "tmp" is not absolute; begin it with /
+14:1: user in [worker.a]: the name holds a character that no name has; give a user's name or its uid, or remove the key for the daemon's own
+16:1: command in [worker.b]: it is empty; write command = ["program", "argument"]
+17:1: ready in [worker.b]: unknown ready "later"; there are "exec", "call"
+18:1: count in [worker.b]: 1025 is out of range; use 1 to 1024
+19:1: restart in [worker.b]: unknown restart "sometimes"; there are "always", "on-failure", "never"
+20:1: stop_timeout in [worker.b]: "soon" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"
+22:1: backoff_max in [worker.b]: backoff_max (1s) is less than backoff_min (2s); raise the one or lower the other
+23:1: dir in [worker.b]: it is empty; give a directory, or remove the key for the daemon's own
+24:1: user in [worker.b]: the name is empty; give a user's name or its uid, or remove the key for the daemon's own
+26:1: ready in [worker.c]: unknown ready ""; there are "exec", "call"
+27:1: command in [worker.c]: the program's name is empty; write its path, or a name to find in PATH
+28:1: backoff_min in [worker.c]: backoff_max (30s) is less than backoff_min (1m); raise the one or lower the other
+30:1: command in [worker.d]: "a\x00" holds a NUL, which no system call takes; remove it
+31:9: env."" in [worker.d]: the name is empty; remove it
+31:19: env."A=B" in [worker.d]: a name holds neither = nor NUL; rename it
+31:32: env.SHMD_WORKER in [worker.d]: the daemon sets it; remove it
+31:51: env.C in [worker.d]: the value holds a NUL; remove it`},
 	{"nothing or too much to run", "[worker.a]\n[worker.b]\ncommand = [\"x\"]\nbuiltin = \"idle\"\n[worker.c]\nbuiltin = \"\"",
 		`1:9: [worker.a]: it has nothing to run; add command = ["program", "argument"] or builtin = "idle"
 2:9: [worker.b]: it has both command and builtin; remove one of them

@@ -232,6 +232,7 @@ func (v *validator) group(g *Group) {
 			formatDuration(g.BackoffMax), formatDuration(g.BackoffMin))
 	}
 	v.between(at.key("crash_limit"), g.CrashLimit, 0, MaxCrashLimit)
+	v.between(at.key("metrics"), g.Metrics, 0, MaxMetrics)
 	v.duration(at.key("crash_window"), g.CrashWindow, time.Millisecond)
 	v.environment(at.key("env"), g.Env)
 	if g.Dir != "" && !strings.HasPrefix(g.Dir, "/") {

@@ -130,10 +130,10 @@ func fakeDaemon() error {
 	names := []string{"roster", "command"}
 	for _, g := range p.Groups {
 		name := "group/" + g.Name
-		if b, hd, err = create(name, protocol.GroupSize(len(g.Workers))); err != nil {
+		if b, hd, err = create(name, protocol.GroupSize(protocol.GroupConfig{Instances: len(g.Workers)})); err != nil {
 			return err
 		}
-		if _, err := protocol.FormatGroup(b, hd, len(g.Workers)); err != nil {
+		if _, err := protocol.FormatGroup(b, hd, protocol.GroupConfig{Instances: len(g.Workers)}); err != nil {
 			return err
 		}
 		names = append(names, name)

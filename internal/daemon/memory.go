@@ -101,8 +101,9 @@ func makeMemory(c *config.Config, dir string, header protocol.Header, left map[s
 		return nil, err
 	}
 	for _, g := range c.Groups {
-		s, err := build(m, c.Region, "group/"+g.Name, protocol.GroupSize(g.Count), false, func(b []byte, h protocol.Header) (*protocol.GroupSegment, error) {
-			return protocol.FormatGroup(b, h, g.Count)
+		size := protocol.GroupConfig{Instances: g.Count, Metrics: g.Metrics}
+		s, err := build(m, c.Region, "group/"+g.Name, protocol.GroupSize(size), false, func(b []byte, h protocol.Header) (*protocol.GroupSegment, error) {
+			return protocol.FormatGroup(b, h, size)
 		}, protocol.OpenGroup)
 		if err != nil {
 			return nil, err

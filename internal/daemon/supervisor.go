@@ -87,6 +87,15 @@ func (d *Daemon) do(w *worker, a supervise.Action) {
 func (d *Daemon) changed(w *worker, a supervise.Action) {
 	c := a.Change
 	w.row.State, w.row.Reason, w.row.Since = c.To, c.Reason, c.At
+	switch {
+	case c.Cause == supervise.CauseNotReady:
+		w.row.Cause = protocol.CauseNotReady
+	case c.Cause == supervise.CauseNoStart:
+		w.row.Cause = protocol.CauseNotStarted
+	case c.To == protocol.StateStopping && c.Cause != supervise.CauseAdoption: // at an adoption the row says what the stop is for
+		w.row.Cause = protocol.CauseOperator
+	}
+	w.row.RestartsBy[w.row.Cause] += uint32(a.Restarts - w.row.Restarts)
 	w.row.Restarts, w.row.Restarted = a.Restarts, a.Restarted
 	d.writeRow(w)
 	d.unsettled = true
@@ -243,7 +252,28 @@ func (d *Daemon) workerDied(w *worker) {
 	}
 	w.row.Pid, w.row.ShimPid, w.row.StartTicks, w.row.Stalled = 0, 0, 0, false
 	w.row.ExitCode, w.row.ExitSignal = exit.Code, int(exit.Signal)
-	d.step(w, supervise.Exited{Desired: d.desired(w), Flagged: protocol.Flagged(d.mem.command.WorkerQuit(w.index)), Clean: clean, How: how, Never: failure})
+	flagged := protocol.Flagged(d.mem.command.WorkerQuit(w.index))
+	switch {
+	case w.row.State == protocol.StateStopping: // it ended by what the stop was for, whatever its exit says
+	case flagged:
+		w.row.Cause = protocol.CauseOperator
+	default:
+		w.row.Cause = causeOf(exit)
+	}
+	d.step(w, supervise.Exited{Desired: d.desired(w), Flagged: flagged, Clean: clean, How: how, Never: failure})
+}
+
+// causeOf says why a process ended, as far as its exit tells.
+func causeOf(e sys.ExitInfo) protocol.Cause {
+	switch {
+	case e.Code == protocol.ExitUnknown:
+		return protocol.CauseUnknown
+	case e.Signal != 0:
+		return protocol.CauseSignal
+	case e.Code != 0:
+		return protocol.CauseFailure
+	}
+	return protocol.CauseExit
 }
 
 // collect kills what a dead worker left in its process group, and says how it ended.

@@ -36,7 +36,7 @@ func builtin(s spec.Spec) error {
 	case "idle":
 		<-r.Quit().Done()
 	case "echo":
-		err = echo(ctx, in, out)
+		err = echo(ctx, r, in, out)
 	case "wordcount":
 		err = wordcount.Work(ctx, r, in, out)
 	default:
@@ -50,7 +50,11 @@ func builtin(s spec.Spec) error {
 
 // echo moves one queue to another. The copy is committed before the input is acked, so a death between may duplicate a
 // message and never loses one.
-func echo(ctx context.Context, in, out *shm.Queue) error {
+func echo(ctx context.Context, r *shm.Region, in, out *shm.Queue) error {
+	moved, err := r.Counter("moved", "messages", "messages moved from one queue to the other")
+	if err != nil {
+		return err
+	}
 	for {
 		m, err := in.Receive(ctx)
 		if err != nil {
@@ -60,6 +64,7 @@ func echo(ctx context.Context, in, out *shm.Queue) error {
 			m.Nack()
 			return err
 		}
+		moved.Inc()
 		if err := m.Ack(); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"time"
 
 	"github.com/shmd/shmd/pkg/shm"
 )
@@ -29,15 +30,25 @@ func Work(ctx context.Context, r *shm.Region, in, out *shm.Queue) error {
 		return fmt.Errorf("wordcount: slots of %d bytes in channel %q hold no result: set its slot_size to 64KiB or so", out.SlotSize(), out.Name())
 	}
 	w := worker{out: out, files: newFiles(mappedLimit())}
+	var err error
+	if w.counted, err = r.Counter("counted", "bytes", "text whose words were counted"); err != nil {
+		return err
+	}
+	took, err := r.Histogram("job", "nanoseconds", "time from a job to its result")
+	if err != nil {
+		return err
+	}
 	for {
 		m, err := in.Receive(ctx)
 		if err != nil {
 			return err
 		}
+		began := time.Now()
 		if err := w.serve(ctx, m); err != nil {
 			m.Nack()
 			return err
 		}
+		took.Since(began)
 		if err := m.Ack(); err != nil && !errors.Is(err, shm.ErrLost) {
 			return err
 		}
@@ -46,11 +57,12 @@ func Work(ctx context.Context, r *shm.Region, in, out *shm.Queue) error {
 }
 
 type worker struct {
-	out    *shm.Queue
-	run    uint64
-	files  *files
-	words  Counter
-	stream []byte
+	out     *shm.Queue
+	run     uint64
+	files   *files
+	words   Counter
+	stream  []byte
+	counted *shm.Counter
 }
 
 func (w *worker) serve(ctx context.Context, m *shm.Message) error {
@@ -66,6 +78,7 @@ func (w *worker) serve(ctx context.Context, m *shm.Message) error {
 	a := Attempt{Run: job.Run, ID: rand.Uint64(), Job: job.ID, Deliveries: uint32(m.Deliveries())}
 	var errs []FileError
 	a.Bytes, errs = w.files.count(job.Ranges, &w.words)
+	w.counted.Add(uint64(a.Bytes))
 	w.stream = EncodeResult(w.stream[:0], errs, &w.words)
 	for k := range Parts(len(w.stream), w.out.SlotSize()) {
 		l, err := w.out.Loan(ctx)

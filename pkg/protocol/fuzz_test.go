@@ -24,7 +24,7 @@ func aligned(p []byte) []byte {
 
 func FuzzSegmentHeader(f *testing.F) {
 	b := heap(4096)
-	if _, err := FormatGroup(heap(GroupSize(1)), header("g"), 1); err != nil {
+	if _, err := FormatGroup(heap(GroupSize(GroupConfig{Instances: 1, Metrics: 16})), header("g"), GroupConfig{Instances: 1, Metrics: 16}); err != nil {
 		f.Fatal(err)
 	}
 	writeHeader(b, header("x"))

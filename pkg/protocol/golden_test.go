@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -126,7 +127,7 @@ var (
 		{Name: "parser.0", Group: 0, Instance: 0, State: StateReady, Pid: 4300, StartTicks: 987654400, Attachment: 1,
 			Since: goldenTime.Add(time.Second)},
 		{Name: "parser.1", Group: 0, Instance: 1, State: StateBackoff, Since: goldenTime.Add(2 * time.Second), Restarts: 1<<32 + 3,
-			ExitSignal: 9, Reason: "killed by signal 9 – again in 400 ms"},
+			ExitSignal: 9, Cause: CauseSignal, RestartsBy: [NumCauses]uint32{CauseExit: 1, CauseSignal: 2, CauseUnknown: 8}, Reason: "killed by signal 9 – again in 400 ms"},
 		{Name: "größe.0", Group: 1, Instance: 0, State: StateFailed, Since: goldenTime.Add(3 * time.Second), ExitCode: 3,
 			Reason: "x" + strings.Repeat("é", 95)}, // as it reads back: written longer, cut at a whole character
 		{Name: "filter.0", Group: 1, Instance: 1, State: StateReady, Pid: 4501, ShimPid: 4500, StartTicks: 987654600, Attachment: 2,
@@ -237,8 +238,8 @@ func readCommand(t *testing.T, b []byte) {
 }
 
 func makeGroup(t *testing.T) []byte {
-	b := make([]byte, GroupSize(2))
-	g, err := FormatGroup(b, goldenHeader("group/parser"), 2)
+	b := make([]byte, GroupSize(GroupConfig{Instances: 2, Metrics: 16}))
+	g, err := FormatGroup(b, goldenHeader("group/parser"), GroupConfig{Instances: 2, Metrics: 16})
 	noErr(t, err)
 	p := g.Page(0)
 	p.AttachedPid.Store(4300)
@@ -250,10 +251,27 @@ func makeGroup(t *testing.T) []byte {
 	p.FilterPid.Store(4302)
 	p.Stalled.Store(1)
 	SetText(p.Note[:], "no answer, größer")
+	for _, d := range goldenMetrics {
+		c, err := g.Metrics(0).Define(d, 4300)
+		noErr(t, err)
+		if d.Kind == MetricKindHistogram {
+			c.Observe(5)
+			c.Observe(1000)
+			c.Observe(1 << 60)
+		} else {
+			c.Value.Store(math.Float64bits(2.5))
+		}
+	}
 	p = g.Page(1)
 	p.AttachedPid.Store(4301)
 	p.QuitSeenNs.Store(88_000_000_003)
 	return b
+}
+
+var goldenMetrics = []MetricDef{
+	{MetricKindCounter, "jobs", "", "jobs done"},
+	{MetricKindGauge, "backlog", "bytes", "größer als"},
+	{MetricKindHistogram, "lookup", "nanoseconds", "round trip of a lookup"},
 }
 
 func readGroup(t *testing.T, b []byte) {
@@ -264,6 +282,16 @@ func readGroup(t *testing.T, b []byte) {
 	p, q := g.Page(0), g.Page(1)
 	wantEqual(t, []uint32{p.FilterPid.Load(), p.Stalled.Load()}, []uint32{4302, 1})
 	wantEqual(t, Text(p.Note[:]), "no answer, größer")
+	metrics := g.Metrics(0).Read()
+	wantEqual(t, len(metrics), 3)
+	for i, m := range metrics {
+		wantEqual(t, m.MetricDef, goldenMetrics[i])
+		wantEqual(t, m.Owner, 4300)
+	}
+	wantEqual(t, []float64{math.Float64frombits(metrics[0].Count), metrics[1].Gauge}, []float64{2.5, 2.5})
+	h := metrics[2]
+	wantEqual(t, []uint64{h.Count, h.Sum, h.Buckets[MetricBucketOf(5)], h.Buckets[MetricBucketOf(1000)], h.Buckets[NumMetricBuckets-1]}, []uint64{3, 1005 + 1<<60, 1, 1, 1})
+	wantEqual(t, len(g.Metrics(1).Read()), 0)
 	wantEqual(t, []uint32{p.AttachedPid.Load(), p.Ready.Load(), p.Asleep.Load(), g.Bell().Load()}, []uint32{4300, 1, 1, 1})
 	wantEqual(t, []uint64{p.ReadyNs.Load(), p.HeartbeatNs.Load(), p.QuitSeenNs.Load()}, []uint64{88_000_000_001, 88_000_000_002, 0})
 	wantEqual(t, []uint64{uint64(q.AttachedPid.Load()), uint64(q.Ready.Load()), q.QuitSeenNs.Load()}, []uint64{4301, 0, 88_000_000_003})

@@ -161,14 +161,17 @@ func Text(ws []atomic.Uint64) string {
 }
 
 // SetText writes a text field, cut at a rune boundary if it is too long, and NUL-padded.
-func SetText(ws []atomic.Uint64, s string) {
-	if max := len(ws) * 8; len(s) > max {
-		for max > 0 && !utf8.RuneStart(s[max]) {
-			max--
-		}
-		s = s[:max]
+func SetText(ws []atomic.Uint64, s string) { setBytes(ws, []byte(cutText(s, len(ws)*8))) }
+
+// cutText cuts a text at a rune boundary if it has more bytes than most.
+func cutText(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	setBytes(ws, []byte(s))
+	for most > 0 && !utf8.RuneStart(s[most]) {
+		most--
+	}
+	return s[:most]
 }
 
 func setBytes(ws []atomic.Uint64, p []byte) {

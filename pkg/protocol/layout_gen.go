@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x35723a965eab89c6
+const LayoutHash uint64 = 0xc3f053626a715c51
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -219,6 +219,87 @@ func (v Restart) String() string {
 		return "never"
 	}
 	return "restart(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// Cause is why a process ended or was not started, and so why its instance is started again.
+type Cause uint32
+
+const (
+	CauseExit       Cause = 1 // exit code 0
+	CauseFailure    Cause = 2 // another exit code
+	CauseSignal     Cause = 3 // killed by a signal
+	CauseNotReady   Cause = 4 // not ready in time
+	CauseNotStarted Cause = 5 // its command could not be started
+	CauseOperator   Cause = 6 // it was asked for: shmctl restart, or stop and start
+	CauseWatchdog   Cause = 7 // no heartbeat in time
+	CauseUnknown    Cause = 8 // it ended while it was no child of the daemon, and nobody knows how
+)
+
+// String returns the name in lower case, its words separated by '-'; "cause(99)" for an unknown value.
+func (v Cause) String() string {
+	switch v {
+	case CauseExit:
+		return "exit"
+	case CauseFailure:
+		return "failure"
+	case CauseSignal:
+		return "signal"
+	case CauseNotReady:
+		return "not-ready"
+	case CauseNotStarted:
+		return "not-started"
+	case CauseOperator:
+		return "operator"
+	case CauseWatchdog:
+		return "watchdog"
+	case CauseUnknown:
+		return "unknown"
+	}
+	return "cause(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// MetricState is what a row of an instance's metric table holds.
+type MetricState uint32
+
+const (
+	MetricStateFree      MetricState = 0 // the first free row ends the table of an instance
+	MetricStatePublished MetricState = 1 // a metric
+	MetricStateBuckets   MetricState = 2 // buckets of the histogram before it
+)
+
+// String returns the name in lower case, its words separated by '-'; "metric-state(99)" for an unknown value.
+func (v MetricState) String() string {
+	switch v {
+	case MetricStateFree:
+		return "free"
+	case MetricStatePublished:
+		return "published"
+	case MetricStateBuckets:
+		return "buckets"
+	}
+	return "metric-state(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// MetricKind is how the value of a metric changes.
+type MetricKind uint32
+
+const (
+	MetricKindCounter   MetricKind = 1 // only grows
+	MetricKindGauge     MetricKind = 2 // goes up and down
+	MetricKindHistogram MetricKind = 3 // how often which value
+)
+
+// String returns the name in lower case, its words separated by '-'; "metric-kind(99)" for an unknown value.
+func (v MetricKind) String() string {
+	switch v {
+	case MetricKindCounter:
+		return "counter"
+	case MetricKindGauge:
+		return "gauge"
+	case MetricKindHistogram:
+		return "histogram"
+	}
+	return "metric-kind(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
 
 // AttachmentState is the state of a row of the attachment table.
@@ -759,28 +840,56 @@ type WorkerRow struct {
 	Stalled atomic.Uint32
 	// Restarted is at 320, written by daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due
 	Restarted atomic.Uint32
-	_         [60]byte
+	_         [12]byte
+	// Cause is at 336, written by daemon: why the last process ended, is asked to, or could not be started: see Cause. 0 while none has
+	Cause atomic.Uint32
+	// RestartsExit is at 340, written by daemon: of Restarts, those after CauseExit
+	RestartsExit atomic.Uint32
+	// RestartsFailure is at 344, written by daemon: of Restarts, those after CauseFailure
+	RestartsFailure atomic.Uint32
+	// RestartsSignal is at 348, written by daemon: of Restarts, those after CauseSignal
+	RestartsSignal atomic.Uint32
+	// RestartsNotReady is at 352, written by daemon: of Restarts, those after CauseNotReady
+	RestartsNotReady atomic.Uint32
+	// RestartsNotStarted is at 356, written by daemon: of Restarts, those after CauseNotStarted
+	RestartsNotStarted atomic.Uint32
+	// RestartsOperator is at 360, written by daemon: of Restarts, those after CauseOperator
+	RestartsOperator atomic.Uint32
+	// RestartsWatchdog is at 364, written by daemon: of Restarts, those after CauseWatchdog
+	RestartsWatchdog atomic.Uint32
+	// RestartsUnknown is at 368, written by daemon: of Restarts, those after CauseUnknown
+	RestartsUnknown atomic.Uint32
+	_               [12]byte
 }
 
 // Size of WorkerRow and offsets of its fields, in bytes.
 const (
-	SizeofWorkerRow              = 384
-	OffsetofWorkerRowSeq         = 0
-	OffsetofWorkerRowState       = 4
-	OffsetofWorkerRowPid         = 8
-	OffsetofWorkerRowGroup       = 12
-	OffsetofWorkerRowInstance    = 16
-	OffsetofWorkerRowAttachment  = 20
-	OffsetofWorkerRowStartTicks  = 24
-	OffsetofWorkerRowSinceUnixNs = 32
-	OffsetofWorkerRowRestarts    = 40
-	OffsetofWorkerRowExitCode    = 48
-	OffsetofWorkerRowExitSignal  = 52
-	OffsetofWorkerRowName        = 56
-	OffsetofWorkerRowReason      = 120
-	OffsetofWorkerRowShimPid     = 312
-	OffsetofWorkerRowStalled     = 316
-	OffsetofWorkerRowRestarted   = 320
+	SizeofWorkerRow                     = 384
+	OffsetofWorkerRowSeq                = 0
+	OffsetofWorkerRowState              = 4
+	OffsetofWorkerRowPid                = 8
+	OffsetofWorkerRowGroup              = 12
+	OffsetofWorkerRowInstance           = 16
+	OffsetofWorkerRowAttachment         = 20
+	OffsetofWorkerRowStartTicks         = 24
+	OffsetofWorkerRowSinceUnixNs        = 32
+	OffsetofWorkerRowRestarts           = 40
+	OffsetofWorkerRowExitCode           = 48
+	OffsetofWorkerRowExitSignal         = 52
+	OffsetofWorkerRowName               = 56
+	OffsetofWorkerRowReason             = 120
+	OffsetofWorkerRowShimPid            = 312
+	OffsetofWorkerRowStalled            = 316
+	OffsetofWorkerRowRestarted          = 320
+	OffsetofWorkerRowCause              = 336
+	OffsetofWorkerRowRestartsExit       = 340
+	OffsetofWorkerRowRestartsFailure    = 344
+	OffsetofWorkerRowRestartsSignal     = 348
+	OffsetofWorkerRowRestartsNotReady   = 352
+	OffsetofWorkerRowRestartsNotStarted = 356
+	OffsetofWorkerRowRestartsOperator   = 360
+	OffsetofWorkerRowRestartsWatchdog   = 364
+	OffsetofWorkerRowRestartsUnknown    = 368
 )
 
 // AttachmentRow is 128 bytes. One process that holds segments. The index of the row is the id that stamps slots.
@@ -897,7 +1006,13 @@ type GroupInfo struct {
 	InstanceStride atomic.Uint32
 	// InstanceOffset is at 72, written by creator: of the first instance page
 	InstanceOffset atomic.Uint64
-	_              [48]byte
+	// MetricOffset is at 80, written by creator: of the first MetricRow of the first instance; those of the next instance follow
+	MetricOffset atomic.Uint64
+	// MetricRows is at 88, written by creator: rows that each instance has
+	MetricRows atomic.Uint32
+	// MetricCount is at 92, written by creator: rows of all instances: InstanceCap times MetricRows
+	MetricCount atomic.Uint32
+	_           [32]byte
 }
 
 // Size of GroupInfo and offsets of its fields, in bytes.
@@ -907,6 +1022,9 @@ const (
 	OffsetofGroupInfoInstanceCap    = 64
 	OffsetofGroupInfoInstanceStride = 68
 	OffsetofGroupInfoInstanceOffset = 72
+	OffsetofGroupInfoMetricOffset   = 80
+	OffsetofGroupInfoMetricRows     = 88
+	OffsetofGroupInfoMetricCount    = 92
 )
 
 // InstancePage is 4096 bytes. The page of one instance. The daemon zeroes it before it starts the instance, and only then.
@@ -948,6 +1066,61 @@ const (
 	OffsetofInstancePageFilterPid   = 128
 	OffsetofInstancePageStalled     = 132
 	OffsetofInstancePageNote        = 136
+)
+
+// MetricRow is 256 bytes. One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.
+type MetricRow struct {
+	_ structs.HostLayout
+
+	// State is at 0, written by instance: see MetricState; stored last
+	State atomic.Uint32
+	// Kind is at 4, written by instance: see MetricKind
+	Kind atomic.Uint32
+	// Value is at 8, written by instance: by atomic addition: of a counter the count, of a histogram the sum of what it was given; of a gauge the bits of an IEEE 754 double
+	Value atomic.Uint64
+	// Owner is at 16, written by instance: pid of the process that defined it last; the daemon clears it before it starts the next: a gauge whose owner is another says nothing
+	Owner atomic.Uint32
+	// Rows is at 20, written by instance: rows that follow and hold its buckets; 0 but for a histogram
+	Rows atomic.Uint32
+	_    [40]byte
+	// Name is at 64, written by instance: lower_snake, without unit
+	Name [8]atomic.Uint64
+	// Unit is at 128, written by instance: of the value: bytes, nanoseconds, …; empty for plain numbers
+	Unit [3]atomic.Uint64
+	// Help is at 152, written by instance: what is counted, for people; cut
+	Help [13]atomic.Uint64
+}
+
+// Size of MetricRow and offsets of its fields, in bytes.
+const (
+	SizeofMetricRow        = 256
+	OffsetofMetricRowState = 0
+	OffsetofMetricRowKind  = 4
+	OffsetofMetricRowValue = 8
+	OffsetofMetricRowOwner = 16
+	OffsetofMetricRowRows  = 20
+	OffsetofMetricRowName  = 64
+	OffsetofMetricRowUnit  = 128
+	OffsetofMetricRowHelp  = 152
+)
+
+// MetricBuckets is 256 bytes. A MetricRow that holds buckets of the histogram before it: State is MetricStateBuckets, the rest is what lies here.
+type MetricBuckets struct {
+	_ structs.HostLayout
+
+	// State is at 0, written by instance: see MetricState
+	State atomic.Uint32
+	_     [4]byte
+	// First is at 8, written by instance: the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md
+	First atomic.Uint64
+	_     [240]byte
+}
+
+// Size of MetricBuckets and offsets of its fields, in bytes.
+const (
+	SizeofMetricBuckets        = 256
+	OffsetofMetricBucketsState = 0
+	OffsetofMetricBucketsFirst = 8
 )
 
 // QueueInfo is 1024 bytes. Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.
@@ -1563,6 +1736,15 @@ var Layouts = []StructInfo{
 		{"shim_pid", "u32", 312, 4, "daemon", "of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker"},
 		{"stalled", "u32", 316, 4, "daemon", "1 while a filter does not answer"},
 		{"restarted", "u32", 320, 4, "daemon", "CommandRow.Restart as it was carried out last: if that is another, a restart is due"},
+		{"cause", "u32", 336, 4, "daemon", "why the last process ended, is asked to, or could not be started: see Cause. 0 while none has"},
+		{"restarts_exit", "u32", 340, 4, "daemon", "of Restarts, those after CauseExit"},
+		{"restarts_failure", "u32", 344, 4, "daemon", "of Restarts, those after CauseFailure"},
+		{"restarts_signal", "u32", 348, 4, "daemon", "of Restarts, those after CauseSignal"},
+		{"restarts_not_ready", "u32", 352, 4, "daemon", "of Restarts, those after CauseNotReady"},
+		{"restarts_not_started", "u32", 356, 4, "daemon", "of Restarts, those after CauseNotStarted"},
+		{"restarts_operator", "u32", 360, 4, "daemon", "of Restarts, those after CauseOperator"},
+		{"restarts_watchdog", "u32", 364, 4, "daemon", "of Restarts, those after CauseWatchdog"},
+		{"restarts_unknown", "u32", 368, 4, "daemon", "of Restarts, those after CauseUnknown"},
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -1595,6 +1777,9 @@ var Layouts = []StructInfo{
 		{"instance_cap", "u32", 64, 4, "creator", "instance pages there are"},
 		{"instance_stride", "u32", 68, 4, "creator", "bytes from one instance page to the next"},
 		{"instance_offset", "u64", 72, 8, "creator", "of the first instance page"},
+		{"metric_offset", "u64", 80, 8, "creator", "of the first MetricRow of the first instance; those of the next instance follow"},
+		{"metric_rows", "u32", 88, 4, "creator", "rows that each instance has"},
+		{"metric_count", "u32", 92, 4, "creator", "rows of all instances: InstanceCap times MetricRows"},
 	}},
 	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []FieldInfo{
 		{"attached_pid", "u32", 0, 4, "instance", "pid of the process that attached; 0 while none did"},
@@ -1606,6 +1791,20 @@ var Layouts = []StructInfo{
 		{"filter_pid", "u32", 128, 4, "instance", "of a shim: the filter that it runs; 0 before it does"},
 		{"stalled", "u32", 132, 4, "instance", "1 while the filter does not answer"},
 		{"note", "text", 136, 192, "instance", "what the instance says of its state, for people; the daemon makes it the row's reason"},
+	}},
+	{Name: "MetricRow", Size: 256, Doc: "One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.", Fields: []FieldInfo{
+		{"state", "u32", 0, 4, "instance", "see MetricState; stored last"},
+		{"kind", "u32", 4, 4, "instance", "see MetricKind"},
+		{"value", "u64", 8, 8, "instance", "by atomic addition: of a counter the count, of a histogram the sum of what it was given; of a gauge the bits of an IEEE 754 double"},
+		{"owner", "u32", 16, 4, "instance", "pid of the process that defined it last; the daemon clears it before it starts the next: a gauge whose owner is another says nothing"},
+		{"rows", "u32", 20, 4, "instance", "rows that follow and hold its buckets; 0 but for a histogram"},
+		{"name", "text", 64, 64, "instance", "lower_snake, without unit"},
+		{"unit", "text", 128, 24, "instance", "of the value: bytes, nanoseconds, …; empty for plain numbers"},
+		{"help", "text", 152, 104, "instance", "what is counted, for people; cut"},
+	}},
+	{Name: "MetricBuckets", Size: 256, Doc: "A MetricRow that holds buckets of the histogram before it: State is MetricStateBuckets, the rest is what lies here.", Fields: []FieldInfo{
+		{"state", "u32", 0, 4, "instance", "see MetricState"},
+		{"first", "u64", 8, 8, "instance", "the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md"},
 	}},
 	{Name: "QueueInfo", Size: 1024, Doc: "Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.", Fields: []FieldInfo{
 		{"slots", "u32", 0, 4, "creator", "a power of two"},
@@ -1755,6 +1954,7 @@ var SegmentSections = []SectionInfo{
 	{"command", "CommandRow", SectionValue{Struct: "CommandInfo", Field: "worker_offset"}, SectionValue{Number: 64}, SectionValue{Struct: "CommandInfo", Field: "worker_cap"}, "workers"},
 	{"group", "GroupInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"group", "InstancePage", SectionValue{Struct: "GroupInfo", Field: "instance_offset"}, SectionValue{Struct: "GroupInfo", Field: "instance_stride"}, SectionValue{Struct: "GroupInfo", Field: "instance_cap"}, ""},
+	{"group", "MetricRow", SectionValue{Struct: "GroupInfo", Field: "metric_offset"}, SectionValue{Number: 256}, SectionValue{Struct: "GroupInfo", Field: "metric_count"}, ""},
 	{"queue", "QueueInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"queue", "QueueCounters", SectionValue{Number: 1280}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},
 	{"queue", "SlotHeader", SectionValue{Struct: "QueueInfo", Field: "slots_offset"}, SectionValue{Struct: "QueueInfo", Field: "stride"}, SectionValue{Struct: "QueueInfo", Field: "slots"}, ""},

@@ -79,6 +79,15 @@ const (
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.ShimPid) ^ OffsetofWorkerRowShimPid)
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.Stalled) ^ OffsetofWorkerRowStalled)
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.Restarted) ^ OffsetofWorkerRowRestarted)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.Cause) ^ OffsetofWorkerRowCause)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsExit) ^ OffsetofWorkerRowRestartsExit)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsFailure) ^ OffsetofWorkerRowRestartsFailure)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsSignal) ^ OffsetofWorkerRowRestartsSignal)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsNotReady) ^ OffsetofWorkerRowRestartsNotReady)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsNotStarted) ^ OffsetofWorkerRowRestartsNotStarted)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsOperator) ^ OffsetofWorkerRowRestartsOperator)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsWatchdog) ^ OffsetofWorkerRowRestartsWatchdog)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsUnknown) ^ OffsetofWorkerRowRestartsUnknown)
 	_ = -uint(unsafe.Sizeof(AttachmentRow{}) ^ SizeofAttachmentRow)
 	_ = -uint(unsafe.Alignof(AttachmentRow{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(AttachmentRow{}.Seq) ^ OffsetofAttachmentRowSeq)
@@ -111,6 +120,9 @@ const (
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.InstanceCap) ^ OffsetofGroupInfoInstanceCap)
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.InstanceStride) ^ OffsetofGroupInfoInstanceStride)
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.InstanceOffset) ^ OffsetofGroupInfoInstanceOffset)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.MetricOffset) ^ OffsetofGroupInfoMetricOffset)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.MetricRows) ^ OffsetofGroupInfoMetricRows)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.MetricCount) ^ OffsetofGroupInfoMetricCount)
 	_ = -uint(unsafe.Sizeof(InstancePage{}) ^ SizeofInstancePage)
 	_ = -uint(unsafe.Alignof(InstancePage{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(InstancePage{}.AttachedPid) ^ OffsetofInstancePageAttachedPid)
@@ -122,6 +134,20 @@ const (
 	_ = -uint(unsafe.Offsetof(InstancePage{}.FilterPid) ^ OffsetofInstancePageFilterPid)
 	_ = -uint(unsafe.Offsetof(InstancePage{}.Stalled) ^ OffsetofInstancePageStalled)
 	_ = -uint(unsafe.Offsetof(InstancePage{}.Note) ^ OffsetofInstancePageNote)
+	_ = -uint(unsafe.Sizeof(MetricRow{}) ^ SizeofMetricRow)
+	_ = -uint(unsafe.Alignof(MetricRow{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.State) ^ OffsetofMetricRowState)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Kind) ^ OffsetofMetricRowKind)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Value) ^ OffsetofMetricRowValue)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Owner) ^ OffsetofMetricRowOwner)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Rows) ^ OffsetofMetricRowRows)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Name) ^ OffsetofMetricRowName)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Unit) ^ OffsetofMetricRowUnit)
+	_ = -uint(unsafe.Offsetof(MetricRow{}.Help) ^ OffsetofMetricRowHelp)
+	_ = -uint(unsafe.Sizeof(MetricBuckets{}) ^ SizeofMetricBuckets)
+	_ = -uint(unsafe.Alignof(MetricBuckets{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(MetricBuckets{}.State) ^ OffsetofMetricBucketsState)
+	_ = -uint(unsafe.Offsetof(MetricBuckets{}.First) ^ OffsetofMetricBucketsFirst)
 	_ = -uint(unsafe.Sizeof(QueueInfo{}) ^ SizeofQueueInfo)
 	_ = -uint(unsafe.Alignof(QueueInfo{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(QueueInfo{}.Slots) ^ OffsetofQueueInfoSlots)
@@ -314,6 +340,16 @@ func overlayGroupInfo(b []byte, off int64) *GroupInfo {
 // overlayInstancePage returns the InstancePage at b[off], nil if it would not lie within b or not be 8-aligned.
 func overlayInstancePage(b []byte, off int64) *InstancePage {
 	return (*InstancePage)(overlayAt(b, off, SizeofInstancePage))
+}
+
+// overlayMetricRow returns the MetricRow at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayMetricRow(b []byte, off int64) *MetricRow {
+	return (*MetricRow)(overlayAt(b, off, SizeofMetricRow))
+}
+
+// overlayMetricBuckets returns the MetricBuckets at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayMetricBuckets(b []byte, off int64) *MetricBuckets {
+	return (*MetricBuckets)(overlayAt(b, off, SizeofMetricBuckets))
 }
 
 // overlayQueueInfo returns the QueueInfo at b[off], nil if it would not lie within b or not be 8-aligned.

@@ -66,10 +66,21 @@ type Worker struct {
 	Attachment           uint16
 	Since                time.Time
 	Restarts             uint64
-	Restarted            uint32 // the command segment's restart count that was carried out last
+	Restarted            uint32            // the command segment's restart count that was carried out last
+	RestartsBy           [NumCauses]uint32 // of Restarts, how many by each Cause
+	Cause                Cause             // why the last process ended, 0 while none has
 	ExitCode, ExitSignal int
 	Stalled              bool // a filter that does not answer
 	Reason               string
+}
+
+// NumCauses is one more than the last Cause.
+const NumCauses = int(CauseUnknown) + 1
+
+// restartsBy returns the words that count restarts by cause; that of cause 0 is none.
+func (p *WorkerRow) restartsBy() [NumCauses]*atomic.Uint32 {
+	return [NumCauses]*atomic.Uint32{CauseExit: &p.RestartsExit, CauseFailure: &p.RestartsFailure, CauseSignal: &p.RestartsSignal, CauseNotReady: &p.RestartsNotReady,
+		CauseNotStarted: &p.RestartsNotStarted, CauseOperator: &p.RestartsOperator, CauseWatchdog: &p.RestartsWatchdog, CauseUnknown: &p.RestartsUnknown}
 }
 
 // ExitUnknown is the ExitCode of a process of which nobody could tell how it ended: it was no child of the daemon that noticed.
@@ -341,10 +352,18 @@ func (r *Roster) Worker(i int) (Worker, error) {
 			Pid: int(int32(p.Pid.Load())), ShimPid: int(int32(p.ShimPid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
 			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(), Restarted: p.Restarted.Load(),
 			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())),
-			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:])}
+			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:]), Cause: Cause(p.Cause.Load())}
+		for c, n := range p.restartsBy() {
+			if n != nil {
+				w.RestartsBy[c] = n.Load()
+			}
+		}
 	})
 	if err != nil {
 		return w, fmt.Errorf("roster: worker %d: %w", i, err)
+	}
+	if int64(w.Cause) >= int64(NumCauses) { // of a newer daemon
+		w.Cause = CauseUnknown
 	}
 	return w, nil
 }
@@ -387,6 +406,12 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 		p.Restarted.Store(w.Restarted)
 		p.ExitCode.Store(uint32(w.ExitCode))
 		p.ExitSignal.Store(uint32(w.ExitSignal))
+		p.Cause.Store(uint32(w.Cause))
+		for c, n := range p.restartsBy() {
+			if n != nil {
+				n.Store(w.RestartsBy[c])
+			}
+		}
 		SetText(p.Name[:], w.Name)
 		SetText(p.Reason[:], w.Reason)
 	})

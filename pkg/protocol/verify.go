@@ -186,6 +186,42 @@ func (v *verifier) group(g *GroupSegment) {
 		if p.Ready.Load() != 0 && p.AttachedPid.Load() == 0 {
 			v.add(at+OffsetofInstancePageReady, "group.ready", "instance %d is ready and no process attached", i)
 		}
+		v.metrics(i, g.Metrics(i))
+	}
+}
+
+// metrics checks that what is published of an instance's metrics is whole.
+func (v *verifier) metrics(instance int, t MetricTable) {
+	names := map[MetricDef]bool{}
+	for i := 0; i < t.n; {
+		r := t.row(i)
+		if MetricState(r.State.Load()) != MetricStatePublished {
+			return
+		}
+		at := t.first + int64(i)*SizeofMetricRow
+		d := MetricDef{MetricKind(r.Kind.Load()), Text(r.Name[:]), Text(r.Unit[:]), Text(r.Help[:])}
+		want := uint32(0)
+		switch d.Kind {
+		case MetricKindHistogram:
+			want = metricBucketRows
+		case MetricKindCounter, MetricKindGauge:
+		default:
+			v.add(at+OffsetofMetricRowKind, "group.metric", "metric %d of instance %d is a %v", i, instance, d.Kind)
+		}
+		if rows := r.Rows.Load(); rows != want {
+			v.add(at+OffsetofMetricRowRows, "group.metric", "metric %q of instance %d has %d rows of buckets, not %d", d.Name, instance, rows, want)
+		}
+		if d.check() != nil || names[d] {
+			v.add(at+OffsetofMetricRowName, "group.metric", "metric %d of instance %d is called %q in %q, which no metric is, or another is", i, instance, d.Name, d.Unit)
+		}
+		names[d] = true
+		more := t.following(i, r)
+		for k := range more {
+			if s := MetricState(t.row(i + 1 + k).State.Load()); s != MetricStateBuckets {
+				v.add(at+int64(1+k)*SizeofMetricRow, "group.metric", "metric %q of instance %d should have buckets here, and there is %v", d.Name, instance, s)
+			}
+		}
+		i += 1 + more
 	}
 }
 

@@ -43,6 +43,7 @@ type Region struct {
 	command  *protocol.Command
 	group    *protocol.GroupSegment // nil for an outsider
 	page     *protocol.InstancePage // nil for an outsider
+	instance int                    // of a worker
 	index    int                    // of the worker's row; -1 for an outsider
 	groupRow int
 
@@ -67,7 +68,8 @@ type Region struct {
 	naps      naps
 	own       atomic.Int32 // goroutines of the library that wait in the kernel
 
-	change atomic.Uint32 // value of the roster's change word at the last call of Workers
+	metrics metrics
+	change  atomic.Uint32 // value of the roster's change word at the last call of Workers
 
 	conn  *attach.Conn // outsider: its attachment
 	once  sync.Once
@@ -144,7 +146,7 @@ func attachWorker(names []string) (_ *Region, err error) {
 			if w.Instance >= r.group.Instances() || i >= r.command.Workers() || w.Group >= r.command.Groups() {
 				return nil, fmt.Errorf("the roster's row %d (instance %d of group %d) does not fit the group and command segments", i, w.Instance, w.Group)
 			}
-			r.page = r.group.Page(w.Instance)
+			r.page, r.instance = r.group.Page(w.Instance), w.Instance
 		}
 	}
 	switch {

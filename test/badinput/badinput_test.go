@@ -39,12 +39,12 @@ func group(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := region.Create(region.Options{Name: "good", Size: protocol.GroupSize(1)})
+	s, err := region.Create(region.Options{Name: "good", Size: protocol.GroupSize(protocol.GroupConfig{Instances: 1})})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := protocol.FormatGroup(s.Bytes(), protocol.Header{Name: "group/w", Region: "test", Generation: 7, BootID: boot, Created: time.Now()}, 1); err != nil {
+	if _, err := protocol.FormatGroup(s.Bytes(), protocol.Header{Name: "group/w", Region: "test", Generation: 7, BootID: boot, Created: time.Now()}, protocol.GroupConfig{Instances: 1}); err != nil {
 		t.Fatal(err)
 	}
 	return bytes.Clone(s.Bytes())

@@ -58,7 +58,10 @@ func inherited(t *testing.T) map[string][]byte {
 			_, err := protocol.FormatCommand(b, h, 1, 2)
 			return err
 		}},
-		{"group", protocol.GroupSize(2), func(b []byte, h protocol.Header) error { _, err := protocol.FormatGroup(b, h, 2); return err }},
+		{"group", protocol.GroupSize(protocol.GroupConfig{Instances: 2}), func(b []byte, h protocol.Header) error {
+			_, err := protocol.FormatGroup(b, h, protocol.GroupConfig{Instances: 2})
+			return err
+		}},
 		{"jobs", queueSize, func(b []byte, h protocol.Header) error { _, err := protocol.FormatQueue(b, h, queue); return err }},
 	} {
 		m, err := region.Create(region.Options{Name: s.name, Size: s.size})

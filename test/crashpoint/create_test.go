@@ -30,7 +30,9 @@ var creations = []struct {
 		return err
 	}, func(b []byte) error { return errOf(protocol.OpenRoster(b)) }},
 	{"command", func(b []byte) error { return errOf(protocol.FormatCommand(b, createHeader, 1, 2)) }, func(b []byte) error { return errOf(protocol.OpenCommand(b)) }},
-	{"group", func(b []byte) error { return errOf(protocol.FormatGroup(b, createHeader, 2)) }, func(b []byte) error { return errOf(protocol.OpenGroup(b)) }},
+	{"group", func(b []byte) error {
+		return errOf(protocol.FormatGroup(b, createHeader, protocol.GroupConfig{Instances: 2, Metrics: 2}))
+	}, func(b []byte) error { return errOf(protocol.OpenGroup(b)) }},
 	{"queue", func(b []byte) error {
 		return errOf(protocol.FormatQueue(b, createHeader, protocol.QueueOptions{Slots: 4, SlotSize: 64, MaxDeliveries: 3, MaxLeases: 2, Start: 9}))
 	}, openedQueue},

@@ -20,17 +20,18 @@ var allowed = map[string]string{
 	"cmd/shmd":                "internal/daemon internal/launcher",
 	"cmd/shmctl":              "internal/cli",
 	"internal/attach":         "internal/sys",
-	"internal/cli":            "pkg/shm pkg/protocol pkg/region internal/dump internal/verify internal/sys internal/control internal/attach internal/config internal/version",
+	"internal/cli":            "pkg/shm pkg/protocol pkg/region internal/dump internal/verify internal/sys internal/control internal/attach internal/config internal/stat internal/version",
 	"internal/config":         "internal/sys",
 	"internal/dump":           "",
 	"internal/verify":         "pkg/protocol",
 	"internal/control":        "pkg/protocol pkg/region internal/sys",
-	"internal/daemon":         "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/supervise internal/version",
+	"internal/daemon":         "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/stat internal/supervise internal/version",
 	"internal/genman":         "internal/cli internal/daemon", // the one that sees both: it prints their man pages
 	"internal/genreliability": "",
 	"internal/launcher":       "pkg/shm internal/sys internal/launcher/spec internal/wordcount internal/filter",
 	"internal/filter":         "pkg/shm pkg/protocol internal/sys",
 	"internal/supervise":      "pkg/protocol", // no input, no output
+	"internal/stat":           "pkg/protocol internal/sys internal/control",
 	"internal/sys/systest":    "",
 	"internal/testregion":     "pkg/shm pkg/protocol internal/sys", // for tests
 	"internal/version":        "pkg/protocol",

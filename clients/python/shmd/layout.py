@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x35723a965eab89c6  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xc3f053626a715c51  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -68,6 +68,35 @@ class Restart(enum.IntEnum):
     ALWAYS = 0
     ON_FAILURE = 1
     NEVER = 2
+
+
+class Cause(enum.IntEnum):
+    """Why a process ended or was not started, and so why its instance is started again."""
+
+    EXIT = 1  # exit code 0
+    FAILURE = 2  # another exit code
+    SIGNAL = 3  # killed by a signal
+    NOT_READY = 4  # not ready in time
+    NOT_STARTED = 5  # its command could not be started
+    OPERATOR = 6  # it was asked for: shmctl restart, or stop and start
+    WATCHDOG = 7  # no heartbeat in time
+    UNKNOWN = 8  # it ended while it was no child of the daemon, and nobody knows how
+
+
+class MetricState(enum.IntEnum):
+    """What a row of an instance's metric table holds."""
+
+    FREE = 0  # the first free row ends the table of an instance
+    PUBLISHED = 1  # a metric
+    BUCKETS = 2  # buckets of the histogram before it
+
+
+class MetricKind(enum.IntEnum):
+    """How the value of a metric changes."""
+
+    COUNTER = 1  # only grows
+    GAUGE = 2  # goes up and down
+    HISTOGRAM = 3  # how often which value
 
 
 class AttachmentState(enum.IntEnum):
@@ -177,6 +206,8 @@ SIZES = {
     "CommandRow": 64,
     "GroupInfo": 128,
     "InstancePage": 4096,
+    "MetricRow": 256,
+    "MetricBuckets": 256,
     "QueueInfo": 1024,
     "QueueCounters": 64,
     "TopicInfo": 1024,
@@ -271,6 +302,15 @@ FIELDS = {
         "shim_pid": (312, "I"),  # daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker
         "stalled": (316, "I"),  # daemon: 1 while a filter does not answer
         "restarted": (320, "I"),  # daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due
+        "cause": (336, "I"),  # daemon: why the last process ended, is asked to, or could not be started: see Cause. 0 while none has
+        "restarts_exit": (340, "I"),  # daemon: of Restarts, those after CauseExit
+        "restarts_failure": (344, "I"),  # daemon: of Restarts, those after CauseFailure
+        "restarts_signal": (348, "I"),  # daemon: of Restarts, those after CauseSignal
+        "restarts_not_ready": (352, "I"),  # daemon: of Restarts, those after CauseNotReady
+        "restarts_not_started": (356, "I"),  # daemon: of Restarts, those after CauseNotStarted
+        "restarts_operator": (360, "I"),  # daemon: of Restarts, those after CauseOperator
+        "restarts_watchdog": (364, "I"),  # daemon: of Restarts, those after CauseWatchdog
+        "restarts_unknown": (368, "I"),  # daemon: of Restarts, those after CauseUnknown
     },
     # One process that holds segments. The index of the row is the id that stamps slots.
     "AttachmentRow": {
@@ -307,6 +347,9 @@ FIELDS = {
         "instance_cap": (64, "I"),  # creator: instance pages there are
         "instance_stride": (68, "I"),  # creator: bytes from one instance page to the next
         "instance_offset": (72, "Q"),  # creator: of the first instance page
+        "metric_offset": (80, "Q"),  # creator: of the first MetricRow of the first instance; those of the next instance follow
+        "metric_rows": (88, "I"),  # creator: rows that each instance has
+        "metric_count": (92, "I"),  # creator: rows of all instances: InstanceCap times MetricRows
     },
     # The page of one instance. The daemon zeroes it before it starts the instance, and only then.
     "InstancePage": {
@@ -319,6 +362,22 @@ FIELDS = {
         "filter_pid": (128, "I"),  # instance: of a shim: the filter that it runs; 0 before it does
         "stalled": (132, "I"),  # instance: 1 while the filter does not answer
         "note": (136, "192s"),  # instance: what the instance says of its state, for people; the daemon makes it the row's reason
+    },
+    # One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.
+    "MetricRow": {
+        "state": (0, "I"),  # instance: see MetricState; stored last
+        "kind": (4, "I"),  # instance: see MetricKind
+        "value": (8, "Q"),  # instance: by atomic addition: of a counter the count, of a histogram the sum of what it was given; of a gauge the bits of an IEEE 754 double
+        "owner": (16, "I"),  # instance: pid of the process that defined it last; the daemon clears it before it starts the next: a gauge whose owner is another says nothing
+        "rows": (20, "I"),  # instance: rows that follow and hold its buckets; 0 but for a histogram
+        "name": (64, "64s"),  # instance: lower_snake, without unit
+        "unit": (128, "24s"),  # instance: of the value: bytes, nanoseconds, …; empty for plain numbers
+        "help": (152, "104s"),  # instance: what is counted, for people; cut
+    },
+    # A MetricRow that holds buckets of the histogram before it: State is MetricStateBuckets, the rest is what lies here.
+    "MetricBuckets": {
+        "state": (0, "I"),  # instance: see MetricState
+        "first": (8, "Q"),  # instance: the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md
     },
     # Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.
     "QueueInfo": {
@@ -483,6 +542,9 @@ TEXTS = frozenset(
         ("WorkerRow", "reason"),
         ("AttachmentRow", "name"),
         ("InstancePage", "note"),
+        ("MetricRow", "name"),
+        ("MetricRow", "unit"),
+        ("MetricRow", "help"),
     ]
 )
 
@@ -500,6 +562,7 @@ SECTIONS = [
     (Kind.COMMAND, "CommandRow", ("CommandInfo", "worker_offset"), 64, ("CommandInfo", "worker_cap"), "workers"),
     (Kind.GROUP, "GroupInfo", 256, 0, 1, ""),
     (Kind.GROUP, "InstancePage", ("GroupInfo", "instance_offset"), ("GroupInfo", "instance_stride"), ("GroupInfo", "instance_cap"), ""),
+    (Kind.GROUP, "MetricRow", ("GroupInfo", "metric_offset"), 256, ("GroupInfo", "metric_count"), ""),
     (Kind.QUEUE, "QueueInfo", 256, 0, 1, ""),
     (Kind.QUEUE, "QueueCounters", 1280, 64, 16, "stripes"),
     (Kind.QUEUE, "SlotHeader", ("QueueInfo", "slots_offset"), ("QueueInfo", "stride"), ("QueueInfo", "slots"), ""),

@@ -1,0 +1,210 @@
+// Package stat reads what a region is doing from its memory: workers, channels, attachments, and what workers count. shmctl status, stat
+// and top, and the daemon's /metrics, all read it here, and so say the same. It stores nothing and asks nobody, so it works beside a
+// daemon that hangs, and after its death.
+package stat
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// Source is the memory that is read. Its segments must stay open.
+type Source struct {
+	Set control.Set
+	// Channel returns a channel of the roster's directory. It is called once for each, and again while it returns an error.
+	Channel func(name string) (protocol.Channel, error)
+	// Kept reports whether a daemon keeps the roster up. If not, the processes are looked at.
+	Kept func() bool
+}
+
+// Reader takes snapshots of one region. It remembers what it saw, so that the next snapshot knows how long leases have lasted. It is used
+// by one goroutine at a time.
+type Reader struct {
+	source   Source
+	channels map[string]protocol.Channel
+	seen     map[string]map[leaseKey]time.Time // when each lease was seen first, by channel
+}
+
+type leaseKey struct {
+	slot  int
+	owner uint16
+	stamp uint64
+}
+
+// NewReader returns a Reader.
+func NewReader(s Source) *Reader {
+	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}}
+}
+
+// Part is a part of a snapshot that costs more than the rest.
+type Part int
+
+// Parts.
+const (
+	Leases  Part = 1 << iota // who holds the oldest lease of each channel, and for how long at least
+	Metrics                  // what workers count
+)
+
+// Snapshot is a region at a time. Its parts are read one after the other while the region goes on, so they need not add up to one instant;
+// each number is one that was there, and no counter ever goes back.
+type Snapshot struct {
+	Taken       time.Time
+	Region      string
+	Header      protocol.Header
+	Daemon      protocol.DaemonInfo
+	Status      control.DaemonStatus
+	Groups      []Group
+	Workers     []Worker
+	Channels    []Channel
+	Attachments map[protocol.Role]int // processes that hold memory, the daemon included
+	Segments    int
+	Bytes       int64   // of all segments
+	Problems    []error // rows that could not be read
+}
+
+// Group is a group of workers.
+type Group struct {
+	protocol.Group
+	States [protocol.StateFailed + 1]int // instances by state, 0: new
+	// Stalled are filters that do not answer. Restarts are of all instances, by cause.
+	Stalled  int
+	Restarts [protocol.NumCauses]uint64
+}
+
+// Channel is a channel. Err says why there are no numbers.
+type Channel struct {
+	Name            string
+	Kind            protocol.Kind
+	Slots, SlotSize int
+	protocol.Summary
+	Topic  *protocol.TopicStat // of a topic
+	Oldest *Lease              // the lease that lasts longest of those seen; nil if there is none
+	Leases int                 // that were seen
+	Err    error
+}
+
+// Lease is a lease that somebody holds.
+type Lease struct {
+	Holder  string // name in the attachment table
+	Pid     int
+	AtLeast time.Duration // since it was seen first; the first snapshot of a Reader knows nothing
+}
+
+// Snapshot reads the memory.
+func (r *Reader) Snapshot(parts Part) *Snapshot {
+	set := r.source.Set
+	s := &Snapshot{Taken: time.Now(), Header: set.Roster.Header(), Daemon: set.Roster.Daemon(), Status: set.Daemon(), Attachments: map[protocol.Role]int{}}
+	s.Region = s.Header.Region
+	problem := func(err error) {
+		if err != nil {
+			s.Problems = append(s.Problems, err)
+		}
+	}
+	groups, err := set.Roster.Groups()
+	problem(err)
+	for _, g := range groups {
+		s.Groups = append(s.Groups, Group{Group: g})
+	}
+	kept := r.source.Kept()
+	now := sys.MonotonicNs()
+	for i := range set.Roster.WorkerCount() {
+		w, err := ReadWorker(set, i, kept)
+		if err != nil {
+			problem(err)
+			continue
+		}
+		w.look(set, now, parts)
+		s.Workers = append(s.Workers, w)
+		if w.Worker.Group >= 0 && w.Worker.Group < len(s.Groups) {
+			s.Groups[w.Worker.Group].add(w)
+		}
+	}
+	names := map[uint16]protocol.Attachment{}
+	for id := 1; id < set.Roster.AttachmentCap() && id <= 0xffff; id++ {
+		if a, err := set.Roster.Attachment(uint16(id)); err == nil && a.State != protocol.AttachmentFree {
+			names[uint16(id)] = a
+			s.Attachments[a.Role]++
+		}
+	}
+	segments, err := set.Roster.Segments()
+	problem(err)
+	for _, g := range segments {
+		s.Segments++
+		s.Bytes += g.Size
+		if protocol.IsChannel(g.Kind) {
+			s.Channels = append(s.Channels, r.channel(g, names, parts, s.Taken))
+		}
+	}
+	return s
+}
+
+func (g *Group) add(w Worker) {
+	g.States[min(w.State, protocol.StateFailed)]++
+	if w.Stalled {
+		g.Stalled++
+	}
+	for c, n := range w.RestartsBy {
+		g.Restarts[c] += uint64(n)
+	}
+}
+
+// Ready is how many instances are ready.
+func (g *Group) Ready() int { return g.States[protocol.StateReady] }
+
+// channel reads one channel.
+func (r *Reader) channel(g protocol.Segment, names map[uint16]protocol.Attachment, parts Part, now time.Time) Channel {
+	c := Channel{Name: g.Name, Kind: g.Kind}
+	ch := r.channels[g.Name]
+	if ch == nil {
+		if ch, c.Err = r.source.Channel(g.Name); c.Err != nil {
+			return c
+		}
+		r.channels[g.Name] = ch
+	}
+	c.Slots, c.SlotSize, c.Summary = ch.Slots(), ch.SlotSize(), ch.Summary()
+	if t, ok := ch.(*protocol.Topic); ok {
+		st := t.Stat()
+		c.Topic = &st
+	}
+	if parts&Leases != 0 {
+		c.Oldest, c.Leases = r.oldest(g.Name, ch, names, now)
+	}
+	return c
+}
+
+// oldest finds the lease that was there before all others that are there now.
+func (r *Reader) oldest(name string, c protocol.Channel, names map[uint16]protocol.Attachment, now time.Time) (*Lease, int) {
+	before, seen := r.seen[name], map[leaseKey]time.Time{}
+	var oldest *Lease
+	var owner uint16
+	protocol.Leases(c, func(h protocol.Held) {
+		k := leaseKey{h.Slot, h.Owner, h.Stamp}
+		first, ok := before[k]
+		if !ok {
+			first = now
+		}
+		seen[k] = first
+		if age := now.Sub(first); oldest == nil || age > oldest.AtLeast {
+			oldest, owner = &Lease{AtLeast: age}, h.Owner
+		}
+	})
+	r.seen[name] = seen
+	if oldest != nil {
+		a := names[owner]
+		oldest.Holder, oldest.Pid = a.Name, a.Pid
+		if a.Name == "" {
+			oldest.Holder = fmt.Sprintf("attachment %d", owner)
+		}
+	}
+	return oldest, len(seen)
+}
+
+// Counted reports whether anything is counted by workers.
+func (s *Snapshot) Counted() bool {
+	return slices.ContainsFunc(s.Workers, func(w Worker) bool { return len(w.Metrics) > 0 })
+}

@@ -1,0 +1,45 @@
+package protocol
+
+// Held is a lease that somebody holds on a channel, as an observer sees it.
+type Held struct {
+	Slot  int    // -1: of a lane, whose one consumer may hold a run of them
+	Owner uint16 // attachment id
+	Stamp uint64 // another as soon as the lease is another, or its holder has finished a part of it
+}
+
+// Leases hands over the leases of a queue and the requests in service of a call channel; other kinds have none. It only reads, and others
+// go on meanwhile: who wants to know how long a lease lasts compares two looks.
+func Leases(c Channel, each func(Held)) {
+	switch c := c.(type) {
+	case *Queue:
+		c.eachLease(each)
+	case *Call:
+		for i := range c.reach() {
+			w := CallWord(c.slot(i).State.Load())
+			if w.Phase() == CallPhaseServing && w.Server() != 0 {
+				each(Held{int(i), w.Server(), uint64(w &^ callAsleepBit)})
+			}
+		}
+	}
+}
+
+func (q *Queue) eachLease(each func(Held)) {
+	if q.flags&QueueFlagLane != 0 {
+		if head, acked := q.info.Head.Load(), q.info.Acked.Load(); int64(head-acked) > 0 {
+			each(Held{-1, uint16(q.info.ReceiveOwner.Load()), acked})
+		}
+		return
+	}
+	const passed = (1<<SlotPassedBits - 1) << SlotPassedShift // others set it while the lease lasts: the acks within a frame take its place
+	for i := range q.reached() {
+		w := Word(q.slot(i).State.Load())
+		if w.Phase() != PhaseReading {
+			continue
+		}
+		stamp := uint64(w) &^ passed
+		if f, err := q.frame(i); err == nil {
+			stamp ^= uint64(f.Open()) << SlotPassedShift
+		}
+		each(Held{int(i), w.Owner(), stamp})
+	}
+}
