@@ -177,6 +177,13 @@ func (c *Conn) Channels(ctx context.Context) ([]Channel, error) {
 	return r.Channels, err
 }
 
+// Upgrade has the program at an absolute path take the daemon's place, or, if binary is empty, what lies now where the daemon's own
+// program lay. The reply comes from the new program. *RefusedError: the old one goes on. ErrHungUp: the daemon died in the middle; the
+// next one adopts the region.
+func (c *Conn) Upgrade(ctx context.Context, binary string) (Reply, error) {
+	return c.Call(ctx, Request{Op: OpUpgrade, Binary: binary})
+}
+
 // Attached is what an attach brought.
 type Attached struct {
 	Reply                     // the packets put together: FDs and Channels of all

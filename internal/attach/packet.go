@@ -24,6 +24,7 @@ const (
 	MaxName     = 64       // bytes of a name, as in the memory
 	MaxGrants   = 1024     // names in produce or consume
 	MaxError    = 4 << 10  // bytes of an error's text
+	MaxBinary   = 4 << 10  // bytes of the path of a program
 )
 
 // What a request can ask for.
@@ -32,9 +33,10 @@ const (
 	OpAttach   = "attach"   // give me the region's segments; at most one attachment a connection
 	OpDetach   = "detach"   // end the attachment of this connection
 	OpChannels = "channels" // which channels are there?
+	OpUpgrade  = "upgrade"  // let another program take your place; for root and the daemon's user
 )
 
-var ops = []string{OpPing, OpAttach, OpDetach, OpChannels}
+var ops = []string{OpPing, OpAttach, OpDetach, OpChannels, OpUpgrade}
 
 // What an attachment may do with the command segment.
 const (
@@ -50,9 +52,10 @@ const (
 	CodeBadRequest = "bad-request" // the request does not follow the protocol
 	CodeNoChannel  = "no-channel"  // a name in produce or consume is no channel
 	CodeBusy       = "busy"        // out of attachments, or the connection has one already
+	CodeUpgrade    = "upgrade"     // the other program cannot take over: the daemon goes on as it is
 )
 
-// A Request is what a client sends. Role, Name, Produce and Consume belong to attach alone.
+// A Request is what a client sends. Role, Name, Produce and Consume belong to attach alone, Binary to upgrade.
 type Request struct {
 	V       int      `json:"v"`
 	Op      string   `json:"op"`
@@ -60,6 +63,7 @@ type Request struct {
 	Name    string   `json:"name,omitempty"`    // what the client calls itself, for people
 	Produce []string `json:"produce,omitempty"` // channels that it wants to send to
 	Consume []string `json:"consume,omitempty"` // channels that it wants to receive from
+	Binary  string   `json:"binary,omitempty"`  // absolute path of the program; without it the file that the daemon runs
 }
 
 // A Reply is what the daemon sends. A reply with More set is continued by the next packet: FDs and Channels go on
@@ -73,6 +77,8 @@ type Reply struct {
 	Attachment uint16    `json:"attachment,omitempty"` // id that stamps slots, of an attach
 	FDs        []string  `json:"fds,omitempty"`        // names of this packet's descriptors, in their order
 	Channels   []Channel `json:"channels,omitempty"`
+	From       string    `json:"from,omitempty"`     // version that the daemon had, of an upgrade
+	PauseNs    int64     `json:"pause_ns,omitempty"` // for so long nobody supervised, of an upgrade
 	More       bool      `json:"more,omitempty"`
 	Code       string    `json:"code,omitempty"`  // of a refusal
 	Error      string    `json:"error,omitempty"` // of a refusal: what is wrong and what to do next
@@ -179,8 +185,8 @@ func DecodeReply(p []byte) (Reply, error) {
 }
 
 var (
-	requestFields = []string{"v", "op", "role", "name", "produce", "consume"}
-	replyFields   = []string{"v", "ok", "pid", "version", "region", "attachment", "fds", "channels", "more", "code", "error"}
+	requestFields = []string{"v", "op", "role", "name", "produce", "consume", "binary"}
+	replyFields   = []string{"v", "ok", "pid", "version", "region", "attachment", "fds", "channels", "from", "pause_ns", "more", "code", "error"}
 	channelFields = []string{"name", "kind", "slots", "slot_size", "produce", "consume"}
 )
 
@@ -332,12 +338,18 @@ func (r Request) check() error {
 		for _, f := range []struct {
 			name string
 			set  bool
-		}{{"role", r.Role != ""}, {"name", r.Name != ""}, {"produce", r.Produce != nil}, {"consume", r.Consume != nil}} {
+		}{{"role", r.Role != ""}, {"name", r.Name != ""}, {"produce", r.Produce != nil}, {"consume", r.Consume != nil}, {"binary", r.Binary != "" && r.Op != OpUpgrade}} {
 			if f.set {
 				return bad("op %q takes no %q", r.Op, f.name)
 			}
 		}
+		if len(r.Binary) > MaxBinary {
+			return bad("\"binary\" has %d bytes; at most %d", len(r.Binary), MaxBinary)
+		}
 		return nil
+	}
+	if r.Binary != "" {
+		return bad("op %q takes no %q", r.Op, "binary")
 	}
 	if r.Role != RoleObserve && r.Role != RoleOperate {
 		return bad("role %q; there are: %s, %s", cut(r.Role, MaxName), RoleObserve, RoleOperate)
@@ -358,7 +370,7 @@ func (r Reply) check() error {
 		switch {
 		case r.Code == "" || r.Error == "":
 			return bad(`a refusal needs a "code" and an "error"`)
-		case r.FDs != nil || r.Channels != nil || r.More || r.Attachment != 0:
+		case r.FDs != nil || r.Channels != nil || r.More || r.Attachment != 0 || r.From != "" || r.PauseNs != 0:
 			return bad("a refusal carries nothing else")
 		case len(r.Error) > MaxError:
 			return bad("error text of %d bytes; at most %d", len(r.Error), MaxError)
@@ -370,6 +382,9 @@ func (r Reply) check() error {
 	}
 	if r.Pid < 0 {
 		return bad("pid %d", r.Pid)
+	}
+	if r.PauseNs < 0 {
+		return bad("pause of %d ns", r.PauseNs)
 	}
 	if r.Region != "" {
 		if err := checkName("region", r.Region); err != nil {

@@ -29,6 +29,7 @@ var build = sync.OnceValue(func() error {
 	const module = "github.com/shmd/shmd"
 	for _, args := range [][]string{
 		{"-o", bin + "/", module + "/cmd/shmd", module + "/cmd/shmctl"},
+		{"-o", filepath.Join(bin, "shmd-next"), "-ldflags=-X " + module + "/internal/version.Version=v0.0.0-next", module + "/cmd/shmd"},
 		{"-o", filepath.Join(bin, "shmctl-other"), "-ldflags=-X " + module + "/internal/version.Version=v0.0.0-other", module + "/cmd/shmctl"},
 	} {
 		if out, err := exec.Command("go", append([]string{"build"}, args...)...).CombinedOutput(); err != nil {

@@ -128,6 +128,7 @@ func setup(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+	env.Setenv("BIN", bin)
 	env.Setenv("REGION", s.region)
 	env.Setenv("SHMCTL_REGION", s.region)
 	env.Setenv("RUNTIME_DIRECTORY", s.runtime)

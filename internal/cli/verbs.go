@@ -38,6 +38,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.verifyCommand(),
 		a.doctorCommand(),
 		a.benchCommand(),
+		a.upgradeCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 	}

@@ -74,7 +74,7 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 	}
 	if command, err := protocol.OpenCommand(e.segments["command"].Bytes()); err != nil {
 		return nil, err
-	} else if command.RegionDesired() != protocol.DesiredRun && len(e.names) == 0 { // somebody starts it again, before the stop is done. From the fd store it is the end of the stop
+	} else if command.RegionDesired() != protocol.DesiredRun && len(e.names) == 0 && e.handed == nil { // somebody starts it again, before the stop is done. From the fd store it is the end of the stop
 		return nil, errors.New("it was asked to stop")
 	}
 	generation := roster.Header().Generation
@@ -212,8 +212,9 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 		}
 		w.proc = &process{pid: row.Pid, ticks: row.StartTicks, started: w.row.Since, running: true, adopted: true}
 		w.proc.pidfd = d.livingOrEnded(e, id, row)
+		w.proc.adopted = !isChild(w.proc)
 		for i, name := range []string{outputName(id), errorName(id)} {
-			if w.proc.outputs[i] = e.stored[name]; w.proc.outputs[i] == nil {
+			if w.proc.outputs[i] = e.stored[name]; w.proc.outputs[i] == nil && e.handed == nil {
 				w.proc.outputs[i] = outputOf(w.proc, i+1)
 			}
 			delete(e.stored, name)
@@ -266,6 +267,18 @@ func (d *Daemon) livingOrEnded(e *estate, id uint16, a protocol.Attachment) *os.
 	}
 	d.systemd.store(name, f)
 	return f
+}
+
+// isChild reports whether a process is a child of this one that was not reaped: an earlier program in this process started it.
+func isChild(p *process) bool {
+	if p.pidfd == nil {
+		return false
+	}
+	if pid, err := sys.PidfdPid(p.pidfd); err != nil || pid != p.pid { // -1: it was reaped
+		return false
+	}
+	parent, err := sys.Parent(p.pid)
+	return err == nil && parent == os.Getpid()
 }
 
 func isEnded(pidfd *os.File) bool {
@@ -344,6 +357,15 @@ func (d *Daemon) goOn(a *adopted) {
 		d.workerDied(w)
 	}
 	d.mem.roster.Adopted()
+	if h := d.handed; h != nil {
+		d.captureHanded(h)
+		sys.ReapOrphans(d.isWorker)
+		d.pause = time.Duration(sys.MonotonicNs() - h.Begun)
+		close(d.wentOn)
+		d.log.Info("daemon upgraded", "region", d.conf.Region.Name, "pid", os.Getpid(), "from_version", h.From, "version", d.version, "pause", d.pause.Round(time.Microsecond).String(),
+			"living", a.living, "ended", len(a.ended), "outsiders", a.unknown)
+		return
+	}
 	d.log.Info("region adopted", "region", d.conf.Region.Name, "pid", os.Getpid(), "version", d.version, "from", a.from, "living", a.living, "ended", len(a.ended),
 		"outsiders", a.unknown, "channels", len(d.mem.names))
 }

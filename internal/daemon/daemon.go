@@ -47,6 +47,7 @@ type Daemon struct {
 	sockPath string
 	lock     *lock
 	sockets  []*os.File // that systemd opened
+	handed   *handover  // nil: this process was no daemon before
 	adopted  *adopted   // nil: the region is new
 	mem      *memory
 	hub      *sys.Hub
@@ -75,6 +76,8 @@ type Daemon struct {
 	children chan os.Signal // SIGCHLD
 	once     sync.Once
 	ringing  sync.WaitGroup
+	wentOn   chan struct{} // closed when an upgrade is done
+	pause    time.Duration // then: for so long nobody supervised
 }
 
 // Run runs a region until it is stopped: by a signal, by shmctl stop, or by ctx. It returns nil after an orderly stop.
@@ -83,7 +86,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
 		conf: o.Config, version: o.Version, hub: sys.NewHub(), outsiders: map[uint16]*outsider{}, readyGroups: map[int]bool{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
-		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1),
+		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1), wentOn: make(chan struct{}),
+	}
+	var handedErr error
+	if d.handed, handedErr = readHandover(upgradeVariable); d.handed != nil {
+		signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // the region is there: a stop must not end it out of order
+		d.handed.arrive()
 	}
 	dropInherited()
 	// Who reads the log may go away: that is no reason to die. Ignoring the signal would be handed down to the workers.
@@ -91,7 +99,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.log, d.ring, d.spool = newLogger(o.Log, o.Config.Region.Name, o.Level)
 	defer d.spool.end()
 	d.lines.log, d.lines.spool, d.systemd.log = d.log, d.spool, d.log
-	if err := d.prepare(); err != nil {
+	if err = handedErr; err == nil {
+		err = d.prepare()
+	}
+	if err != nil {
 		d.log.Error("cannot start", "error", err)
 		d.release()
 		return err
@@ -125,11 +136,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	return err
 }
 
+// place says where socket and lock are.
+func (d *Daemon) place() {
+	d.sockPath = attach.ListenPath(d.conf.Region.Name)
+	d.dir = filepath.Dir(d.sockPath)
+}
+
 // prepare makes everything that the actors need.
 func (d *Daemon) prepare() (err error) {
 	name := d.conf.Region.Name
-	d.sockPath = attach.ListenPath(name)
-	d.dir = filepath.Dir(d.sockPath)
+	d.place()
 	mode := os.FileMode(0o750)
 	if d.conf.Open() {
 		mode = 0o755
@@ -137,7 +153,9 @@ func (d *Daemon) prepare() (err error) {
 	if err := os.MkdirAll(d.dir, mode); err != nil {
 		return fmt.Errorf("runtime directory: %w; %s", err, elsewhere)
 	}
-	if d.lock, err = takeLock(d.dir, name); err != nil {
+	if d.handed != nil {
+		d.lock = d.handed.takeLock(d.dir, name)
+	} else if d.lock, err = takeLock(d.dir, name); err != nil {
 		return err
 	}
 	if err := sys.SetSubreaper(); err != nil {
@@ -195,8 +213,19 @@ func (d *Daemon) prepare() (err error) {
 	return nil
 }
 
-// succeed adopts the region of a daemon that died, if there is one that can be adopted.
+// succeed adopts the region of a daemon that died, if there is one that can be adopted, or of the program that this one takes the place of.
 func (d *Daemon) succeed(now time.Time) error {
+	if h := d.handed; h != nil {
+		e, err := d.estateOf(h, true)
+		if err == nil {
+			defer e.Close()
+			d.adopted, err = d.adopt(e, now)
+		}
+		if err != nil { // nothing is set aside: the next daemon adopts it, or says why not
+			return fmt.Errorf("take over from %s: %w", h.From, err)
+		}
+		return nil
+	}
 	e := d.inherit()
 	if e == nil {
 		var err error

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -20,6 +21,16 @@ type lines struct {
 	readers sync.WaitGroup
 	mu      sync.Mutex
 	open    map[*os.File]source
+	pausing bool
+	ending  bool
+	left    []unread // while pausing: what has stopped
+}
+
+// unread is an output that nobody reads at the moment.
+type unread struct {
+	source
+	from  *os.File
+	begun []byte // of a line whose end was not there yet
 }
 
 // source is where a line comes from.
@@ -30,8 +41,8 @@ type source struct {
 	stream      protocol.Stream
 }
 
-// capture reads r, which it closes, until its last writer has gone.
-func (l *lines) capture(r *os.File, s source) {
+// capture reads r, which it closes, until its last writer has gone. begun is the begin of a line that was read before.
+func (l *lines) capture(r *os.File, s source, begun []byte) {
 	l.mu.Lock()
 	if l.open == nil {
 		l.open = map[*os.File]source{}
@@ -39,26 +50,82 @@ func (l *lines) capture(r *os.File, s source) {
 	l.open[r] = s
 	l.mu.Unlock()
 	l.readers.Go(func() {
-		defer func() {
-			l.mu.Lock()
-			delete(l.open, r)
-			l.mu.Unlock()
-			r.Close()
-		}()
 		in := bufio.NewReaderSize(r, protocol.MaxLogText)
 		for {
 			line, err := in.ReadSlice('\n') // a longer line comes in pieces
-			if len(line) > 0 {
+			if errors.Is(err, os.ErrDeadlineExceeded) && !l.isEnding() {
+				begun = append(begun, line...)
+				if l.hasStopped(unread{s, r, begun}) {
+					return
+				}
+				continue
+			}
+			if line = append(begun, line...); len(line) > 0 {
 				l.line(s, strings.ToValidUTF8(strings.TrimRight(string(line), "\r\n"), "\uFFFD"))
 			}
+			begun = nil
 			if err != nil && err != bufio.ErrBufferFull {
 				if err != io.EOF {
 					l.log.Warn("cannot read a worker's output", "worker", s.name, "pid", s.pid, "stream", s.stream, "error", err)
 				}
+				l.mu.Lock()
+				delete(l.open, r)
+				l.mu.Unlock()
+				r.Close()
 				return
 			}
 		}
 	})
+}
+
+func (l *lines) isEnding() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ending
+}
+
+// hasStopped notes that a reader ends, if it is to.
+func (l *lines) hasStopped(u unread) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pausing {
+		delete(l.open, u.from)
+		l.left = append(l.left, u)
+	}
+	return l.pausing
+}
+
+// pause stops all reading, and returns what resume needs to go on. On an error some readers have not stopped; resume helps as well.
+func (l *lines) pause(within time.Duration) ([]unread, error) {
+	l.mu.Lock()
+	l.pausing, l.left = true, nil
+	for r := range l.open {
+		r.SetReadDeadline(time.Unix(1, 0))
+	}
+	l.mu.Unlock()
+	stopped := make(chan struct{})
+	go func() { l.readers.Wait(); close(stopped) }()
+	var err error
+	select {
+	case <-stopped:
+	case <-time.After(within):
+		err = errors.New("whoever reads the daemon's log does not keep up, so lines of workers are still on their way to it: try again later")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pausing = false
+	for r := range l.open {
+		r.SetReadDeadline(time.Time{})
+	}
+	return l.left, err
+}
+
+// resume goes on reading.
+func (l *lines) resume(left []unread) {
+	for _, u := range left {
+		u.from.SetReadDeadline(time.Time{})
+		l.capture(u.from, u.source, u.begun)
+	}
 }
 
 // lastWords is how long the last lines of workers that have ended may take to be read.
@@ -68,6 +135,7 @@ const lastWords = time.Second
 // open for ever: it is not waited for.
 func (l *lines) end() {
 	l.mu.Lock()
+	l.ending = true
 	for r := range l.open {
 		r.SetReadDeadline(time.Now().Add(lastWords))
 	}

@@ -53,6 +53,7 @@ func Main(args []string, stdout, stderr *os.File) int {
 // Command returns shmd's command line.
 func Command(stdout, stderr *os.File) *cobra.Command {
 	var path, level string
+	var check bool
 	root := &cobra.Command{
 		Use:   "shmd",
 		Short: "run a region: shared memory, and the workers that use it",
@@ -77,6 +78,9 @@ once. shmctl stop does the same without a signal.`,
 			if err != nil {
 				return configError{err}
 			}
+			if check {
+				return selfCheck(c, version.Version, stdout)
+			}
 			return Run(context.Background(), Options{Config: c, Version: version.Version, Log: stderr, Level: l})
 		},
 	}
@@ -85,12 +89,14 @@ once. shmctl stop does the same without a signal.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file`; without it default.toml in $CONFIGURATION_DIRECTORY (set by systemd), or else an embedded one")
 	root.Flags().StringVar(&level, "log-level", "info", "least `level` that is logged: trace, debug, info, warn, error")
+	root.Flags().BoolVar(&check, "self-check", false, "say whether this program could take over the region of the daemon that runs it: see shmctl upgrade")
+	root.Flags().MarkHidden("self-check")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "check a configuration and say everything that is wrong with it", Args: noArgs,
 			Long: "check reads a configuration as shmd would, and also looks whether commands, directories and users exist and whether the memory suffices.\nExit code 0: nothing is wrong. 1: the problems are on standard output, each as FILE:LINE:COLUMN: TEXT with an excerpt of the file below it.",
-			RunE: func(*cobra.Command, []string) error { return check(path, stdout) },
+			RunE: func(*cobra.Command, []string) error { return checkConfig(path, stdout) },
 		},
 		&cobra.Command{
 			Use: "version", Short: "print the version", Args: noArgs,
@@ -122,8 +128,8 @@ func load(path string) (*config.Config, error) {
 	return config.Load(path)
 }
 
-// check prints what is wrong with a configuration to out. A file that cannot be read is no finding but an error.
-func check(path string, out io.Writer) error {
+// checkConfig prints what is wrong with a configuration to out. A file that cannot be read is no finding but an error.
+func checkConfig(path string, out io.Writer) error {
 	c, err := load(path)
 	var problems config.Errors
 	switch {

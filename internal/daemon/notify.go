@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -98,6 +99,24 @@ func (n *notifier) run() {
 			}
 		}
 	}
+}
+
+// flush waits until systemd has dealt with all that was said: it closes the descriptor of BARRIER=1 when it has.
+func (n *notifier) flush(within time.Duration) error {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
+	r, w, err := sys.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r.SetReadDeadline(time.Now().Add(within))
+	n.enqueue(saying{"BARRIER=1", []*os.File{w}}, nil)
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		return fmt.Errorf("systemd has not read within %v what it was told: try again later", within)
+	}
+	return nil
 }
 
 // end waits a moment until all is said and systemd has dealt with it (BARRIER=1: it closes the descriptor when it has). Nothing may be said

@@ -23,12 +23,17 @@ import (
 type server struct {
 	d        *Daemon
 	listener *net.UnixListener
+	unit     bool // the listener is a socket unit's
 	ctx      context.Context
 	cancel   context.CancelFunc
 	conns    sync.WaitGroup
 	mu       sync.Mutex
 	idle     []*visitor // connections without an attachment, the oldest first
 	warnings throttle   // of what anybody who can connect can cause
+
+	upgrading bool
+	busy      int   // goroutines that accept or talk
+	rest      *rest // nil: they do
 }
 
 // maxIdle is how many connections without an attachment may be open at once. One more ends the oldest of the user who has most, so
@@ -66,11 +71,14 @@ type peer struct {
 func listen(d *Daemon, path string) (*server, error) {
 	s := &server{d: d}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if h := d.handed; h != nil {
+		return s, s.inherit(h)
+	}
 	for _, f := range d.sockets {
 		l, err := net.FileListener(f)
 		f.Close()
 		if u, ok := l.(*net.UnixListener); err == nil && ok && u.Addr().String() == path {
-			s.listener = u
+			s.listener, s.unit = u, true
 			u.SetUnlinkOnClose(false) // the socket unit's
 			return s, nil
 		}
@@ -83,23 +91,37 @@ func listen(d *Daemon, path string) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach socket: %s: %w", path, err)
 	}
-	mode := os.FileMode(0o660)
-	if d.conf.Open() { // credentials decide, not the file's mode
-		mode = 0o666
-	}
-	if err := os.Chmod(path, mode); err != nil {
+	if err := s.setMode(path); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("attach socket: %w", err)
+		return nil, err
 	}
 	s.listener = l
 	return s, nil
 }
 
+// setMode says who may connect: credentials decide, not the file's mode.
+func (s *server) setMode(path string) error {
+	mode := os.FileMode(0o660)
+	if s.d.conf.Open() {
+		mode = 0o666
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return fmt.Errorf("attach socket: %w", err)
+	}
+	return nil
+}
+
 func (s *server) serve() error {
+	s.begin()
+	defer s.done()
 	for {
 		c, err := s.listener.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.sleep(resting{})
+			continue
 		}
 		if err != nil { // out of descriptors, say
 			s.warn("attach socket", "error", err)
@@ -113,7 +135,11 @@ func (s *server) serve() error {
 			}
 			continue
 		}
-		s.conns.Go(func() { s.talk(attach.NewConn(c)) })
+		s.begin()
+		s.conns.Go(func() {
+			defer s.done()
+			s.talk(attach.NewConn(c))
+		})
 	}
 }
 
@@ -175,28 +201,37 @@ func (s *server) close() {
 
 // talk serves one connection until it ends.
 func (s *server) talk(c *attach.Conn) {
+	p, err := identify(c.Unix())
+	s.converse(c, p, err, nil)
+}
+
+// converse is talk with a peer that is known, and that may have an attachment. err says why it is not known.
+func (s *server) converse(c *attach.Conn, p peer, err error, held *outsider) {
 	defer c.Close()
 	stop := context.AfterFunc(s.ctx, func() { c.Close() })
 	defer stop()
-	p, err := identify(c.Unix())
 	v := &visitor{c, p.uid}
-	s.admit(v)
+	if held == nil {
+		s.admit(v)
+	}
 	defer s.dismiss(v)
 	if err != nil {
 		c.ReceiveRequest(s.ctx) // an answer before the question would be lost with the connection
 		s.answer(c, attach.Reply{Code: attach.CodePermission, Error: err.Error()}, nil)
 		return
 	}
-	var held *outsider // the attachment of this connection
 	defer func() {
 		if held == nil && p.pidfd != nil {
 			p.pidfd.Close()
 		}
 	}()
 	for {
-		r, err := c.ReceiveRequest(s.ctx)
+		r, err := c.ReceiveRequest(s.awake())
 		switch {
 		case err == nil:
+		case errors.Is(err, errRest):
+			s.sleep(resting{conn: c, held: held})
+			continue
 		case errors.Is(err, io.EOF), errors.Is(err, attach.ErrHungUp), errors.Is(err, net.ErrClosed), s.ctx.Err() != nil:
 			return
 		default:
@@ -234,6 +269,8 @@ func (s *server) talk(c *attach.Conn) {
 				return
 			}
 			s.admit(v)
+		case attach.OpUpgrade:
+			reply = s.upgrade(p, r, resting{conn: c, held: held, asked: true})
 		}
 		if s.answer(c, reply, files) != nil {
 			if files != nil { // it never learnt that it is attached

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -58,6 +59,26 @@ func (s *spool) room() {
 	for s.held > spoolForLines && !s.hurried {
 		s.less.Wait()
 	}
+}
+
+// flush waits until everything that is held has been handed over.
+func (s *spool) flush(within time.Duration) error {
+	late := false
+	defer time.AfterFunc(within, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		late = true
+		s.less.Broadcast()
+	}).Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.held > 0 {
+		if late {
+			return fmt.Errorf("whoever reads the daemon's log does not keep up (%d records wait): try again later", len(s.records))
+		}
+		s.less.Wait()
+	}
+	return nil
 }
 
 // hurry ends all waiting for room.

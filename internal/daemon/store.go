@@ -87,6 +87,7 @@ type estate struct {
 	segments map[string]*region.Segment // by name, writable
 	stored   map[string]*os.File        // pidfds and outputs, by their names in the fd store
 	names    []string                   // all names that it has in the fd store
+	handed   *handover                  // nil: a daemon died
 }
 
 // Close closes what was not taken over.
@@ -114,7 +115,7 @@ func (d *Daemon) inherit() *estate {
 			e.stored[name] = f
 			continue
 		}
-		s, h, err := d.openLeft(f)
+		s, h, err := d.openLeft(f, true)
 		if err != nil {
 			d.log.Warn("what the fd store has under this name is no segment of this region", "name", name, "error", err)
 			continue
@@ -127,11 +128,11 @@ func (d *Daemon) inherit() *estate {
 	return e
 }
 
-// openLeft maps a segment that a dead daemon left, writable. It takes f.
-func (d *Daemon) openLeft(f *os.File) (*region.Segment, protocol.Header, error) {
+// openLeft maps a segment that an earlier daemon left. It takes f.
+func (d *Daemon) openLeft(f *os.File, write bool) (*region.Segment, protocol.Header, error) {
 	var h protocol.Header
 	uid := uint32(os.Geteuid())
-	s, err := region.Open(f, region.OpenOptions{Write: true, MinSize: protocol.SizeofSegmentHeader, Owner: &uid, Check: func(b []byte) (err error) {
+	s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Owner: &uid, Check: func(b []byte) (err error) {
 		if h, err = protocol.ReadHeader(b); err != nil {
 			return err
 		}
@@ -172,7 +173,7 @@ func (d *Daemon) findEstate() (*estate, error) {
 			e.Close()
 			return nil, err
 		}
-		left, _, err := d.openLeft(f)
+		left, _, err := d.openLeft(f, true)
 		if err != nil {
 			e.Close()
 			return nil, err

@@ -127,7 +127,7 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 func (d *Daemon) capture(w *worker, p *process) {
 	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
 		if p.outputs[i] != nil {
-			d.lines.capture(p.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream})
+			d.lines.capture(p.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream}, nil)
 		}
 	}
 }

@@ -52,6 +52,9 @@ func Binaries(t testing.TB) string {
 	return build.dir
 }
 
+// Cache is the directory of the binaries, once Binaries has made it.
+func Cache() string { return build.dir }
+
 // Cleanup removes the binaries.
 func Cleanup() { os.RemoveAll(build.dir) }
 

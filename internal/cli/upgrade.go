@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shmd/shmd/internal/attach"
+)
+
+func (a *app) upgradeCommand() *cobra.Command {
+	var binary string
+	c := a.verb(cobra.Command{
+		Use:   "upgrade [--binary PATH]",
+		Short: "put another shmd into the daemon's place, with nothing restarted",
+		Long: `upgrade has the daemon execute another program in its own process: the pid,
+the workers, the memory, the socket and its connections stay, and messages pass
+on meanwhile. The configuration is read again; what is not part of the memory
+holds from then on.
+
+Without --binary it is the file at the path that the daemon runs from, as a
+package manager has replaced it.
+
+The new program first says, as a child, whether it can read the configuration
+and the memory. If not, or if it cannot be executed, the old one goes on and
+the reason is printed. Only root and the daemon's user may do this, and the
+program must belong to one of them and be writable for nobody else.`,
+		Example: `  shmctl upgrade
+  shmctl upgrade --binary /usr/local/bin/shmd`,
+	}, noArgs, func(ctx context.Context, _ []string) error {
+		if binary != "" && !filepath.IsAbs(binary) {
+			return usagef("upgrade: --binary %s: the path must be absolute, it is the daemon that opens it", printable(binary))
+		}
+		return a.upgrade(ctx, binary)
+	})
+	c.Flags().StringVar(&binary, "binary", "", "`path` of the program, absolute, as the daemon sees it")
+	c.MarkFlagFilename("binary")
+	return c
+}
+
+type upgradeJSON struct {
+	Schema  int    `json:"schema"`
+	Region  string `json:"region"`
+	Pid     int    `json:"pid"`
+	From    string `json:"from"` // versions
+	To      string `json:"to"`
+	PauseNs int64  `json:"pause_ns"` // for so long nobody supervised
+}
+
+// nextDaemonWithin is how long the next daemon may take after one that died in an upgrade.
+const nextDaemonWithin = 10 * time.Second
+
+func (a *app) upgrade(ctx context.Context, binary string) error {
+	conn, err := attach.DialWait(ctx, a.socketPath())
+	if err != nil {
+		return explain(err, "the daemon does not answer")
+	}
+	defer conn.Close()
+	r, err := conn.Upgrade(ctx, binary)
+	var refused *attach.RefusedError
+	switch {
+	case errors.As(err, &refused) && refused.Code == attach.CodeUpgrade:
+		return fmt.Errorf("the daemon (%s, pid %d) goes on as it was: %s", printable(conn.Hello().Version), conn.Hello().Pid, printable(refused.Text))
+	case errors.Is(err, attach.ErrHungUp):
+		return a.diedUpgrading(ctx, conn.Hello())
+	case err != nil:
+		return explain(err, "the new program has not answered")
+	}
+	if a.json() {
+		return a.printJSON(upgradeJSON{schema, r.Region, r.Pid, r.From, r.Version, r.PauseNs})
+	}
+	_, err = fmt.Fprintf(a.stdout, "shmd %s -> %s (region %s, pid %d, pause %v)\n", printable(r.From), printable(r.Version), printable(r.Region), r.Pid,
+		time.Duration(r.PauseNs).Round(time.Microsecond))
+	return err
+}
+
+// diedUpgrading says what came of a daemon that died in the middle of an upgrade.
+func (a *app) diedUpgrading(ctx context.Context, was attach.Reply) error {
+	soon, cancel := context.WithTimeout(ctx, nextDaemonWithin)
+	defer cancel()
+	for wait := time.Millisecond; soon.Err() == nil; wait = min(2*wait, 100*time.Millisecond) {
+		if conn, err := attach.DialWait(soon, a.socketPath()); err == nil {
+			now := conn.Hello()
+			conn.Close()
+			return fmt.Errorf("the daemon (pid %d) ended in the middle of the upgrade; the next one (%s, pid %d) has taken over: see its log, and shmctl ps", was.Pid, printable(now.Version), now.Pid)
+		}
+		select {
+		case <-soon.Done():
+		case <-time.After(wait):
+		}
+	}
+	return fmt.Errorf("the daemon (pid %d) ended in the middle of the upgrade and none has taken over yet: its workers go on; see its log (journalctl -u shmd), and start one", was.Pid)
+}
