@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -73,15 +70,14 @@ func (a *app) dump(ctx context.Context, names []string, path, reason string) err
 	if path == "" {
 		path = fmt.Sprintf("shmd-%s-%s.dump", h.Region, m.Taken.Format("20060102T150405Z"))
 	}
-	write := func(w io.Writer) error { return dump.Write(contextWriter{ctx, w}, m, sources, a.progress()) }
 	if path == "-" {
 		out := bufio.NewWriterSize(a.stdout, 1<<16)
-		if err := write(out); err != nil {
+		if err := dump.Write(dump.Until(ctx, out), m, sources, a.progress()); err != nil {
 			return err
 		}
 		return out.Flush()
 	}
-	packed, err := writeWhole(path, write)
+	packed, err := dump.WriteFile(ctx, path, m, sources, a.progress())
 	if err != nil {
 		return explain(err, "the dump is not finished, and nothing is left of it")
 	}
@@ -133,47 +129,6 @@ func (a *app) sources(s *session, names []string) ([]dump.Source, error) {
 		list = append(list, src)
 	}
 	return list, nil
-}
-
-// writeWhole makes a file of mode 0600 that has its name only when all of it is written. It returns its size.
-func writeWhole(path string, write func(w io.Writer) error) (size int64, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	out := bufio.NewWriterSize(f, 1<<20)
-	if err := write(out); err != nil {
-		return 0, err
-	}
-	if err := out.Flush(); err != nil {
-		return 0, err
-	}
-	if size, err = f.Seek(0, io.SeekCurrent); err != nil {
-		return 0, err
-	}
-	if err := f.Close(); err != nil {
-		return 0, err
-	}
-	return size, os.Rename(f.Name(), path)
-}
-
-// contextWriter ends with the context.
-type contextWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c contextWriter) Write(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.w.Write(p)
 }
 
 // progress shows how far something is on a terminal's standard error, and returns nil where that is none.

@@ -40,6 +40,7 @@ const (
 	MaxCrashLimit  = 1 << 20   // restarts
 	MaxWindow      = 1 << 16   // filter_window
 	MaxMetrics     = 1024      // rows of a metric table
+	MaxDumps       = 1000      // region.dumps
 	maxDuration    = 24 * time.Hour
 	systemDir      = "/etc/shmd"
 	embeddedName   = "default.toml (embedded)"
@@ -65,6 +66,9 @@ type Region struct {
 	Mlock          bool   `toml:"mlock"`           // segments are locked into memory
 	Prefault       bool   `toml:"prefault"`        // pages are mapped in at attach, not at the first use
 	DontDump       bool   `toml:"dont_dump"`       // segments are left out of core dumps
+	Dumps          int    `toml:"dumps"`           // files that are kept of groups that failed; 0: none is written
+	DumpSize       int64  `toml:"dump_size"`       // bytes of memory that one of them copies at most
+	DumpDir        string `toml:"dump_dir"`        // absolute; empty: below $STATE_DIRECTORY, or nowhere
 }
 
 // Channel is one table [channel.NAME]. Its dead letters go to a channel NAME.dead, which the
@@ -156,7 +160,7 @@ const (
 )
 
 func defaultRegion() Region {
-	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024}
+	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, Dumps: 3, DumpSize: 64 << 20}
 }
 
 func defaultChannel(name string) Channel {

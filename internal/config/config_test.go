@@ -21,6 +21,9 @@ huge_pages = true
 mlock = true
 prefault = true
 dont_dump = true
+dumps = 0
+dump_size = "1MiB"
+dump_dir = "/srv/dumps"
 
 [channel.results]
 slots = 0x40
@@ -116,7 +119,7 @@ func TestComplete(t *testing.T) {
 	a.Builtin, a.Ready, a.Consume, a.Produce = BuiltinWordcount, ReadyExec, []string{"jobs"}, []string{"results"}
 	want := &Config{
 		Path:   "dir/prod.toml",
-		Region: Region{Name: "prod", LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true},
+		Region: Region{Name: "prod", LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},
@@ -173,7 +176,7 @@ func TestEmptyFileIsARegionOfDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Region != (Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024}) || len(c.Channels)+len(c.Groups) > 0 {
+		if c.Region != (Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, Dumps: 3, DumpSize: 64 << 20}) || len(c.Channels)+len(c.Groups) > 0 {
 			t.Errorf("%q: %+v", text, c)
 		}
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -77,6 +78,11 @@ func (v *validator) region() {
 	}
 	v.power(at.key("log_size"), r.LogSize, MinLogSize, MaxLogSize, FormatSize)
 	v.between(at.key("max_attachments"), r.MaxAttachments, 0, MaxOutsiders)
+	v.between(at.key("dumps"), r.Dumps, 0, MaxDumps)
+	v.size(at.key("dump_size"), r.DumpSize, MinLogSize, MaxChannelSize)
+	if r.DumpDir != "" && !filepath.IsAbs(r.DumpDir) {
+		v.fail(at.key("dump_dir"), "%q is not absolute; begin it with /", r.DumpDir)
+	}
 }
 
 func (v *validator) channel(ch *Channel) {

@@ -42,6 +42,7 @@ type Daemon struct {
 	log     hclog.InterceptLogger
 	ring    *ring
 	spool   *spool
+	dumps   *failureDumps
 
 	dir      string // of the socket and the lock
 	sockPath string
@@ -84,7 +85,7 @@ type Daemon struct {
 // Errors: ErrRunning; those of making the memory and the socket.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
-		conf: o.Config, version: o.Version, hub: sys.NewHub(), outsiders: map[uint16]*outsider{}, readyGroups: map[int]bool{},
+		conf: o.Config, version: o.Version, hub: sys.NewHub(), dumps: newFailureDumps(dumpDir(o.Config.Region.DumpDir)), outsiders: map[uint16]*outsider{}, readyGroups: map[int]bool{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
 		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1), wentOn: make(chan struct{}),
 	}
@@ -319,6 +320,7 @@ func (d *Daemon) release() {
 		d.deaths.Close()
 	}
 	d.hub.Close()
+	d.dumps.end()
 	if d.mem != nil {
 		d.mem.Close()
 	}

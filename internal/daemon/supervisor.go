@@ -99,6 +99,9 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	w.row.Restarts, w.row.Restarted = a.Restarts, a.Restarted
 	d.writeRow(w)
 	d.unsettled = true
+	if c.To == protocol.StateFailed {
+		d.dumpFailure(w, c.Reason)
+	}
 	switch {
 	case c.To == protocol.StateReady:
 		d.readyGroups[w.group] = true

@@ -25,7 +25,7 @@ var allowed = map[string]string{
 	"internal/dump":           "",
 	"internal/verify":         "pkg/protocol",
 	"internal/control":        "pkg/protocol pkg/region internal/sys",
-	"internal/daemon":         "pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/stat internal/supervise internal/version",
+	"internal/daemon":         "internal/dump pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/stat internal/supervise internal/version",
 	"internal/genman":         "internal/cli internal/daemon", // the one that sees both: it prints their man pages
 	"internal/genreliability": "",
 	"internal/launcher":       "pkg/shm internal/sys internal/launcher/spec internal/wordcount internal/filter",

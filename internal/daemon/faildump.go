@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shmd/shmd/internal/dump"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// failureDumps writes a dump when a worker is given up: what its group did is in the memory, and the next start changes it.
+type failureDumps struct {
+	dir     string // "": none are written
+	last    map[string]time.Time
+	running bool
+	ctx     context.Context
+	cancel  context.CancelFunc
+	writing sync.WaitGroup
+}
+
+// failurePause is how long after a dump for a group the next one is written at the earliest: its instances tend to fail together.
+const failurePause = time.Minute
+
+func newFailureDumps(dir string) *failureDumps {
+	f := &failureDumps{dir: dir, last: map[string]time.Time{}}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	return f
+}
+
+// end gives up what is being written.
+func (f *failureDumps) end() {
+	f.cancel()
+	f.writing.Wait()
+}
+
+// dumpDir is where dumps go: as the configuration says, else below the state directory that systemd made, else nowhere.
+func dumpDir(configured string) string {
+	if configured != "" {
+		return configured
+	}
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return filepath.Join(dir, "dumps")
+	}
+	return ""
+}
+
+// dumpFailure writes a dump beside the supervisor's work. It is called in the supervisor.
+func (d *Daemon) dumpFailure(w *worker, reason string) {
+	f, r := d.dumps, d.conf.Region
+	now := time.Now()
+	if f.dir == "" || r.Dumps == 0 || f.running || now.Sub(f.last[w.conf.Name]) < failurePause {
+		return
+	}
+	f.running, f.last[w.conf.Name] = true, now
+	h := d.mem.header
+	m := dump.Manifest{Region: h.Region, Generation: fmt.Sprintf("%016x", h.Generation), BootID: fmt.Sprintf("%x", h.BootID), Taken: now.UTC(),
+		Reason: fmt.Sprintf("worker %s failed: %s", w.row.Name, reason), By: "shmd " + d.version, Layout: fmt.Sprintf("%d.%d", protocol.LayoutMajor, protocol.LayoutMinor),
+		Daemon: dump.Daemon{Pid: d.info.Pid, State: d.info.State.String(), Version: d.version, Config: d.info.Config}}
+	sources := d.dumpSources(w, r.DumpSize)
+	path := filepath.Join(f.dir, fmt.Sprintf("%s.%s.%s.dump", h.Region, w.conf.Name, m.Taken.Format("20060102T150405Z")))
+	f.writing.Go(func() {
+		err := os.MkdirAll(f.dir, 0o700)
+		if err == nil {
+			_, err = dump.WriteFile(f.ctx, path, m, sources, nil)
+		}
+		gone := prune(f.dir, h.Region, r.Dumps)
+		d.post(func() {
+			f.running = false
+			if err != nil {
+				d.log.Warn("no dump of a failed group", "group", w.conf.Name, "error", err, "next", "mend that, or set dumps = 0 in [region]")
+				return
+			}
+			d.log.Info("dump of a failed group", "group", w.conf.Name, "file", path, "removed", gone, "next", "shmctl verify "+path)
+		})
+	})
+}
+
+// dumpSources are the segments for a dump of a failed worker, those that say most about it first, as many as have no more than most bytes together.
+func (d *Daemon) dumpSources(w *worker, most int64) (list []dump.Source) {
+	rank := func(name string) int {
+		switch {
+		case name == "roster":
+			return 0
+		case name == "command", name == "log", name == "group/"+w.conf.Name:
+			return 1
+		case slices.Contains(w.conf.Channels(), name):
+			return 2
+		}
+		return 3
+	}
+	for name, s := range d.mem.segments {
+		list = append(list, dump.Source{Segment: dump.Segment{Name: name, Kind: "", Size: s.Size(), Inode: s.Inode()}, R: s.readOnly})
+	}
+	slices.SortFunc(list, func(a, b dump.Source) int {
+		return cmp.Or(cmp.Compare(rank(a.Name), rank(b.Name)), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name))
+	})
+	for i := range list {
+		s := &list[i]
+		if h, err := protocol.ReadHeader(d.mem.segments[s.Name].Bytes()); err == nil {
+			s.Kind = h.Kind.String()
+		}
+		if s.Size > most {
+			s.Missing, s.R = fmt.Sprintf("it would make the dump larger than dump_size = %d in [region]", d.conf.Region.DumpSize), nil
+			continue
+		}
+		most -= s.Size
+	}
+	return list
+}
+
+// prune removes the oldest automatic dumps of a region, so that keep are left, and returns how many it removed.
+func prune(dir, region string, keep int) (gone int) {
+	paths, err := filepath.Glob(filepath.Join(dir, region+".*.dump"))
+	if err != nil {
+		return 0
+	}
+	when := func(path string) string { return path[strings.LastIndexByte(strings.TrimSuffix(path, ".dump"), '.'):] }
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Compare(when(a), when(b)) })
+	for len(paths) > keep {
+		if os.Remove(paths[0]) == nil {
+			gone++
+		}
+		paths = paths[1:]
+	}
+	return gone
+}
