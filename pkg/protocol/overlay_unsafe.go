@@ -38,3 +38,13 @@ func (q *Queue) slot(i uint64) *SlotHeader {
 func (q *Queue) payload(i uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(q.first), (i&q.mask)*q.stride+SizeofSlotHeader)), q.slotSize)
 }
+
+// slot returns the head of slot i. That all slots lie in the memory was checked in OpenLatest, and i is masked here.
+func (l *Latest) slot(i uint64) *LatestSlot {
+	return (*LatestSlot)(unsafe.Add(unsafe.Pointer(l.first), (i&l.mask)*l.stride))
+}
+
+// payload returns the payload of slot i, all SlotSize bytes.
+func (l *Latest) payload(i uint64) []byte {
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(l.first), (i&l.mask)*l.stride+SizeofLatestSlot)), l.slotSize)
+}

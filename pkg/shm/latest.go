@@ -112,6 +112,54 @@ func (l *Latest) Get(buf []byte) ([]byte, uint64, error) {
 	return l.l.Get(buf)
 }
 
+// LatestReader is a reading end of a latest value for one goroutine at a time. It holds the memory until Close, which Latest.Get does anew for each
+// value by two locked instructions: those cost more than the copy of a small value.
+type LatestReader struct {
+	l *Latest // nil: closed
+	p *protocol.Latest
+}
+
+// Reader takes a reading end; a process may have any number. Region.Close waits for its Close. Errors: ErrClosed.
+func (l *Latest) Reader() (*LatestReader, error) {
+	if err := l.s.Lease(); err != nil {
+		return nil, err
+	}
+	return &LatestReader{l, l.l}, nil
+}
+
+// Get is Latest.Get. Errors: as there.
+func (r *LatestReader) Get(buf []byte) ([]byte, uint64, error) {
+	if r.l == nil {
+		return buf, 0, ErrClosed
+	}
+	return r.p.Get(buf)
+}
+
+// View is Latest.View. Errors: as there.
+func (r *LatestReader) View(fn func(p []byte) error) (uint64, error) {
+	if r.l == nil {
+		return 0, ErrClosed
+	}
+	return r.p.View(fn)
+}
+
+// Version is Latest.Version. Errors: ErrClosed.
+func (r *LatestReader) Version() (uint64, error) {
+	if r.l == nil {
+		return 0, ErrClosed
+	}
+	return r.p.Version(), nil
+}
+
+// Close gives the memory up. It is idempotent.
+func (r *LatestReader) Close() error {
+	if r.l != nil {
+		r.l.s.Release()
+		r.l = nil
+	}
+	return nil
+}
+
 // View calls fn with the newest value in place and returns its version. fn must not write to the bytes or keep them, and must bear any
 // contents: writers may overtake it, and then what it saw and returned does not count, and it is called again with a newer version. It should
 // put together what it wants and use it after View has returned nil. Otherwise View returns fn's error. Errors: as Get.

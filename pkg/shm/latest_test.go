@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -188,6 +190,63 @@ func TestLatestErrors(t *testing.T) {
 	}
 	if _, _, err := l.Get(nil); !errors.Is(err, shm.ErrClosed) {
 		t.Errorf("get from a closed region: %v", err)
+	}
+}
+
+// A reading end reads what Get reads, keeps the region open until its Close, and is dead after that.
+func TestLatestReader(t *testing.T) {
+	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.price]\nkind = \"latest\"\nslot_size = 1024\n[worker.idle]\nbuiltin = \"idle\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"price"}, Consume: []string{"price"}})
+	l := latest(t, r, "price")
+	in, err := l.Reader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := in.Get(nil); !errors.Is(err, shm.ErrEmpty) {
+		t.Errorf("before the first value: %v", err)
+	}
+	for _, want := range []string{"", "one", strings.Repeat("long", 256)} {
+		v, err := l.Put([]byte(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, version, err := in.Get([]byte("x")); string(b) != "x"+want || version != v || err != nil {
+			t.Errorf("Get: %q, %d, %v; want x%s, %d", b, version, err, want, v)
+		}
+		seen := ""
+		if version, err := in.View(func(p []byte) error { seen = string(p); return nil }); seen != want || version != v || err != nil {
+			t.Errorf("View: %q, %d, %v; want %s, %d", seen, version, err, want, v)
+		}
+		if version, err := in.Version(); version != v || err != nil {
+			t.Errorf("Version: %d, %v; want %d", version, err, v)
+		}
+	}
+	closed := make(chan struct{})
+	go func() { r.Close(); close(closed) }()
+	for { // until the region refuses
+		if _, err := l.Version(); err != nil {
+			break
+		}
+		runtime.Gosched()
+	}
+	if _, _, err := in.Get(nil); err != nil {
+		t.Errorf("Get while the region waits for the reader: %v", err)
+	}
+	if err := errors.Join(in.Close(), in.Close()); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	<-closed
+	if _, _, err := in.Get(nil); !errors.Is(err, shm.ErrClosed) {
+		t.Errorf("Get after Close: %v", err)
+	}
+	if _, err := in.View(func([]byte) error { return nil }); !errors.Is(err, shm.ErrClosed) {
+		t.Errorf("View after Close: %v", err)
+	}
+	if _, err := in.Version(); !errors.Is(err, shm.ErrClosed) {
+		t.Errorf("Version after Close: %v", err)
+	}
+	if _, err := l.Reader(); !errors.Is(err, shm.ErrClosed) {
+		t.Errorf("Reader of a closed region: %v", err)
 	}
 }
 
