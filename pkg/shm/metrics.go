@@ -74,9 +74,10 @@ func (h *Histogram) Since(t time.Time) { h.Observe(uint64(max(time.Since(t), 0))
 
 // metrics are those that the process has defined.
 type metrics struct {
-	mu  sync.Mutex
-	all map[string]definition // by name
-	own bool                  // some lie in the group segment
+	mu     sync.Mutex
+	all    map[string]definition // by name
+	own    bool                  // some lie in the group segment
+	closed bool
 }
 
 type definition struct {
@@ -84,10 +85,12 @@ type definition struct {
 	handle any
 }
 
-// keep reports whether the group segment has to stay mapped for those who count.
-func (m *metrics) keep() bool {
+// end lets nobody define another, and reports whether the group segment has to stay mapped for those who count. It is unmapped when they
+// are all garbage.
+func (m *metrics) end() (keep bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.closed = true
 	return m.own
 }
 
@@ -127,16 +130,15 @@ func define[H any](r *Region, d protocol.MetricDef, handle func(protocol.MetricC
 	}
 	var cell protocol.MetricCell
 	var s *region.Segment
+	if m.closed {
+		return h, fmt.Errorf("metric %q: %w", d.Name, ErrClosed)
+	}
 	if r.page == nil {
 		if cell, err = protocol.PrivateMetric(d); err != nil {
 			return h, err
 		}
 	} else {
 		s = r.segments["group"]
-		if err := s.Lease(); err != nil {
-			return h, fmt.Errorf("metric %q: %w", d.Name, err)
-		}
-		defer s.Release()
 		if cell, err = r.group.Metrics(r.instance).Define(d, int(r.page.AttachedPid.Load())); err != nil {
 			return h, err
 		}

@@ -208,8 +208,9 @@ func (r *Region) Close() error {
 		}
 		r.mu.Unlock()
 		var errs []error
+		counting := r.metrics.end()
 		for name, s := range r.segments {
-			if name == "group" && r.metrics.keep() { // whoever counts goes on as if nothing had happened
+			if name == "group" && counting { // whoever counts goes on as if nothing had happened
 				continue
 			}
 			errs = append(errs, s.Close())

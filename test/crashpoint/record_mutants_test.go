@@ -26,6 +26,11 @@ var recordMutants = []mutant{
 	{"row: a worker counts before it is there", "roster", false, "roster.go", "	writeRow(&p.Seq, func() {\n		p.State.Store(uint32(w.State))", "	if n := r.info.WorkerCount.Load(); uint32(i) == n {\n		r.info.WorkerCount.Store(n + 1)\n	}\n	writeRow(&p.Seq, func() {\n		p.State.Store(uint32(w.State))"},
 	{"row: a segment counts before it is there", "roster", false, "roster.go", "	writeRow(&p.Seq, func() {\n		p.Kind.Store(uint32(s.Kind))", "	r.info.SegmentCount.Store(uint32(i + 1))\n	writeRow(&p.Seq, func() {\n		p.Kind.Store(uint32(s.Kind))"},
 
+	{"metric: published before its texts [P]", "metric", true, "metric.go", "	r.Kind.Store(uint32(d.Kind))\n	r.Value.Store(0)\n", "	r.State.Store(uint32(MetricStatePublished))\n	r.Kind.Store(uint32(d.Kind))\n	r.Value.Store(0)\n"},
+	{"metric: the reset clears what was counted", "metric", false, "metric.go", "		r.Owner.Store(0)\n", "		r.Owner.Store(0)\n		r.Value.Store(0)\n"},
+	{"metric: a gauge has its owner before it begins anew", "metric", false, "metric.go", "			if d.Kind == MetricKindGauge && r.Owner.Load() != uint32(pid) {\n", "			r.Owner.Store(uint32(pid))\n			if d.Kind == MetricKindGauge {\n"},
+	{"metric: every process defines its own", "metric", false, "metric.go", "		if r.says(d) {\n", "		if false {\n"},
+
 	{"create: ready before the header", "create", false, "header.go", "	writeHeader(b, h)\n	return nil\n", "	publish(b)\n	writeHeader(b, h)\n	return nil\n"},
 	{"create: a queue is ready before its geometry", "create", false, "queue.go", "	info.Slots.Store(uint32(o.Slots))\n", "	publish(b)\n	info.Slots.Store(uint32(o.Slots))\n"},
 	{"create: a topic is ready before its slots", "create", false, "topic.go", "	info.Floor.Store(o.Start)\n	if o.Start != 0", "	info.Floor.Store(o.Start)\n	publish(b)\n	if o.Start != 0"},
@@ -42,6 +47,7 @@ var recordHunters = []hunter{
 	{"wake", "./test/crashpoint", "^TestLogWake$"},
 	{"roster", "./test/crashpoint", "^TestRosterKill$"},
 	{"pairs", "./test/crashpoint", "^TestLogPairs$"},
+	{"metric", "./test/crashpoint", "^TestMetricKill$"},
 	{"rows", "./test/crashpoint", "^TestRosterReaderParked$"},
 	{"create", "./test/crashpoint", "^TestCreateKill$"},
 }

@@ -159,6 +159,8 @@ func traceeMain() {
 		}
 		var e ends
 		switch {
+		case op >= opDefineCounter:
+			metered = openGroup(b[:sharedSize])
 		case op >= opSetWorker:
 			readyRoster(b, op)
 		case op >= opCreate:
@@ -243,11 +245,14 @@ func warmUp() {
 	warmUpLog(b)
 	warmUpCreate(b)
 	warmUpRoster(b)
+	warmUpMetrics(b)
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
 	switch {
+	case op >= opDefineCounter:
+		return operateMetrics(op)
 	case op >= opSetWorker:
 		return operateRoster(b, op)
 	case op >= opCreate:
