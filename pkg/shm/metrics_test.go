@@ -48,6 +48,57 @@ func init() {
 	}
 }
 
+func init() {
+	roles["caller"] = func() error { // calls three times, one of them for an error, and says so
+		r, err := shm.Attach(context.Background(), shm.Options{})
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		c, err := r.Call("service")
+		if err != nil {
+			return err
+		}
+		h, err := r.Histogram("service", "nanoseconds", "round trip of a call")
+		if err != nil {
+			return err
+		}
+		c.ObserveTrips(h)
+		for _, text := range []string{"a", "fail", "b"} {
+			if _, err := c.Do(context.Background(), []byte(text), nil); (err != nil) != (text == "fail") {
+				return fmt.Errorf("%s: %w", text, err)
+			}
+		}
+		if err := r.Ready(); err != nil {
+			return err
+		}
+		<-r.Quit().Done()
+		return nil
+	}
+}
+
+// The round trips of calls are in the memory where somebody asked for them.
+func TestObserveTrips(t *testing.T) {
+	d := testregion.Start(t, callRegion(1)+"[worker.caller]
+produce = [\"service\"]\n"+worker("caller", ""))
+	var got struct {
+		Workers []struct {
+			Name    string
+			Metrics []struct {
+				Name, Unit         string
+				Count, Sum, Median uint64
+			}
+		}
+	}
+	d.JSON(&got, "stat", "caller")
+	if len(got.Workers) != 1 || len(got.Workers[0].Metrics) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	if m := got.Workers[0].Metrics[0]; m.Name != "service" || m.Count != 2 || m.Sum == 0 || m.Median > m.Sum {
+		t.Errorf("%+v", m)
+	}
+}
+
 // useMetrics uses the metrics of a region, and returns what is not as it should be.
 func useMetrics(r *shm.Region) error {
 	c, err := r.Counter("jobs", "", "jobs that are done")
