@@ -79,8 +79,7 @@ func init() {
 
 // The round trips of calls are in the memory where somebody asked for them.
 func TestObserveTrips(t *testing.T) {
-	d := testregion.Start(t, callRegion(1)+"[worker.caller]
-produce = [\"service\"]\n"+worker("caller", ""))
+	d := testregion.Start(t, callRegion(1)+"[worker.caller]\nproduce = [\"service\"]\n"+worker("caller", ""))
 	var got struct {
 		Workers []struct {
 			Name    string
