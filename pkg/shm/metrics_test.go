@@ -140,7 +140,7 @@ func errOf[T any](_ T, err error) error { return err }
 // What a worker counts is in the memory of its group, the process goes on counting when its region is closed, and the next process goes on
 // from there.
 func TestMetrics(t *testing.T) {
-	d := testregion.Start(t, region1+"[worker.w]\nmetrics = 12\n"+worker("meter", "stop_timeout = \"60s\""))
+	d := testregion.Start(t, region1+"[worker.w]\nmetrics = 12\n"+worker("meter", "ready = \"call\"\nstop_timeout = \"60s\""))
 	if _, errs, code := d.Shmctl("restart", "w"); code != 0 { // so the first process has counted on after Close
 		t.Fatal(errs)
 	}
