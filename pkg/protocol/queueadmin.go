@@ -121,8 +121,8 @@ func (q *Queue) Trim(owner uint16, punch func([]byte) (int64, error)) (given int
 		at := q.offset + i*q.stride
 		n, err := punch(q.b[at+pageSize : at+q.stride])
 		given += n
-		for v := mine; !s.CompareAndSwap(uint64(v), uint64(w)); v = Word(s.Load()) { // a consumer may set passed meanwhile
-			if v&^passedBit != mine {
+		for v := mine; !s.CompareAndSwap(uint64(v), uint64(w)); {
+			if v = Word(s.Load()); v&^passedBit != mine { // a consumer may set passed meanwhile, but nothing else
 				return given, ErrLost
 			}
 		}

@@ -2,7 +2,6 @@ package protocol
 
 import (
 	"encoding/binary"
-	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -56,51 +55,62 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// However a drain and a producer interleave: once the drain saw the queue at rest, nothing comes any more.
-func TestDrainRace(t *testing.T) {
-	q := newQueue(t, QueueOptions{Slots: 8, SlotSize: 8})
-	for range 3000 {
-		var wg sync.WaitGroup
-		var sent atomic.Int64
-		for owner := range uint16(2) {
-			wg.Go(func() {
-				for {
-					l, err := q.TryLoan(owner + 2)
-					if errors.Is(err, ErrFull) {
-						runtime.Gosched()
-						continue
-					}
-					if q.Admit(l) != nil {
-						return
-					}
-					sent.Add(1)
-					q.Commit(l, 8)
-				}
-			})
-		}
-		got := int64(0)
-		take := func() {
-			for {
-				l, err := q.TryReceive(5)
-				if err != nil {
+// However a drain and two producers interleave, call by call: once the drain saw the queue at rest, nothing comes any more. test/crashpoint has it instruction by
+// instruction (TestDrainParked).
+func TestDrainInterleaved(t *testing.T) {
+	// A schedule says who is next: a producer (claim, admit, commit) or the drain (begin, and then look until it is at rest).
+	for schedule := range 3 * 3 * 3 * 3 * 3 * 3 * 3 * 3 {
+		q := newQueue(t, QueueOptions{Slots: 4, SlotSize: 8})
+		var loans [2]Loan
+		var steps [2]int
+		got, sent, atRest, begun := 0, 0, -1, false
+		turn := func(who int) {
+			if who == 2 {
+				if !begun {
+					q.Drain(true)
+					begun = true
 					return
 				}
-				got++
-				q.Ack(l)
+				for {
+					l, err := q.TryReceive(5)
+					if err != nil {
+						break
+					}
+					got++
+					q.Ack(l)
+				}
+				if st := q.Stat(); atRest < 0 && st.Rest() == 0 {
+					atRest = got
+				}
+				return
 			}
+			switch l := &loans[who]; steps[who] {
+			case 0:
+				var err error
+				if *l, err = q.TryLoan(uint16(2 + who)); err != nil {
+					t.Fatal(err)
+				}
+			case 1:
+				if q.Admit(*l) != nil {
+					steps[who] = 9
+				}
+			case 2:
+				if err := q.Commit(*l, 8); err != nil {
+					t.Fatal(err)
+				}
+				sent++
+			}
+			steps[who]++
 		}
-		take()
-		q.Drain(true)
-		for q.Stat().Rest() > 0 {
-			take()
+		for n := schedule; n > 0; n /= 3 {
+			turn(n % 3)
 		}
-		done := got
-		wg.Wait()
-		take()
-		if got != done || got != sent.Load() {
-			t.Fatalf("at rest %d had come, in the end %d, of %d that were sent", done, got, sent.Load())
+		for _, who := range []int{2, 2, 0, 0, 0, 1, 1, 1, 2} { // what the schedule left
+			turn(who)
 		}
-		q.Drain(false)
+		if st := q.Stat(); got != sent || got != atRest || st.Rest() != 0 {
+			t.Fatalf("schedule %d: at rest %d had come, in the end %d, of %d that were sent; %+v", schedule, atRest, got, sent, st)
+		}
 	}
 }
 
@@ -142,37 +152,6 @@ func TestPurge(t *testing.T) {
 	}
 }
 
-// A purge ends although a producer never does.
-func TestPurgeEnds(t *testing.T) {
-	q := newQueue(t, QueueOptions{Slots: 8, SlotSize: 8})
-	var stop atomic.Bool
-	var sent, got int
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for !stop.Load() {
-			if send(t, q, 2, 7) == nil {
-				sent++
-			} else {
-				runtime.Gosched()
-			}
-		}
-	})
-	for range 2000 {
-		n, err := q.Purge(3)
-		if err != nil || n > 8 {
-			t.Errorf("purged %d of 8 slots, %v", n, err)
-			break
-		}
-		got += n
-	}
-	stop.Store(true)
-	wg.Wait()
-	n, err := q.Purge(3)
-	if got += n; err != nil || got != sent {
-		t.Errorf("purged %d of %d, %v", got, sent, err)
-	}
-}
-
 func TestBefore(t *testing.T) {
 	for _, start := range starts(8) {
 		q := newQueue(t, QueueOptions{Slots: 8, SlotSize: 8, Start: start})
@@ -182,6 +161,26 @@ func TestBefore(t *testing.T) {
 				t.Fatalf("position %#x", p)
 			}
 		}
+	}
+}
+
+// Whoever trims and is taken for dead has lost its slot: it must not put back what was there before.
+func TestTrimLost(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 2, SlotSize: 3 * 4096, Sparse: true})
+	if err := send(t, q, 2, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := receive(t, q, 3); err != nil {
+		t.Fatal(err)
+	}
+	var after Word
+	_, err := q.Trim(4, func([]byte) (int64, error) {
+		q.Repair(func(o uint16) bool { return o == 4 })
+		after = q.SlotAt(0).Word
+		return 0, nil
+	})
+	if now := q.SlotAt(0).Word; err != ErrLost || now != after {
+		t.Errorf("%v, and the slot is %#x; the repair left %#x", err, now, after)
 	}
 }
 

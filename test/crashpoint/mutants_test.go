@@ -96,6 +96,11 @@ var mutants = []mutant{
 	{"trim punches the first page too", "admin", false, "queueadmin.go", "punch(q.b[at+pageSize : at+q.stride])", "punch(q.b[at : at+q.stride])"},
 	{"trim punches before it claims", "admin", false, "queueadmin.go", "		if w.Phase() != PhaseFree {\n			continue\n		}\n", "		if w.Phase() != PhaseFree {\n			punch(q.b[q.offset+i*q.stride+pageSize : q.offset+(i+1)*q.stride])\n			continue\n		}\n"},
 	{"purge drops what it has not leased", "admin", false, "queueadmin.go", "		if q.Ack(l) == nil {\n", "		q.slot(l.slot ^ 1).State.Store(uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1)))\n		if q.Ack(l) == nil {\n"},
+	{"trim does not see that its slot was passed", "beside", false, "queueadmin.go", "			if v = Word(s.Load()); v&^passedBit != mine {", "			if v = Word(s.Load()); v != mine {"},
+	{"purge goes on as long as something comes", "beside", false, "queueadmin.go", "case !q.before(l, end):", "case !q.before(l, end+1<<20):"},
+	{"purge counts what is another's again", "beside", false, "queueadmin.go", "		if q.Ack(l) == nil {\n			messages += l.Open()\n		}\n", "		messages += l.Open()\n		q.Return(l)\n		if l, err = q.TryReceive(owner); err == nil {\n			q.Ack(l)\n		}\n"},
+	{"a drain does not count what is being written [Y]", "beside", true, "queueadmin.go", "return s.Writing + s.Ready", "return s.Ready"},
+	{"a drain refuses nobody [Z]", "beside", false, "queueadmin.go", "if q.info.Drain.Load() == 0 { // Z", "if true { // Z"},
 	{"RingAll keeps the count", "unit", false, "waiters.go", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32|w&(1<<32-1)) {"},
 	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, (w+1)&^coming) {", "if d.waiters.CompareAndSwap(w, w&^coming) {"},
 }
@@ -213,6 +218,7 @@ var hunters = []hunter{
 	{"repair", "./test/crashpoint", "^TestRepairKilled$"},
 	{"pairs", "./test/crashpoint", "^TestPairs$"},
 	{"admin", "./test/crashpoint", "^Test(Trim|Purge)Kill$"},
+	{"beside", "./test/crashpoint", "^Test((Drain|Drainer|Purge|Trim)Parked|PurgeEnds)$"},
 }
 
 // TestMutants breaks pkg/protocol on purpose, in many ways, one at a time, and looks who notices: tests that find nothing in right

@@ -111,8 +111,14 @@ func (s *state) resumed(mem []byte, op, result, m uint64, v verdict, ended bool)
 	for x, n := range rest.dead {
 		v.dead[x] += n
 	}
+	for x, n := range rest.given {
+		v.given[x] += n
+	}
 	if op == opReceive && result == resultOK {
 		v.got[m]++ // by the parked process
+	}
+	if op == opReject && result == resultOK && v.given[m] != 1 {
+		return fmt.Errorf("message %d, which the parked process gave up, is %d times a dead letter with its reason", m, v.given[m])
 	}
 	want := map[uint64]bool{}
 	for x := range e.want {
@@ -161,7 +167,11 @@ func TestParked(t *testing.T) {
 			if len(s.dead) > 0 {
 				continue
 			}
-			for _, op := range []uint64{opSend, opAbort, opReceive, opNack} {
+			ops := []uint64{opSend, opAbort, opReceive, opNack}
+			if s.max > 0 {
+				ops = append(ops, opReject)
+			}
+			for _, op := range ops {
 				for _, w := range meanwhile {
 					if w.do == nil && s.held() == 0 || !torture() && w.do != nil && (w.name == "receives" || w.name == "one goes by") && s.held() == 1 {
 						continue

@@ -62,14 +62,16 @@ const (
 	opMove
 	opReject // receive and give up
 	opPurge
-	opTrim // of the queue that lies behind everything else
+	opTrim  // of the queue that lies behind everything else
+	opAdmit // send, unless the queue is being drained
+	opDrain // begin a drain, and count what keeps the queue from being empty
 	opNaiveSend
 	opNaiveReceive
 	opFork // of the process that the tracees come from
 )
 
 var opNames = map[uint64]string{opSend: "send", opAbort: "loan+abort", opReceive: "receive+ack", opNack: "receive+nack", opRepair: "repair",
-	opMove: "move dead", opReject: "receive+reject", opPurge: "purge", opTrim: "trim", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
+	opMove: "move dead", opReject: "receive+reject", opPurge: "purge", opTrim: "trim", opAdmit: "send, unless drained", opDrain: "drain", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
 
 const (
 	resultOK = iota + 1
@@ -78,6 +80,7 @@ const (
 	resultLost
 	resultTorn
 	resultError
+	resultDraining
 )
 
 func get(b []byte, word int) uint64    { return binary.LittleEndian.Uint64(b[8*word:]) }
@@ -270,10 +273,13 @@ func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 		return operateLatest(b, traced, op)
 	}
 	switch op {
-	case opSend, opAbort:
+	case opSend, opAbort, opAdmit:
 		l, err := q.TryLoan(owner)
 		if err != nil {
 			return result(err)
+		}
+		if op == opAdmit && q.Admit(l) != nil {
+			return resultDraining
 		}
 		fill(q.LoanBytes(l), get(b, wordValue))
 		if op == opAbort {
@@ -316,6 +322,11 @@ func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	case opPurge:
 		n, err := q.Purge(owner)
 		set(b, wordValue, uint64(n))
+		return result(err)
+	case opDrain:
+		err := q.Drain(true)
+		st := q.Stat()
+		set(b, wordValue, uint64(st.Rest()))
 		return result(err)
 	case opTrim:
 		n, err := tracedQueue.Trim(owner, punch)
