@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0xc3f053626a715c51) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xa159237233ae3f45) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -62,6 +62,7 @@ enum shmd_state {
     SHMD_STATE_EXITED = 4, /* no process; none is wanted */
     SHMD_STATE_BACKOFF = 5, /* no process; started again after a delay */
     SHMD_STATE_FAILED = 6, /* no process; given up, see the reason */
+    SHMD_STATE_WAITING = 7, /* no process; started when other groups or the rest of its own are so far, see the reason */
 };
 
 /* what an operator wants of a region, a group or an instance */

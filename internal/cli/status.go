@@ -63,6 +63,7 @@ type countsJSON struct {
 	Stopping int `json:"stopping"`
 	Exited   int `json:"exited"`
 	Backoff  int `json:"backoff"`
+	Waiting  int `json:"waiting"`
 	Failed   int `json:"failed"`
 	Stalled  int `json:"stalled"` // filters, counted above too, that do not answer
 }
@@ -192,6 +193,8 @@ func (c *countsJSON) add(s protocol.State) {
 		c.Exited++
 	case protocol.StateBackoff:
 		c.Backoff++
+	case protocol.StateWaiting:
+		c.Waiting++
 	case protocol.StateFailed:
 		c.Failed++
 	default:
@@ -205,7 +208,7 @@ func (c countsJSON) cell() cell {
 	for _, p := range []struct {
 		n    int
 		what string
-	}{{c.Ready, "ready"}, {c.New, "new"}, {c.Starting, "starting"}, {c.Stopping, "stopping"}, {c.Backoff, "backoff"}, {c.Failed, "failed"}, {c.Exited, "exited"}} {
+	}{{c.Ready, "ready"}, {c.New, "new"}, {c.Starting, "starting"}, {c.Stopping, "stopping"}, {c.Waiting, "waiting"}, {c.Backoff, "backoff"}, {c.Failed, "failed"}, {c.Exited, "exited"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}

@@ -124,7 +124,7 @@ func stateCell(s protocol.State) cell {
 	switch s {
 	case protocol.StateReady:
 		c.color = green
-	case protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff:
+	case protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff, protocol.StateWaiting:
 		c.color = yellow
 	case protocol.StateFailed:
 		c.color = red

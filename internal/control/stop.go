@@ -164,7 +164,7 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 			s.warn("%v: what runs there is found by what it holds", err)
 			continue
 		}
-		coming[i] = w.State == protocol.StateBackoff || w.State == protocol.StateStarting
+		coming[i] = w.State == protocol.StateBackoff || w.State == protocol.StateStarting || w.State == protocol.StateWaiting
 		if page := s.page(w); protocol.Flagged(s.Command.WorkerQuit(i)) && page != nil && page.QuitSeenNs.Load() != 0 {
 			earlier[i] = s.Command.WorkerFlaggedNs(i)
 		}

@@ -396,7 +396,7 @@ func (d *Daemon) resumeRunning(w *worker) {
 // asItWas is what an earlier daemon wrote down of a worker.
 func (d *Daemon) asItWas(w *worker, alive, ended bool) supervise.Adopted {
 	return supervise.Adopted{Desired: d.desired(w), State: w.row.State, Reason: w.row.Reason, Restarts: w.row.Restarts, Restarted: w.row.Restarted,
-		Since: w.row.Since, Alive: alive, Ended: ended}
+		Since: w.row.Since, Clean: w.row.ExitCode == 0 && w.row.ExitSignal == 0, Alive: alive, Ended: ended}
 }
 
 // resumeWaiting goes on with a worker that has no process.

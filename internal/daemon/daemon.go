@@ -272,10 +272,11 @@ func (d *Daemon) addWorkers() error {
 	d.machine = supervise.New(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	for gi := range d.conf.Groups {
 		g := &d.conf.Groups[gi]
-		policy := policyOf(g)
+		group := d.machine.AddGroup(policyOf(g))
 		for i := range g.Count {
-			w := &worker{index: d.machine.Add(policy), group: gi, instance: i, conf: g,
+			w := &worker{index: len(d.workers), group: gi, instance: i, conf: g,
 				row: protocol.Worker{Name: fmt.Sprintf("%s.%d", g.Name, i), Group: gi, Instance: i, Since: d.info.Started}}
+			d.machine.Add(group, w.row.Name)
 			d.workers = append(d.workers, w)
 			byName[w.row.Name] = w.index
 		}
@@ -500,7 +501,7 @@ func restartOf(s string) protocol.Restart {
 
 // policyOf is what the machine has to know of a group.
 func policyOf(g *config.Group) *supervise.Policy {
-	return &supervise.Policy{Restart: restartOf(g.Restart), ReadyAtExec: g.ReadyAtExec(), ReadyTimeout: g.ReadyTimeout, StopTimeout: g.StopTimeout,
+	return &supervise.Policy{Name: g.Name, Restart: restartOf(g.Restart), ReadyAtExec: g.ReadyAtExec(), ReadyTimeout: g.ReadyTimeout, StopTimeout: g.StopTimeout,
 		BackoffMin: g.BackoffMin, BackoffMax: g.BackoffMax, CrashLimit: g.CrashLimit, CrashWindow: g.CrashWindow}
 }
 

@@ -151,7 +151,7 @@ func (d *Daemon) reportStatus() {
 	}
 	status := fmt.Sprintf("STATUS=%d workers", len(d.workers))
 	sep := ": "
-	for _, s := range []protocol.State{protocol.StateReady, protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff, protocol.StateFailed, protocol.StateExited} {
+	for _, s := range []protocol.State{protocol.StateReady, protocol.StateStarting, protocol.StateStopping, protocol.StateWaiting, protocol.StateBackoff, protocol.StateFailed, protocol.StateExited} {
 		if count[s] > 0 {
 			status += fmt.Sprintf("%s%d %v", sep, count[s], s)
 			sep = ", "

@@ -119,6 +119,9 @@ func (d *Daemon) reconcileAll() {
 		d.beginShutdown("shmctl stop")
 	}
 	for _, w := range d.workers {
+		d.machine.Want(w.index, d.desired(w))
+	}
+	for _, w := range d.workers {
 		d.reconcile(w)
 	}
 }

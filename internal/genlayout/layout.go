@@ -388,6 +388,7 @@ var Consts = []Const{
 	{"State", "Exited", 4, "no process; none is wanted"},
 	{"State", "Backoff", 5, "no process; started again after a delay"},
 	{"State", "Failed", 6, "no process; given up, see the reason"},
+	{"State", "Waiting", 7, "no process; started when other groups or the rest of its own are so far, see the reason"},
 
 	{"Desired", "Run", 0, "the zero value: a new region runs"},
 	{"Desired", "Stop", 1, ""},

@@ -9,22 +9,28 @@ import (
 )
 
 // reconcile takes the next step to what is wanted of an instance.
-func (m *Machine) reconcile(w *instance, d Desired) {
-	restart := d.Restart != w.restarted
+func (m *Machine) reconcile(w *instance) {
+	run, restart := w.desired.Run, w.desired.Restart != w.restarted
+	if run {
+		m.hold(w, false)
+	}
 	switch {
-	case w.process && !d.Run:
+	case w.preparing: // the answer comes first
+	case w.process && !run && w.stage == notStopping && m.neededBy(w):
+		m.hold(w, true)
+	case w.process && !run:
 		w.unwanted = true
 		m.stop(w, CauseStop, "stop asked for")
 	case w.process && restart:
 		m.stop(w, CauseRestart, "restart asked for")
 	case w.process:
-	case !d.Run:
+	case !run:
 		if w.state != protocol.StateExited {
 			m.stopTimer(w)
 			m.change(w, protocol.StateExited, CauseStop, Stopped)
 		}
 	case restart:
-		w.restarted = d.Restart
+		w.restarted = w.desired.Restart
 		m.forgive(w)
 		m.start(w)
 	case w.state == protocol.StateExited && w.reason == Stopped, w.state == 0: // it was stopped or is new, and is wanted now
@@ -32,29 +38,39 @@ func (m *Machine) reconcile(w *instance, d Desired) {
 	}
 }
 
-// start begins a start of an instance that has no process. How it goes on depends on the answer.
+// start begins a start of an instance that has no process, as soon as it may. How it goes on depends on the answer.
 func (m *Machine) start(w *instance) {
 	m.stopTimer(w)
+	if cause, why := m.waitsFor(w); why != "" {
+		if w.state != protocol.StateWaiting || w.reason != why {
+			m.change(w, protocol.StateWaiting, cause, why)
+		}
+		return
+	}
+	w.preparing = true
 	m.do(w, Action{Do: Prepare})
 }
 
 // ready takes an instance from starting to ready.
 func (m *Machine) ready(w *instance) {
-	if w.state == protocol.StateStarting {
-		m.stopTimer(w)
-		m.change(w, protocol.StateReady, CauseReady, "")
+	if w.state != protocol.StateStarting {
+		return
 	}
+	m.stopTimer(w)
+	m.change(w, protocol.StateReady, CauseReady, "")
+	m.watch(w)
 }
 
 // stop asks a process to quit.
 func (m *Machine) stop(w *instance, cause Cause, why string) {
-	if w.stage != notStopping {
+	if w.stage != notStopping || w.ended {
 		return
 	}
-	w.stage = flagged
+	m.hold(w, false)
+	w.stage, w.cause = flagged, cause
 	m.change(w, protocol.StateStopping, cause, why)
 	m.do(w, Action{Do: SetFlag})
-	m.setTimer(w, w.policy.StopTimeout)
+	m.setTimer(w, w.group.StopTimeout)
 }
 
 // escalate takes the next, harder stage of a stop.
@@ -63,23 +79,27 @@ func (m *Machine) escalate(w *instance, why string) {
 	case flagged:
 		w.stage = terminated
 		m.do(w, Action{Do: Terminate, Why: why})
-		m.setTimer(w, w.policy.StopTimeout)
-	case terminated:
+		m.setTimer(w, w.group.StopTimeout)
+	case aborted, terminated:
 		w.stage = killed
 		m.stopTimer(w)
 		m.do(w, Action{Do: Kill, Why: why})
 	}
 }
 
-// due does what the timer of the state was set for.
-func (m *Machine) due(w *instance) {
+// dueNow does what the timer of the state was set for.
+func (m *Machine) dueNow(w *instance) {
 	switch {
 	case w.state == protocol.StateStarting:
-		m.stop(w, CauseNotReady, fmt.Sprintf("not ready after %v", w.policy.ReadyTimeout))
+		m.stop(w, CauseNotReady, fmt.Sprintf("not ready after %v", w.group.ReadyTimeout))
+	case w.state == protocol.StateReady:
+		m.do(w, Action{Do: Look})
 	case w.stage == flagged:
-		m.escalate(w, fmt.Sprintf("it did not obey the quit flag within %v", w.policy.StopTimeout))
+		m.escalate(w, fmt.Sprintf("it did not obey the quit flag within %v", w.group.StopTimeout))
+	case w.stage == aborted:
+		m.escalate(w, fmt.Sprintf("it did not end within %v of SIGABRT", w.group.StopTimeout))
 	case w.stage == terminated:
-		m.escalate(w, fmt.Sprintf("it did not obey SIGTERM within %v", w.policy.StopTimeout))
+		m.escalate(w, fmt.Sprintf("it did not obey SIGTERM within %v", w.group.StopTimeout))
 	case w.state == protocol.StateBackoff:
 		w.restarts++
 		m.start(w)
@@ -89,10 +109,11 @@ func (m *Machine) due(w *instance) {
 // exited decides what becomes of an instance whose process has ended.
 func (m *Machine) exited(w *instance, e Exited) {
 	m.stopTimer(w)
+	m.hold(w, false)
 	m.do(w, Action{Do: Repair}) // before anything else is started
 	stopped, took := w.stage != notStopping, m.now.Sub(w.started)
 	signalled := !stopped && e.Flagged // a stop, and a start before the stop was seen here
-	w.process, w.stage = false, notStopping
+	w.process, w.ended, w.stage = false, false, notStopping
 	switch {
 	case !e.Run:
 		m.change(w, protocol.StateExited, CauseStop, Stopped)
@@ -101,11 +122,18 @@ func (m *Machine) exited(w *instance, e Exited) {
 		w.restarted = e.Restart
 		m.forgive(w)
 		m.start(w)
+	case stopped && w.cause == CauseReset:
+		w.restarts++
+		m.start(w)
 	case e.Never != "":
 		m.again(w, CauseNoStart, e.Never)
-	case stopped: // it was not ready in time: however it ended, it failed
-		m.again(w, CauseNotReady, w.reason+"; "+e.How)
-	case w.policy.Restart == protocol.RestartNever, w.policy.Restart == protocol.RestartOnFailure && e.Clean:
+	case stopped: // it was not ready in time, or it hung: however it ended, it failed
+		m.again(w, w.cause, w.reason+"; "+e.How)
+		if !e.Clean {
+			m.reset(w)
+		}
+	case w.group.Restart == protocol.RestartNever, w.group.Restart == protocol.RestartOnFailure && e.Clean:
+		w.done = e.Clean
 		m.change(w, protocol.StateExited, CauseExit, e.How)
 	case e.Clean && took >= Steady:
 		w.restarts++
@@ -115,12 +143,15 @@ func (m *Machine) exited(w *instance, e Exited) {
 			w.delay = 0
 		}
 		m.again(w, CauseExit, e.How)
+		if !e.Clean {
+			m.reset(w)
+		}
 	}
 }
 
 // again starts an instance again after a delay that doubles from try to try, or gives it up when it ended too often.
 func (m *Machine) again(w *instance, cause Cause, reason string) {
-	p := w.policy
+	p := w.group
 	if p.Restart == protocol.RestartNever {
 		m.change(w, protocol.StateFailed, cause, reason)
 		return
@@ -143,9 +174,12 @@ func (m *Machine) forgive(w *instance) { w.crashes, w.delay = nil, 0 }
 // adopt goes on with an instance that an earlier daemon supervised.
 func (m *Machine) adopt(w *instance, a Adopted) {
 	w.state, w.reason, w.restarts, w.restarted, w.started = a.State, a.Reason, a.Restarts, a.Restarted, a.Since
-	w.process = a.Alive || a.Ended
+	w.process, w.ended = a.Alive || a.Ended, a.Ended
+	w.done = a.State == protocol.StateExited && a.Reason != Stopped && a.Clean
 	switch {
-	case a.Ended, a.Alive && a.State == protocol.StateReady:
+	case a.Ended:
+	case a.Alive && a.State == protocol.StateReady:
+		m.watch(w)
 	case a.Alive && a.State == protocol.StateStopping: // the clock of the stop begins anew
 		w.unwanted = !a.Run
 		m.stop(w, CauseAdoption, a.Reason)
@@ -153,10 +187,10 @@ func (m *Machine) adopt(w *instance, a Adopted) {
 		if a.State != protocol.StateStarting {
 			m.change(w, protocol.StateStarting, CauseAdoption, "")
 		}
-		m.setTimer(w, w.policy.ReadyTimeout)
+		m.setTimer(w, w.group.ReadyTimeout)
 	case a.State == protocol.StateBackoff:
-		m.setTimer(w, max(w.policy.BackoffMin, time.Millisecond))
-	case a.State != protocol.StateExited && a.State != protocol.StateFailed: // the daemon died in the middle of a start that had not come to a process
+		m.setTimer(w, max(w.group.BackoffMin, time.Millisecond))
+	case a.State != protocol.StateExited && a.State != protocol.StateFailed: // it waited, or the daemon died in the middle of a start that had not come to a process
 		w.state = 0
 	}
 }
@@ -164,7 +198,16 @@ func (m *Machine) adopt(w *instance, a Adopted) {
 // change puts an instance into a state.
 func (m *Machine) change(w *instance, to protocol.State, cause Cause, reason string) {
 	c := Change{Worker: w.id, From: w.state, To: to, Cause: cause, Reason: reason, At: m.now}
-	w.state, w.reason = to, reason
+	if c.From == protocol.StateWaiting {
+		m.blocked--
+	}
+	if to == protocol.StateWaiting {
+		m.blocked++
+	}
+	w.state, w.reason, w.silent = to, reason, time.Time{}
+	if to != protocol.StateExited {
+		w.done = false
+	}
 	m.do(w, Action{Do: Write, Change: c, Restarts: w.restarts, Restarted: w.restarted})
 }
 
@@ -177,7 +220,7 @@ func (m *Machine) setTimer(w *instance, after time.Duration) {
 	if m.timers++; m.timers == 0 { // it went once around
 		m.timers++
 	}
-	w.timer = m.timers
+	w.timer, w.due = m.timers, m.now.Add(after)
 	m.do(w, Action{Do: SetTimer, Timer: w.timer, After: after})
 }
 

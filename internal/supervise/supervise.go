@@ -4,23 +4,30 @@
 //
 // The states of one instance are those of its row in the roster:
 //
-//	                  Launch                    it says so, or its command runs
-//	new, exited, ───────────────► starting ──────────────────────────────────► ready
-//	backoff, failed                 │    │ not in time                           │
-//	      ▲                         │    └──────────────► stopping ◄─────────────┤ stop or restart asked for
-//	      │ no process any more     │                        │                   │
-//	      └───── Repair ◄───────────┴────────────────────────┴───────────────────┘ it ends
+//	                   Launch                    it says so, or its command runs
+//	new, exited, ────────────────► starting ──────────────────────────────────► ready
+//	waiting,                         │    │ not in time                           │ stop or restart asked for, the watchdog,
+//	backoff, failed                  │    └──────────────► stopping ◄─────────────┤ the reset of its group
+//	       ▲                         │                        │                   │
+//	       │ no process any more     │                        │                   │
+//	       └───── Repair ◄───────────┴────────────────────────┴───────────────────┘ it ends
 //
 // Without a process it is in one of these:
 //
 //	exited    none is wanted: it was stopped, or it ended and its group's policy says that this is all
+//	waiting   it is started when the groups that its own comes after are ready, and no reset of its group is under way
 //	backoff   it is started again when its timer is due
 //	failed    it is given up; shmctl start or restart starts it again
 //
-// A stop goes through stages: the quit flag, SIGTERM, SIGKILL, each after the group's stop timeout. Each instance has one timer at most, and
-// what it is for follows from the state: in starting the time to become ready, in stopping the next stage, in backoff the next start.
+// A stop goes through stages: the quit flag, SIGTERM, SIGKILL, each after the group's stop timeout; that of a hung process through SIGABRT
+// and SIGKILL. Each instance has one timer at most, and what it is for follows from the state: in starting the time to become ready, in
+// ready the next look at the heartbeat, in stopping the next stage, in backoff the next start.
 //
 // What is wanted is level-triggered: Desired says how it is, not what changed, so one that is missed, doubled or early does no harm.
+//
+// Groups come after groups (Policy.After): an instance is started when each of them has a ready instance, or one that ended as it should;
+// of what is stopped together, it stops first. A crash may reset a group (Policy.ResetGroup): all its instances stop, and when none has a
+// process any more and the one that crashed may start again, all of them do.
 package supervise
 
 import (
@@ -30,8 +37,11 @@ import (
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
-// Policy is what the configuration says of the instances of a group.
+// Policy is what the configuration says of a group.
 type Policy struct {
+	Name         string
+	After        []int // groups that have to be ready before an instance is started, by the numbers that AddGroup gave; no circle
+	ResetGroup   bool  // a crash of one instance ends the others too
 	Restart      protocol.Restart
 	ReadyAtExec  bool          // ready as soon as the command runs; else when it says so
 	ReadyTimeout time.Duration // from start to ready; 0: no limit
@@ -40,6 +50,7 @@ type Policy struct {
 	BackoffMax   time.Duration
 	CrashLimit   int // restarts within CrashWindow before it is given up; 0: never
 	CrashWindow  time.Duration
+	Watchdog     time.Duration // a ready process that is silent for so long is hung; 0: never
 }
 
 // Steady is how long an instance must have run for its end not to count as one of a series.
@@ -59,9 +70,12 @@ const (
 	CauseStop       Cause = "stop"        // it is not wanted any more
 	CauseRestart    Cause = "restart"     // a restart was asked for
 	CauseNotReady   Cause = "not-ready"   // it was not ready in time
+	CauseHang       Cause = "hang"        // its heartbeat stopped
 	CauseExit       Cause = "exit"        // it ended by itself
 	CauseNoStart    Cause = "no-start"    // there was no process, or its command never ran
 	CauseCrashLimit Cause = "crash-limit" // it ended too often
+	CauseWait       Cause = "wait"        // another group has to be ready first
+	CauseReset      Cause = "reset"       // another instance of its group crashed
 	CauseAdoption   Cause = "adoption"    // another daemon took over
 )
 
@@ -77,7 +91,8 @@ type Change struct {
 // Event is something that happened to an instance.
 type Event interface{ event() }
 
-// Events. Prepare is answered by Prepared, Unwanted or NoStart, Launch by Started or NoStart; the answer is the next event of that instance.
+// Events. Prepare is answered by Prepared, Unwanted or NoStart, Launch by Started or NoStart, Look by Pulse; the answer is the next event of
+// that instance.
 type (
 	// Desired says what is wanted of it.
 	Desired struct {
@@ -112,6 +127,14 @@ type (
 	}
 	// Due: the timer that was set with this number is due. Numbers of timers that were stopped do no harm.
 	Due struct{ Timer uint32 }
+	// Pulse answers Look. A process that sleeps in the library, or that has never shown a heartbeat, is Asleep: it is asked to say when it
+	// wakes up (Awake).
+	Pulse struct {
+		Alive  bool // it has shown a heartbeat since the last Look
+		Asleep bool
+	}
+	// Awake: it is not asleep any more, or it was stopped by a signal and cannot say so.
+	Awake struct{}
 	// Hurry: a stop that is under way ends in SIGKILL now.
 	Hurry struct{}
 	// Adopted is the first event of an instance that an earlier daemon supervised. All but Alive and Desired is from its row.
@@ -122,6 +145,7 @@ type (
 		Restarts  uint64
 		Restarted uint32
 		Since     time.Time
+		Clean     bool // its last process ended with exit code 0
 		Alive     bool // its process lives
 		Ended     bool // its process ended while nobody watched: Exited follows
 	}
@@ -137,6 +161,8 @@ func (SaidReady) event() {}
 func (Deaf) event()      {}
 func (Exited) event()    {}
 func (Due) event()       {}
+func (Pulse) event()     {}
+func (Awake) event()     {}
 func (Hurry) event()     {}
 func (Adopted) event()   {}
 
@@ -149,6 +175,8 @@ const (
 	Prepare             // take down the quit flag, unless it is not wanted; take an attachment id
 	Launch              // start a process
 	SetFlag             // set the quit flag; answered by Deaf if nobody sees it
+	Look                // read the heartbeat, and ask for another
+	Abort               // send SIGABRT, and SIGCONT for one that is stopped
 	Terminate           // send SIGTERM
 	Kill                // send SIGKILL
 	Repair              // give back what the dead process held, then its attachment id
@@ -156,7 +184,7 @@ const (
 	StopTimer           // not any more
 )
 
-var doNames = []string{"write", "prepare", "launch", "set-flag", "terminate", "kill", "repair", "set-timer", "stop-timer"}
+var doNames = []string{"write", "prepare", "launch", "set-flag", "look", "abort", "terminate", "kill", "repair", "set-timer", "stop-timer"}
 
 // String returns the name in lower case.
 func (d Do) String() string { return doNames[d] }
@@ -168,7 +196,7 @@ type Action struct {
 	Change    Change        // Write
 	Restarts  uint64        // Write: how often it was started again
 	Restarted uint32        // Write: the count of restarts asked for that was carried out last
-	Why       string        // Terminate, Kill
+	Why       string        // Abort, Terminate, Kill
 	Timer     uint32        // SetTimer, StopTimer
 	After     time.Duration // SetTimer
 }
@@ -179,6 +207,7 @@ type stage int
 const (
 	notStopping stage = iota
 	flagged           // quit flag set
+	aborted           // hung: SIGABRT sent
 	terminated        // SIGTERM sent
 	killed            // SIGKILL sent
 )
@@ -186,25 +215,44 @@ const (
 // instance is the state of one instance.
 type instance struct {
 	id        int
-	policy    *Policy
+	name      string
+	group     *group
 	state     protocol.State // 0: it is new
 	reason    string
 	restarts  uint64
 	restarted uint32
 
-	process  bool // there is one, or there is about to be
-	started  time.Time
-	stage    stage
-	unwanted bool        // the stop under way was an operator's, not a restart
-	timer    uint32      // number of the timer that is set; 0: none
-	crashes  []time.Time // within the crash window
-	delay    time.Duration
+	desired   Desired // as it was told last
+	preparing bool    // Prepare or Launch is not answered
+	process   bool    // there is one, or there is about to be
+	ended     bool    // of an adopted one: Exited is on its way
+	started   time.Time
+	stage     stage
+	cause     Cause       // of the stop under way
+	unwanted  bool        // the stop under way was an operator's, not a restart
+	held      bool        // it is to stop when what comes after it has
+	done      bool        // it ended by itself, as it should
+	timer     uint32      // number of the timer that is set; 0: none
+	due       time.Time   // of that timer
+	silent    time.Time   // of a ready process: since when no heartbeat was seen; zero: it was
+	crashes   []time.Time // within the crash window
+	delay     time.Duration
 }
 
-// Machine is the state of the instances of a region. It is for one goroutine.
+// group is the state of one group.
+type group struct {
+	*Policy
+	members []*instance
+	leader  *instance // whose crash resets the group; nil: no reset is under way
+}
+
+// Machine is the state of a region's instances and groups. It is for one goroutine.
 type Machine struct {
 	random    *rand.Rand // for the jitter of delays
+	groups    []*group
 	instances []*instance
+	ending    bool   // everything is to stop
+	blocked   int    // instances that wait or are held: what happens to others may be what they wait for
 	timers    uint32 // numbers given out
 	now       time.Time
 	out       []Action
@@ -213,15 +261,27 @@ type Machine struct {
 // New returns a machine without instances.
 func New(random *rand.Rand) *Machine { return &Machine{random: random} }
 
-// Add adds a new instance and returns its number, which counts from 0. The policy is the caller's: what changes in it holds from the
-// next event on.
-func (m *Machine) Add(p *Policy) int {
-	m.instances = append(m.instances, &instance{id: len(m.instances), policy: p})
-	return len(m.instances) - 1
+// AddGroup adds a group without instances and returns its number, which counts from 0. The policy is the caller's: what changes in it
+// holds from the next event on.
+func (m *Machine) AddGroup(p *Policy) int {
+	m.groups = append(m.groups, &group{Policy: p})
+	return len(m.groups) - 1
+}
+
+// Add adds a new instance to a group and returns its number, which counts from 0.
+func (m *Machine) Add(group int, name string) int {
+	w := &instance{id: len(m.instances), name: name, group: m.groups[group]}
+	w.group.members = append(w.group.members, w)
+	m.instances = append(m.instances, w)
+	return w.id
 }
 
 // State returns the state of an instance, 0 for one that is new.
 func (m *Machine) State(worker int) protocol.State { return m.instances[worker].state }
+
+// Want takes down what is wanted of an instance without a step: where several of them are to stop, each is told before the first step, so
+// that they stop in the order of their groups.
+func (m *Machine) Want(worker int, d Desired) { m.instances[worker].desired = d }
 
 // Step takes an event of an instance in and returns what is to be done, valid until the next call.
 func (m *Machine) Step(now time.Time, worker int, e Event) []Action {
@@ -229,23 +289,27 @@ func (m *Machine) Step(now time.Time, worker int, e Event) []Action {
 	w := m.instances[worker]
 	switch e := e.(type) {
 	case Desired:
-		m.reconcile(w, e)
+		w.desired = e
+		m.reconcile(w)
 	case Prepared:
 		w.restarted = e.Restart
 		w.process, w.stage, w.unwanted = true, notStopping, false
 		m.change(w, protocol.StateStarting, CauseStart, "")
 		m.do(w, Action{Do: Launch})
 	case Unwanted:
-		w.restarted = e.Restart
+		w.restarted, w.preparing, w.desired.Run = e.Restart, false, false
 		m.change(w, protocol.StateExited, CauseStop, Stopped)
 	case NoStart:
-		w.process = false
+		w.process, w.preparing = false, false
 		m.again(w, CauseNoStart, "could not be started: "+e.Why)
 	case Started:
-		w.started = now
-		m.setTimer(w, w.policy.ReadyTimeout)
+		w.started, w.preparing = now, false
+		m.setTimer(w, w.group.ReadyTimeout)
+		if w.group.leader != nil {
+			m.stop(w, CauseReset, w.group.leader.name+" crashed: its group is reset")
+		}
 	case Running:
-		if w.policy.ReadyAtExec {
+		if w.group.ReadyAtExec {
 			m.ready(w)
 		}
 	case SaidReady:
@@ -255,19 +319,28 @@ func (m *Machine) Step(now time.Time, worker int, e Event) []Action {
 			m.escalate(w, "it is not attached, so it cannot see the quit flag")
 		}
 	case Exited:
+		w.desired = e.Desired
 		m.exited(w, e)
 	case Due:
 		if e.Timer == w.timer && e.Timer != 0 {
 			w.timer = 0
-			m.due(w)
+			m.dueNow(w)
 		}
+	case Pulse:
+		m.pulse(w, e)
+	case Awake:
+		m.awake(w)
 	case Hurry:
 		if w.process {
 			w.stage = terminated
 			m.escalate(w, "the daemon was told twice to stop")
 		}
 	case Adopted:
+		w.desired = e.Desired
 		m.adopt(w, e)
+	}
+	if m.blocked > 0 {
+		m.release()
 	}
 	return m.out
 }

@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xc3f053626a715c51
+const LayoutHash uint64 = 0xa159237233ae3f45
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -159,6 +159,7 @@ const (
 	StateExited   State = 4 // no process; none is wanted
 	StateBackoff  State = 5 // no process; started again after a delay
 	StateFailed   State = 6 // no process; given up, see the reason
+	StateWaiting  State = 7 // no process; started when other groups or the rest of its own are so far, see the reason
 )
 
 // String returns the name in lower case, its words separated by '-'; "state(99)" for an unknown value.
@@ -176,6 +177,8 @@ func (v State) String() string {
 		return "backoff"
 	case StateFailed:
 		return "failed"
+	case StateWaiting:
+		return "waiting"
 	}
 	return "state(" + strconv.FormatUint(uint64(v), 10) + ")"
 }

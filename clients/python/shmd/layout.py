@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0xc3f053626a715c51  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xa159237233ae3f45  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -53,6 +53,7 @@ class State(enum.IntEnum):
     EXITED = 4  # no process; none is wanted
     BACKOFF = 5  # no process; started again after a delay
     FAILED = 6  # no process; given up, see the reason
+    WAITING = 7  # no process; started when other groups or the rest of its own are so far, see the reason
 
 
 class Desired(enum.IntEnum):

@@ -1,0 +1,105 @@
+package supervise
+
+import (
+	"slices"
+
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// End says that everything is to stop: of groups that come after each other the last comes first. Desired of each instance follows.
+func (m *Machine) End() { m.ending = true }
+
+// waitsFor says what an instance has to wait for before it is started; "" if it may start.
+func (m *Machine) waitsFor(w *instance) (Cause, string) {
+	if l := w.group.leader; l != nil {
+		return CauseReset, l.name + " crashed: its group is reset"
+	}
+	for _, i := range w.group.After {
+		if !m.groups[i].ready() {
+			return CauseWait, "waits for group " + m.groups[i].Name
+		}
+	}
+	return "", ""
+}
+
+// ready reports whether what comes after the group may start: one of its instances is ready, or ended by itself as it should.
+func (g *group) ready() bool {
+	return slices.ContainsFunc(g.members, func(w *instance) bool { return w.state == protocol.StateReady || w.done })
+}
+
+// neededBy reports whether another instance is to stop before w does: one of a group that comes after w's, and is to stop too.
+func (m *Machine) neededBy(w *instance) bool {
+	for _, g := range m.groups {
+		for _, i := range g.After {
+			if m.groups[i] != w.group {
+				continue
+			}
+			for _, o := range g.members {
+				if o.process && (m.ending || !o.desired.Run) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// hold takes down whether an instance is to stop later.
+func (m *Machine) hold(w *instance, held bool) {
+	switch {
+	case held && !w.held:
+		m.blocked++
+	case !held && w.held:
+		m.blocked--
+	}
+	w.held = held
+}
+
+// reset ends all instances of a group after a crash of one, if that is its policy. The crash is dealt with already: w is in backoff or failed.
+func (m *Machine) reset(w *instance) {
+	if !w.group.ResetGroup || w.group.leader != nil || w.state != protocol.StateBackoff && w.state != protocol.StateFailed {
+		return
+	}
+	w.group.leader = w
+	m.blocked++
+	for _, o := range w.group.members {
+		if o != w && o.process && !o.preparing {
+			m.stop(o, CauseReset, w.name+" crashed: its group is reset")
+		}
+	}
+}
+
+// release goes on with what was waiting for something that may have happened.
+func (m *Machine) release() {
+	for _, g := range m.groups {
+		m.endReset(g)
+	}
+	for _, w := range m.instances {
+		switch {
+		case w.held && !m.neededBy(w):
+			w.unwanted = true
+			m.stop(w, CauseStop, "stop asked for")
+		case w.state == protocol.StateWaiting && !w.preparing && w.desired.Run:
+			m.start(w)
+		}
+	}
+}
+
+// endReset ends the reset of a group when no instance of it has a process any more and the one that crashed is not in backoff any more.
+// If that one is given up, so are the others: without it the group is not whole.
+func (m *Machine) endReset(g *group) {
+	l := g.leader
+	if l == nil || l.state == protocol.StateBackoff || slices.ContainsFunc(g.members, func(w *instance) bool { return w.process || w.preparing }) {
+		return
+	}
+	g.leader = nil
+	m.blocked--
+	if l.state != protocol.StateFailed {
+		return
+	}
+	for _, w := range g.members {
+		if w.state == protocol.StateWaiting {
+			m.change(w, protocol.StateFailed, CauseCrashLimit, l.name+" was given up, and with it its group: "+l.reason)
+		}
+	}
+}
