@@ -3,7 +3,8 @@
  *
  * The stores that publish are plain release stores, so each end has a store buffer, the producer's of two entries, the consumer's of one:
  * stores wait there, in their order, seen by their own process alone, while that goes on to load. A store that finds it full, a
- * compare-and-swap, going to sleep, death, and the other's membarrier empty it; and it may empty itself at any time.
+ * compare-and-swap, going to sleep, death, and the other's membarrier empty it; and it may empty itself at any time. Sleepers make the membarrier
+ * always; bell.pml has the bit by which the producer says whether it is needed.
  *
  * Parameters (-D): M messages, CRASHES (deaths of the ends and of the repair together), NACKS, CROSSACKS (two leases, the younger acked
  * first), CROSSES (two loans, the younger committed first), BURNS (two loans, the older given up, then the younger), N and SHIFT.

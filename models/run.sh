@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, lane.pml, topic.pml, latest.pml, call.pml), and that their broken variants fail.
+# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, lane.pml, topic.pml, latest.pml, call.pml) and of a doorbell (bell.pml), and that their broken variants fail.
 #
 # quick, the default: under a minute on two idle processors. full: some ten minutes; each search has up to 6 GB of memory.
 # JOBS=N: searches at a time (default: quick 2, full 1).
@@ -157,6 +157,19 @@ row full TAIL_AT_ONCE fail exh - -DTAIL_AT_ONCE -DM=2 -DCRASHES=1 -DCROSSES=1
 row full NO_HEAD_LOOK fail exh - -DNO_HEAD_LOOK -DM=2 -DCRASHES=1 -DNACKS=1
 row full NO_RECHECK fail exh - -DNO_RECHECK -DM=1 -DCRASHES=0
 row full NO_WAKEALL fail exh - -DNO_WAKEALL -DM=1 -DCRASHES=1
+
+model=$here/bell.pml
+title "the doorbell of a lane's consumer as it is"
+row quick 'bell, 2 sleepers' pass exh -O0 -DM=2
+row quick 'bell, who got a message comes back no more' pass exh -O0 -DM=2 -DKEEP
+row full 'bell, 3 messages, 2 repairs' pass exh - -DM=3 -DR=2
+
+title 'what must fail'
+row quick NO_BARRIER fail exh - -DNO_BARRIER -DM=1 -DR=0
+row quick NO_MEMBARRIER fail exh - -DNO_MEMBARRIER -DM=1 -DR=0
+row quick CLEAR_FIRST fail exh - -DCLEAR_FIRST -DM=2 -DR=0 -DKEEP
+row quick REPAIR_CLEARS fail exh - -DREPAIR_CLEARS -DM=1
+row quick CLEAR_ALWAYS fail exh - -DCLEAR_ALWAYS -DM=2
 
 model=$here/topic.pml
 title 'the topic as it is'

@@ -572,7 +572,7 @@ struct shmd_queue_info {
     SHMD_ATOMIC(uint64_t) acked;               /* 136, peers: lane: first position that may be leased still; slots behind it are free unless their word says otherwise */
     SHMD_ATOMIC(uint32_t) receive_owner;       /* 144, peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair */
     uint8_t reserved_148[44];
-    SHMD_ATOMIC(uint64_t) receive_waiters;     /* 192, peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest */
+    SHMD_ATOMIC(uint64_t) receive_waiters;     /* 192, peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves */
     uint8_t reserved_200[56];
     SHMD_ATOMIC(uint32_t) receive_bell;        /* 256, peers: doorbell (futex) of the consumers: raised by what was made ready */
     uint8_t reserved_260[60];

@@ -243,7 +243,7 @@ var Structs = []Struct{
 		w64("Head", 128, anyPeer, "hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken"),
 		w64("Acked", 136, anyPeer, "lane: first position that may be leased still; slots behind it are free unless their word says otherwise"),
 		w32("ReceiveOwner", 144, anyPeer, "lane: attachment id of the one consumer, 0 for none; cleared by its repair"),
-		w64("ReceiveWaiters", 192, anyPeer, "epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest"),
+		w64("ReceiveWaiters", 192, anyPeer, "epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves"),
 		w32("ReceiveBell", 256, anyPeer, "doorbell (futex) of the consumers: raised by what was made ready"),
 		w64("SendWaiters", 320, anyPeer, "epoch:32 | one is on its way:1 | producers asleep:31"),
 		w32("SendBell", 384, anyPeer, "doorbell (futex) of the producers: raised by what was freed"),

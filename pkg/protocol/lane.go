@@ -44,6 +44,7 @@ type sendEnd struct {
 	room   uint64 // the last value read of Acked
 	sent   uint64 // counter, and where it goes
 	sentAt *atomic.Uint64
+	calm   uint32 // see RingBrisk
 	ended  []uint64
 	// ended: positions from tail on that were aborted or passed over.
 }
@@ -181,7 +182,7 @@ func (l *Lane) around(p uint64) uint64 {
 	}
 	l.next = to
 	l.publish()
-	q.Receivers.Ring(1) // so that the consumer moves Acked over them
+	q.Receivers.RingBrisk(&l.calm) // so that the consumer moves Acked over them
 	return to
 }
 
@@ -267,7 +268,7 @@ func (l *Lane) send(owner uint16, b []byte) error {
 	}
 	copy(l.q.payload(p), b)
 	l.commitAt(p, uint64(len(b)), 1)
-	l.q.Receivers.Ring(1) // E
+	l.q.Receivers.RingBrisk(&l.calm) // E
 	return nil
 }
 
@@ -320,7 +321,7 @@ func (l *Lane) commit(loan Loan, meta uint64, messages int) error {
 		}
 		l.q.info.Returned.Add(1)
 	}
-	l.q.Receivers.Ring(1) // E
+	l.q.Receivers.RingBrisk(nil) // E
 	return nil
 }
 
@@ -338,7 +339,7 @@ func (l *Lane) Abort(loan Loan) error {
 		} else {
 			l.ended = append(l.ended, p)
 			l.publish()
-			l.q.Receivers.Ring(1) // so that the consumer moves Acked over it
+			l.q.Receivers.RingBrisk(&l.calm) // so that the consumer moves Acked over it
 		}
 	} else if !l.q.slot(p).State.CompareAndSwap(uint64(loan.word), uint64(MakeWord(PhaseFree, 0, 0, l.q.lap(p)+1))) {
 		return ErrLost

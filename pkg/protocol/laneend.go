@@ -50,7 +50,7 @@ func (p *Producer) Commit(loan Loan, n int) error {
 		return l.Commit(loan, n)
 	}
 	l.commitAt(loan.slot, uint64(n), 1)
-	l.q.Receivers.Ring(1) // E
+	l.q.Receivers.RingBrisk(&l.calm) // E
 	return nil
 }
 
@@ -66,7 +66,7 @@ func (p *Producer) SendRun(b []byte, size int) (int, error) {
 	}
 	n, meta := p.l.q.putRun(at, b, size)
 	p.l.commitAt(at, meta, n)
-	p.l.q.Receivers.Ring(1) // E
+	p.l.q.Receivers.RingBrisk(&p.l.calm) // E
 	return n, nil
 }
 

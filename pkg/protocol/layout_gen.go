@@ -1157,7 +1157,7 @@ type QueueInfo struct {
 	// ReceiveOwner is at 144, written by peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair
 	ReceiveOwner atomic.Uint32
 	_            [44]byte
-	// ReceiveWaiters is at 192, written by peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest
+	// ReceiveWaiters is at 192, written by peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves
 	ReceiveWaiters atomic.Uint64
 	_              [56]byte
 	// ReceiveBell is at 256, written by peers: doorbell (futex) of the consumers: raised by what was made ready
@@ -1822,7 +1822,7 @@ var Layouts = []StructInfo{
 		{"head", "u64", 128, 8, "peers", "hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken"},
 		{"acked", "u64", 136, 8, "peers", "lane: first position that may be leased still; slots behind it are free unless their word says otherwise"},
 		{"receive_owner", "u32", 144, 4, "peers", "lane: attachment id of the one consumer, 0 for none; cleared by its repair"},
-		{"receive_waiters", "u64", 192, 8, "peers", "epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest"},
+		{"receive_waiters", "u64", 192, 8, "peers", "epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves"},
 		{"receive_bell", "u32", 256, 4, "peers", "doorbell (futex) of the consumers: raised by what was made ready"},
 		{"send_waiters", "u64", 320, 8, "peers", "epoch:32 | one is on its way:1 | producers asleep:31"},
 		{"send_bell", "u32", 384, 4, "peers", "doorbell (futex) of the producers: raised by what was freed"},

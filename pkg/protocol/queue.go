@@ -164,7 +164,7 @@ func OpenQueue(b []byte) (*Queue, error) {
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset, first: &b[offset],
 		maxDeliveries: o.MaxDeliveries, maxLeases: o.MaxLeases, flags: flags,
-		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, fenced: lane},
+		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, fenced: lane, brisk: lane},
 		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters, fenced: lane},
 	}, nil
 }

@@ -17,12 +17,16 @@ import (
 //	d.Unregister(t)
 type Doorbell struct {
 	bell    *atomic.Uint32
-	waiters *atomic.Uint64 // epoch:32 | coming:1 | count:31
+	waiters *atomic.Uint64 // epoch:32 | coming or brisk:1 | count:31
 
 	// fenced: wakers publish with a plain release store, after which their load of the count [W] may come first. Then the sleeper
 	// pays for both: a membarrier between [S] and [T] is a full barrier in every waker as well. All processes that use the
 	// channel have called sys.RegisterFence.
 	fenced bool
+
+	// brisk: of those that are fenced, one with a single waker, which says by the bit brisk whether it goes without a barrier. As long as sleepers are
+	// found again and again it does not, and a sleep costs no membarrier.
+	brisk bool
 
 	// all: whoever sleeps here waits for the same thing, and is woken with everybody else, by Broadcast. The count is of those who
 	// went to sleep since the last Broadcast, and only that lowers it: so a count that is the same as before is the same sleepers.
@@ -35,6 +39,11 @@ const (
 
 	// coming: RingOne chose one that has not looked since. Whoever registers or leaves takes it back before he looks, or because he need not.
 	coming = 1 << 31
+
+	// brisk, the same bit where the Doorbell has brisk: the waker may do without barriers (RingBrisk).
+	brisk = 1 << 31
+
+	calmFor = 16 // messages that find nobody asleep, before the waker does without barriers
 )
 
 // Ticket is what Register returns: the epoch in which the sleeper was counted.
@@ -52,14 +61,33 @@ func (d Doorbell) Register() Ticket {
 	for {
 		w := d.waiters.Load()
 		if uint32(w)|coming == 1<<32-1 { // a damaged count must not carry
-			d.waiters.CompareAndSwap(w, w&^(1<<32-1))
+			d.waiters.CompareAndSwap(w, w&^counted)
 			continue
 		}
-		if d.waiters.CompareAndSwap(w, (w+1)&^coming) {
-			if d.fenced {
+		next := w + 1
+		if !d.brisk {
+			next &^= coming
+		}
+		if d.waiters.CompareAndSwap(w, next) {
+			t := Ticket(w >> 32)
+			if d.fenced && (!d.brisk || w&brisk != 0) {
 				sys.FenceAll()
 			}
-			return Ticket(w >> 32)
+			if d.brisk && w&brisk != 0 {
+				d.slow(t)
+			}
+			return t
+		}
+	}
+}
+
+// slow takes the bit brisk away, after the membarrier: a sleeper that finds it gone makes none, and has to see what was published beside it. If a repair has
+// zeroed the count, something may have been since.
+func (d Doorbell) slow(t Ticket) {
+	for {
+		w := d.waiters.Load()
+		if Ticket(w>>32) != t || w&brisk == 0 || d.waiters.CompareAndSwap(w, w&^brisk) {
+			return
 		}
 	}
 }
@@ -68,7 +96,11 @@ func (d Doorbell) Register() Ticket {
 func (d Doorbell) Unregister(t Ticket) {
 	for !d.all {
 		w := d.waiters.Load()
-		if Ticket(w>>32) != t || w&counted == 0 || d.waiters.CompareAndSwap(w, (w-1)&^coming) {
+		next := w - 1
+		if !d.brisk {
+			next &^= coming
+		}
+		if Ticket(w>>32) != t || w&counted == 0 || d.waiters.CompareAndSwap(w, next) {
 			return
 		}
 	}
@@ -85,6 +117,32 @@ func (d Doorbell) Ring(n int) {
 	}
 	d.bell.Add(1)
 	sys.FutexWake(d.bell, n)
+}
+
+// RingBrisk is Ring(1) of a waker whose publication was a plain release store. The Doorbell has brisk. As long as the bit is there its load of the count [W] may
+// come before the publication, and the sleeper orders both; else the barrier is made here. *calm is the waker's own, or nil: it counts what found nobody asleep,
+// and after some the bit is set.
+func (d Doorbell) RingBrisk(calm *uint32) {
+	if d.waiters.Load()&(brisk|counted) != brisk { // W
+		d.ringAfterBarrier(calm)
+	}
+}
+
+func (d Doorbell) ringAfterBarrier(calm *uint32) {
+	w := d.waiters.Add(0) // W: and a full barrier
+	switch {
+	case w&counted != 0:
+		if calm != nil {
+			*calm = 0
+		}
+		d.bell.Add(1)
+		sys.FutexWake(d.bell, 1)
+	case calm != nil && w&brisk == 0:
+		if *calm++; *calm >= calmFor {
+			*calm = 0
+			d.waiters.CompareAndSwap(w, w|brisk) // nobody is registered: who does so now finds it
+		}
+	}
 }
 
 // RingOne is Ring(1), unless a sleeper that was woken so is still on its way: it will look after this call began, at what was published before, and passes the
@@ -129,7 +187,11 @@ func (d Doorbell) Broadcast() {
 func (d Doorbell) RingAll() {
 	for {
 		w := d.waiters.Load()
-		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {
+		next := (w>>32 + 1) << 32
+		if d.brisk {
+			next |= w & brisk // the waker may live, and have read it
+		}
+		if d.waiters.CompareAndSwap(w, next) {
 			break
 		}
 	}

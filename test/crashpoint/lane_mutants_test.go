@@ -34,7 +34,10 @@ var laneMutants = []mutant{
 	{"repair: the living producer's end is given free", "pairs", false, "lane.go", "if o := i.SendOwner.Load(); o != 0 && dead(uint16(o)) {", "if o := i.SendOwner.Load(); o != 0 {"},
 	{"repair: the living consumer's leases come back", "pairs", false, "lane.go", "	if o == 0 || !dead(uint16(o)) {\n		return 0\n	}\n	acked,", "	if o == 0 {\n		return 0\n	}\n	acked,"},
 	{"repair: the producer's end stays", "kill", false, "lane.go", "i.SendOwner.CompareAndSwap(o, 0)", "_ = o"},
-	{"send without wake [E]", "wake", false, "lane.go", "	l.commitAt(p, uint64(len(b)), 1)\n	l.q.Receivers.Ring(1) // E\n", "	l.commitAt(p, uint64(len(b)), 1)\n"},
+	{"send without wake [E]", "wake", false, "lane.go", "	l.commitAt(p, uint64(len(b)), 1)\n	l.q.Receivers.RingBrisk(&l.calm) // E\n", "	l.commitAt(p, uint64(len(b)), 1)\n"},
+	{"a repair takes brisk away", "unit", false, "waiters.go", "			next |= w & brisk", "			next |= 0"},
+	{"a sleeper that a repair forgot takes brisk away", "unit", false, "waiters.go", "if Ticket(w>>32) != t || w&brisk == 0 ||", "if w&brisk == 0 ||"},
+	{"a sleeper leaves brisk", "unit", false, "waiters.go", "				d.slow(t)\n", ""},
 	{"ack without wake", "wake", false, "lane.go", "	l.q.Senders.Ring(int(n))\n", "	_ = n\n"},
 	{"a slot held for long is freed without wake", "wake", false, "lane.go", "		return false\n	}\n	q.Senders.Ring(1)\n	return true\n", "		return false\n	}\n	return true\n"},
 

@@ -101,8 +101,8 @@ var mutants = []mutant{
 	{"purge counts what is another's again", "beside", false, "queueadmin.go", "		if q.Ack(l) == nil {\n			messages += l.Open()\n		}\n", "		messages += l.Open()\n		q.Return(l)\n		if l, err = q.TryReceive(owner); err == nil {\n			q.Ack(l)\n		}\n"},
 	{"a drain does not count what is being written [Y]", "beside", true, "queueadmin.go", "return s.Writing + s.Ready", "return s.Ready"},
 	{"a drain refuses nobody [Z]", "beside", false, "queueadmin.go", "if q.info.Drain.Load() == 0 { // Z", "if true { // Z"},
-	{"RingAll keeps the count", "unit", false, "waiters.go", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32) {", "	for {\n		w := d.waiters.Load()\n		if d.waiters.CompareAndSwap(w, (w>>32+1)<<32|w&(1<<32-1)) {"},
-	{"sleepers are not counted", "unit", false, "waiters.go", "if d.waiters.CompareAndSwap(w, (w+1)&^coming) {", "if d.waiters.CompareAndSwap(w, w&^coming) {"},
+	{"RingAll keeps the count", "unit", false, "waiters.go", "		next := (w>>32 + 1) << 32\n", "		next := (w>>32+1)<<32 | w&counted\n"},
+	{"sleepers are not counted", "unit", false, "waiters.go", "		next := w + 1\n", "		next := w\n"},
 }
 
 // latestMutants are for latest.go; latestHunters hunt them.

@@ -394,7 +394,7 @@ FIELDS = {
         "head": (128, "Q"),  # peers: hint: first position that may hold a message; lowered when a passed slot becomes ready; lane: first position not taken
         "acked": (136, "Q"),  # peers: lane: first position that may be leased still; slots behind it are free unless their word says otherwise
         "receive_owner": (144, "I"),  # peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair
-        "receive_waiters": (192, "Q"),  # peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest
+        "receive_waiters": (192, "Q"),  # peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves
         "receive_bell": (256, "I"),  # peers: doorbell (futex) of the consumers: raised by what was made ready
         "send_waiters": (320, "Q"),  # peers: epoch:32 | one is on its way:1 | producers asleep:31
         "send_bell": (384, "I"),  # peers: doorbell (futex) of the producers: raised by what was freed

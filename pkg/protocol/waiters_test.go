@@ -1,0 +1,68 @@
+package protocol
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// The waker of a lane's consumer goes without a barrier after some messages that find nobody asleep, and until somebody sleeps again.
+func TestLaneBrisk(t *testing.T) {
+	if err := sys.RegisterFence(); err != nil {
+		t.Fatal(err)
+	}
+	var bell atomic.Uint32
+	var waiters atomic.Uint64
+	d := Doorbell{bell: &bell, waiters: &waiters, fenced: true, brisk: true}
+	var calm uint32
+	is := func(when string, set bool, sleepers int) {
+		t.Helper()
+		if got := waiters.Load()&brisk != 0; got != set || d.Sleepers() != sleepers {
+			t.Fatalf("%s: brisk %t, %d sleepers; want %t, %d", when, got, d.Sleepers(), set, sleepers)
+		}
+	}
+	send := func(n int) {
+		for range n {
+			d.RingBrisk(&calm)
+		}
+	}
+	send(calmFor - 1)
+	is("before it is calm", false, 0)
+	send(1)
+	is("calm", true, 0)
+	send(3)
+	is("and stays so", true, 0)
+
+	first := d.Register()
+	is("somebody sleeps", false, 1)
+	v := d.Value()
+	send(1)
+	if d.Value() == v {
+		t.Fatal("nobody was woken")
+	}
+	d.Unregister(first)
+	send(calmFor - 1)
+	is("calm begins anew", false, 0)
+	d.RingBrisk(nil)
+	is("who counts nothing changes nothing", false, 0)
+	send(1)
+	is("calm again", true, 0)
+
+	// A repair forgets the sleepers, and knows nothing of the waker: it leaves the bit.
+	d.RingAll()
+	is("after a repair", true, 0)
+
+	// A sleeper that a repair forgot before its barrier was made leaves the bit as well.
+	waiters.Add(1)
+	forgotten := Ticket(waiters.Load() >> 32)
+	d.RingAll()
+	d.slow(forgotten)
+	is("a forgotten sleeper", true, 0)
+
+	second := d.Register()
+	d.RingAll()
+	is("a repair when it is gone", false, 0)
+	d.Unregister(second)
+	is("and the sleeper it forgot", false, 0)
+}
