@@ -75,6 +75,13 @@ func (e ends) nack(l protocol.Lease) error {
 	return e.q.Nack(l)
 }
 
+func (e ends) reject(l protocol.Lease) error {
+	if e.l != nil {
+		return e.l.Reject(l, rejected)
+	}
+	return e.q.Reject(l, rejected)
+}
+
 func (e ends) giveBack(l protocol.Lease) error {
 	if e.l != nil {
 		return e.l.Return(l)
@@ -84,20 +91,27 @@ func (e ends) giveBack(l protocol.Lease) error {
 
 // What the ends do, stepped: sequences of calls. Of each message that they touch they write into the control words how far they are.
 const (
-	seqSend      = iota + 1000 // of a lane
-	seqLoan                    // and commit
-	seqCross                   // two loans, the younger committed first
-	seqAbort                   // two loans, both given back
-	seqMixed                   // two loans, the younger committed, the older given back
-	seqFrame                   // a loan, three messages in it
-	seqAck                     // receive, ack
-	seqTo                      // of a lane: ReceiveTo
-	seqCrossAck                // two leases, the younger acked first
-	seqNack                    // receive, nack
-	seqCrossNack               // two leases, the younger given back, the older acked
-	seqReturn                  // receive, give back unseen
-	seqFrameAck                // receive, ack message by message, the second first
-	seqFrameNack               // receive, ack the first message, nack
+	seqSend        = iota + 1000 // of a lane
+	seqLoan                      // and commit
+	seqCross                     // two loans, the younger committed first
+	seqAbort                     // two loans, both given back
+	seqMixed                     // two loans, the younger committed, the older given back
+	seqFrame                     // a loan, three messages in it
+	seqAck                       // receive, ack
+	seqTo                        // of a lane: ReceiveTo
+	seqCrossAck                  // two leases, the younger acked first
+	seqNack                      // receive, nack
+	seqCrossNack                 // two leases, the younger given back, the older acked
+	seqReturn                    // receive, give back unseen
+	seqFrameAck                  // receive, ack message by message, the second first
+	seqFrameNack                 // receive, ack the first message, nack
+	seqReject                    // receive, give up
+	seqCrossReject               // of a lane: two leases, the younger given up, the older acked
+	seqEndLoan                   // of a lane, as are the following: Producer.TryLoan, Commit
+	seqEndRun                    // Producer.SendRun, three messages
+	seqEndLoanRun                // Producer.TryLoan, CommitRun, three messages
+	seqEndAck                    // Consumer.TryReceive, all messages in one piece if they are of one size, Ack
+	seqs
 )
 
 func init() {
@@ -105,7 +119,9 @@ func init() {
 		seqAbort: "two loans+two aborts", seqMixed: "two loans, younger committed, older aborted", seqFrame: "loan+CommitFrame",
 		seqAck: "receive+ack", seqTo: "ReceiveTo", seqCrossAck: "two leases, younger acked first", seqNack: "receive+nack",
 		seqCrossNack: "two leases, younger nacked, older acked", seqReturn: "receive+return", seqFrameAck: "receive+AckMessage of all",
-		seqFrameNack: "receive+AckMessage+nack"} {
+		seqFrameNack: "receive+AckMessage+nack", seqReject: "receive+reject", seqCrossReject: "two leases, younger rejected, older acked",
+		seqEndLoan: "Producer.TryLoan+Commit", seqEndRun: "Producer.SendRun", seqEndLoanRun: "Producer.TryLoan+CommitRun",
+		seqEndAck: "Consumer.TryReceive+Ack"} {
 		opNames[op] = name
 	}
 }
@@ -113,7 +129,7 @@ func init() {
 // item is a message that an operation touches. Its two control words are the value and kind<<8|stage.
 type item struct {
 	value uint64
-	kind  byte // commit, abort, ack, nack, return, take
+	kind  byte // commit, abort, ack, nack, return, take, x: reject
 	stage int
 }
 
@@ -244,13 +260,17 @@ func sequence(b []byte, e ends, op uint64) uint64 {
 			return resultTorn
 		}
 		return resultOK
-	case seqAck, seqNack, seqReturn:
+	case seqEndLoan, seqEndRun, seqEndLoanRun:
+		return e.asProducer(b, op, owner, v)
+	case seqEndAck:
+		return e.asConsumer(b, owner)
+	case seqAck, seqNack, seqReturn, seqReject:
 		l, err := e.receive(owner)
 		if err != nil {
 			return result(err)
 		}
 		return e.finishLease(b, l, 0, map3(op, 'a', 'n', 'r'))
-	case seqCrossAck, seqCrossNack:
+	case seqCrossAck, seqCrossNack, seqCrossReject:
 		first, err := e.receive(owner)
 		if err != nil {
 			return result(err)
@@ -264,6 +284,8 @@ func sequence(b []byte, e ends, op uint64) uint64 {
 			kind := byte('a')
 			if op == seqCrossNack {
 				kind = 'n'
+			} else if op == seqCrossReject {
+				kind = 'x'
 			}
 			if r := e.finishLease(b, second, n, kind); r != resultOK {
 				return r
@@ -327,6 +349,8 @@ func map3(op uint64, ack, nack, back byte) byte {
 		return nack
 	case seqReturn:
 		return back
+	case seqReject:
+		return 'x'
 	}
 	return ack
 }
@@ -337,8 +361,14 @@ func (e ends) finishLease(b []byte, l protocol.Lease, i int, kind byte) uint64 {
 	if n < 0 {
 		return resultTorn
 	}
+	kindOf := func(k int) byte {
+		if kind == 'x' && k > i { // the first message of a frame is given up, the others are ready again
+			return 'r'
+		}
+		return kind
+	}
 	for k := i; k < n; k++ {
-		note(b, k, get(b, wordItems+2*k), kind, begun)
+		note(b, k, get(b, wordItems+2*k), kindOf(k), begun)
 	}
 	err := error(nil)
 	switch kind {
@@ -346,6 +376,8 @@ func (e ends) finishLease(b []byte, l protocol.Lease, i int, kind byte) uint64 {
 		err = e.ack(l)
 	case 'n':
 		err = e.nack(l)
+	case 'x':
+		err = e.reject(l)
 	default:
 		err = e.giveBack(l)
 	}
@@ -353,7 +385,94 @@ func (e ends) finishLease(b []byte, l protocol.Lease, i int, kind byte) uint64 {
 		return result(err)
 	}
 	for k := i; k < n; k++ {
-		note(b, k, get(b, wordItems+2*k), kind, ended)
+		note(b, k, get(b, wordItems+2*k), kindOf(k), ended)
+	}
+	return resultOK
+}
+
+// asProducer is what a Producer of a lane does.
+func (e ends) asProducer(b []byte, op uint64, owner uint16, v uint64) uint64 {
+	p, err := e.l.Producer(owner)
+	if err != nil {
+		return resultError
+	}
+	defer p.Close()
+	if op == seqEndLoan {
+		l, err := p.TryLoan()
+		if err != nil {
+			return result(err)
+		}
+		fill(e.q.LoanBytes(l), v)
+		note(b, 0, v, 'c', begun)
+		if err := p.Commit(l, length(v)); err != nil {
+			return result(err)
+		}
+		note(b, 0, v, 'c', ended)
+		return resultOK
+	}
+	size := length(v) // also of v+8 and v+16
+	for i := range 3 {
+		fill(scratchBuffer[i*size:], v+8*uint64(i))
+	}
+	n := 0
+	if op == seqEndRun {
+		for i := range 3 {
+			note(b, i, v+8*uint64(i), 'c', begun)
+		}
+		n, err = p.SendRun(scratchBuffer[:3*size], size)
+	} else {
+		l, e := p.TryLoan()
+		if e != nil {
+			return result(e)
+		}
+		for i := range 3 {
+			note(b, i, v+8*uint64(i), 'c', begun)
+		}
+		n, err = p.CommitRun(l, scratchBuffer[:3*size], size)
+	}
+	if err != nil {
+		return result(err)
+	}
+	if n != 3 {
+		return resultError
+	}
+	for i := range 3 {
+		note(b, i, v+8*uint64(i), 'c', ended)
+	}
+	return resultOK
+}
+
+// asConsumer is what a Consumer of a lane does.
+func (e ends) asConsumer(b []byte, owner uint16) uint64 {
+	c, err := e.l.Consumer(owner)
+	if err != nil { // leases are out
+		return resultEmpty
+	}
+	defer c.Close()
+	l, f, err := c.TryReceive()
+	if err != nil {
+		return result(err)
+	}
+	n := e.messages(b, 0, l, 'a', held)
+	if n < 0 {
+		return resultTorn
+	}
+	if run, k := f.Run(); k > 0 { // the same messages, in one piece
+		size := len(run) / k
+		for i := range k {
+			if v, whole := message(run[i*size : (i+1)*size]); k != n || !whole || v != get(b, wordItems+2*i) {
+				return resultTorn
+			}
+		}
+	}
+	for k := range n {
+		note(b, k, get(b, wordItems+2*k), 'a', begun)
+	}
+	if err := c.Ack(l); err != nil {
+		return result(err)
+	}
+	for k := range n {
+		note(b, k, get(b, wordItems+2*k), 'a', ended)
 	}
 	return resultOK
 }
@@ -361,12 +480,12 @@ func (e ends) finishLease(b []byte, l protocol.Lease, i int, kind byte) uint64 {
 // warmUpEnds runs every sequence once.
 func warmUpEnds(b []byte) {
 	for _, lane := range []bool{false, true} {
-		for op := uint64(seqSend); op <= seqFrameNack; op++ {
-			if !lane && (op == seqSend || op == seqTo) {
+		for op := uint64(seqSend); op < seqs; op++ {
+			if !lane && (op == seqSend || op == seqTo || op >= seqCrossReject) {
 				continue
 			}
 			clear(b[:controlSize])
-			copy(b[queueAt:], newScene("", lane, 4, 0, 0, victim, victim, func(b *sceneBuilder) {
+			copy(b[queueAt:], newScene("", lane, 4, 3, 0, victim, victim, func(b *sceneBuilder) {
 				b.send(3)
 				b.nack(2)
 				if op >= seqFrameAck {

@@ -97,7 +97,7 @@ func TestLanePairs(t *testing.T) {
 						a.freeze(&z)
 						h := maphash.Bytes(seed, mem[queueAt:])
 						if known[h] == nil {
-							known[h] = b.deaths(opB, sent+10)
+							known[h] = b.deaths(opB, sent+200)
 							copy(mem, z.mem)
 						}
 						again := false

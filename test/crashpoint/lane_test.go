@@ -58,6 +58,9 @@ func testKill(t *testing.T, lane bool, what string) {
 	for _, all := range sets(lane) {
 		for _, s := range all {
 			for _, op := range s.operations() {
+				if op >= seqEndLoan && !s.core && !torture() {
+					continue
+				}
 				copy(mem[queueAt:], s.image)
 				x.begin(op, victim, sent)
 				var last uint64
@@ -75,7 +78,7 @@ func testKill(t *testing.T, lane bool, what string) {
 						for _, t := range touched { // once acked, or once committed, for ever
 							for k := range v {
 								was, is := before[k].got[t.value]+before[k].dead[t.value], v[k].got[t.value]+v[k].dead[t.value]
-								if err == nil && (t.kind == 'c' && is < was || t.kind == 'a' && is > was) {
+								if err == nil && (t.kind == 'c' && is < was || t.kind == 'a' && is > was || v[k].given[t.value] < before[k].given[t.value]) {
 									err = fmt.Errorf("message %d (%c) came %d times, at the point before %d times", t.value, t.kind, is, was)
 								}
 							}

@@ -241,11 +241,15 @@ func (s *scene) operations() []uint64 {
 	case len(s.dead) > 0:
 		return []uint64{opMove}
 	case s.sends && s.lane:
-		return []uint64{seqSend, seqLoan, seqCross, seqAbort, seqMixed, seqFrame}
+		return []uint64{seqSend, seqLoan, seqCross, seqAbort, seqMixed, seqFrame, seqEndLoan, seqEndRun, seqEndLoanRun}
 	case s.sends:
 		return []uint64{seqFrame}
+	case s.lane && s.max > 0:
+		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqReject, seqCrossReject}
 	case s.lane:
-		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack}
+		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck}
+	case s.max > 0:
+		return []uint64{seqAck, seqCrossAck, seqNack, seqReturn, seqFrameAck, seqFrameNack, seqReject}
 	}
 	return []uint64{seqAck, seqCrossAck, seqNack, seqReturn, seqFrameAck, seqFrameNack}
 }
@@ -451,6 +455,16 @@ func (s *scene) expect(v verdict, touched []item) error {
 		}
 		if m != 0 && (n < low || n > high) {
 			return fmt.Errorf("message %d (%c, stage %d) came %d times", m, t.kind, t.stage, n)
+		}
+	}
+	for m, n := range v.given {
+		if t := by[m]; n != 0 && (t.kind != 'x' || t.stage < begun || n > 1) {
+			return fmt.Errorf("message %d (%c, stage %d) was given up %d times", m, t.kind, t.stage, n)
+		}
+	}
+	for m, t := range by {
+		if t.kind == 'x' && t.stage == ended && v.given[m] != 1 {
+			return fmt.Errorf("message %d was given up and is no dead letter with its reason", m)
 		}
 	}
 	taken := 0
