@@ -23,6 +23,7 @@ ps                      procps
 systemd-analyze         systemd
 systemd-sysusers        systemd
 dbus-daemon             dbus
+promtool                prometheus
 '
 
 if ! command -v go >/dev/null; then

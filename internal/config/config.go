@@ -53,6 +53,7 @@ type Config struct {
 	Channels []Channel `toml:"channel"` // in the order of the file
 	Groups   []Group   `toml:"worker"`  // in the order of the file
 	Access   Access    `toml:"access"`
+	Metrics  Metrics   `toml:"metrics"`
 
 	src *source // where each key stands; nil in a Config that was made by hand
 }

@@ -98,6 +98,9 @@ produce = ["results"]
 [access]
 observe = ["*"]
 operate = ["@wheel"]
+
+[metrics]
+listen = "unix:/run/shmd/metrics.sock"
 `
 
 func TestComplete(t *testing.T) {
@@ -129,9 +132,10 @@ func TestComplete(t *testing.T) {
 			{Name: "other", Kind: KindCall, Slots: 4, SlotSize: 4 << 10, MaxDeliveries: 5, OnServerDeath: OnServerDeathRetry},
 			{Name: "news", Kind: KindTopic, Slots: 1024, SlotSize: 4096, Overflow: OverflowBlock, Publishers: 1, Subscribers: 7, EvictAfter: 5 * time.Second},
 		},
-		Groups: []Group{parser, filter, a},
-		Access: Access{Observe: []string{"*"}, Operate: []string{"@wheel"}},
-		src:    got.src,
+		Groups:  []Group{parser, filter, a},
+		Metrics: Metrics{Listen: "unix:/run/shmd/metrics.sock"},
+		Access:  Access{Observe: []string{"*"}, Operate: []string{"@wheel"}},
+		src:     got.src,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

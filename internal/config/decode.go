@@ -47,6 +47,7 @@ var tables = map[string]struct {
 	"channel": {"[channel.NAME]", reflect.TypeFor[Channel]()},
 	"worker":  {"[worker.NAME]", reflect.TypeFor[Group]()},
 	"access":  {"[access]", reflect.TypeFor[Access]()},
+	"metrics": {"[metrics]", reflect.TypeFor[Metrics]()},
 }
 
 // tableNames are the keys of tables, in the order in which people write them.
@@ -111,6 +112,8 @@ func (d *decoder) root(root *node, c *Config) {
 			d.table(n, []string{n.key}, reflect.ValueOf(&c.Region).Elem())
 		case n.key == "access":
 			d.table(n, []string{n.key}, reflect.ValueOf(&c.Access).Elem())
+		case n.key == "metrics":
+			d.table(n, []string{n.key}, reflect.ValueOf(&c.Metrics).Elem())
 		case n.key == "channel":
 			for _, kid := range d.named(n) {
 				ch := defaultChannel(kid.key)

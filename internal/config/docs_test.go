@@ -26,6 +26,7 @@ func TestDocs(t *testing.T) {
 		"channel": reflect.ValueOf(ch),
 		"worker":  reflect.ValueOf(defaultGroup("x")),
 		"access":  reflect.ValueOf(Access{}),
+		"metrics": reflect.ValueOf(Metrics{}),
 	}
 	if got, want := slices.Sorted(maps.Keys(defaults)), slices.Sorted(slices.Values(tableNames)); !slices.Equal(got, want) {
 		t.Fatalf("tables %v, want %v", got, want)

@@ -42,11 +42,11 @@ input = "jobs"
 		`1:1: unknown key "name" at the top of the file; it belongs below a header [region]
 2:1: unknown key "slots" at the top of the file; it belongs below a header [channel.NAME]
 3:1: unknown key "regoin" at the top of the file; did you mean "region"?
-4:1: unknown key "foo" at the top of the file; there are [region], [channel.NAME], [worker.NAME], [access]`},
+4:1: unknown key "foo" at the top of the file; there are [region], [channel.NAME], [worker.NAME], [access], [metrics]`},
 	{"unknown tables", "[wroker.a]\n[groups.a]\n[dataset.words]\nfile = \"/x\"\n[Channel.x]",
 		`1:2: unknown table "wroker"; did you mean "worker"?
 2:2: unknown table "groups"; did you mean "worker"?
-3:2: unknown table "dataset"; there are [region], [channel.NAME], [worker.NAME], [access]
+3:2: unknown table "dataset"; there are [region], [channel.NAME], [worker.NAME], [access], [metrics]
 5:2: unknown table "Channel"; did you mean "channel"?`},
 	{"no table", "region = \"x\"\nworker = []\naccess = 1979-05-27",
 		`1:1: region must be a table, not the string "x"; write [region] and its keys below
@@ -508,6 +508,12 @@ window = 3
 32:1: unknown key "window" in [worker.h]; did you mean "filter_window"?`},
 	{"workers in total", "[worker.a]\nbuiltin = \"idle\"\ncount = 1000\n[worker.b]\nbuiltin = \"idle\"\ncount = 24\n[worker.c]\nbuiltin = \"idle\"\n[worker.d]\nbuiltin = \"idle\"",
 		`7:9: count in [worker.c]: with these 1 all groups together have 1025 workers, and a region has 1024 at most; lower the counts`},
+	{"metrics", "[metrics]\nlisten = \"0.0.0.0:9464\"", `2:1: listen in [metrics]: 0.0.0.0 is not a loopback address, and whoever reaches it could read the metrics; use "127.0.0.1:9464" or a Unix socket, and a proxy that asks for credentials before it`},
+	{"metrics by name", "[metrics]\nlisten = \"localhost:9464\"", `2:1: listen in [metrics]: "localhost:9464" is no address and port; write "127.0.0.1:9464", "[::1]:9464" or "unix:/run/shmd/metrics.sock"`},
+	{"metrics by path", "[metrics]\nlisten = \"/run/m.sock\"", `2:1: listen in [metrics]: "/run/m.sock" is no address; write "unix:/run/m.sock"`},
+	{"metrics by relative path", "[metrics]\nlisten = \"unix:m.sock\"", `2:1: listen in [metrics]: "m.sock" is not absolute; begin it with /`},
+	{"metrics nowhere", "[metrics]\nlisten = \"\"", `2:1: listen in [metrics]: it is empty; write "unix:/run/shmd/metrics.sock" or "127.0.0.1:9464", or remove the key for no endpoint`},
+	{"metrics at a long path", "[metrics]\nlisten = \"unix:/" + strings.Repeat("x", 107) + "\"", `2:1: listen in [metrics]: the path of a socket has at most 107 bytes, and this one has 108; use a shorter one`},
 	{"access", "[access]\nobserve = [\"@\"]\noperate = [\"a/b\", \"*\", \"@*\"]",
 		`2:1: observe in [access]: "@": the name is empty; write a user as "alice", a group as "@ops", everybody as "*"
 3:1: operate in [access]: "a/b": the name holds a character that no name has; write a user as "alice", a group as "@ops", everybody as "*"

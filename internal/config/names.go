@@ -55,6 +55,8 @@ var synonyms = map[string][]string{
 	"worker":         {"group", "process", "program", "service", "task"},
 	"channel":        {"queue", "topic", "pipe", "stream", "latest", "value"},
 	"access":         {"acl", "permission", "auth", "user"},
+	"metrics":        {"prometheus", "monitoring", "telemetry", "stats"},
+	"listen":         {"address", "addr", "bind", "endpoint"},
 	"region":         {"global", "daemon", "shmd", "general"},
 	"count":          {"replicas", "instances", "processes", "numprocs", "number", "workers", "scale", "n"},
 	"command":        {"exec", "run", "program", "argv", "execstart", "entrypoint"},

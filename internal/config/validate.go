@@ -28,6 +28,7 @@ func (c *Config) validate() Errors {
 	at := path{"access"}
 	v.users(at.key("observe"), c.Access.Observe)
 	v.users(at.key("operate"), c.Access.Operate)
+	v.metrics()
 	return v.errs
 }
 

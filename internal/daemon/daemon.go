@@ -121,6 +121,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	g.Add(func() error { return d.server.serve() }, func(error) { d.server.close() })
 	g.Add(func() error { return d.signals(ctx) }, func(error) { cancel() })
 	g.Add(func() error { return d.bells(ctx) }, func(error) { cancel() })
+	if m := d.listenMetrics(); m != nil {
+		g.Add(m.serve, func(error) { m.close() })
+	}
 	if interval := watchdogInterval(); interval > 0 {
 		g.Add(func() error { return d.watchdog(ctx, interval) }, func(error) { cancel() })
 	}
