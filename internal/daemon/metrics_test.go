@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/shm"
 )
 
@@ -209,9 +210,11 @@ func TestCountersDoNotGoBack(t *testing.T) {
 		default:
 		}
 		if killed < kills {
+			ws := d.WaitWorkers("ready, both", func(ws []protocol.Worker) bool { // so that the other one holds the group's segment
+				return ws[0].State == protocol.StateReady && ws[1].State == protocol.StateReady && ws[0].Restarts+ws[1].Restarts == uint64(killed)
+			})
 			killed++
-			w := awaitState(d, fmt.Sprintf("mover.%d", killed%2), 2)
-			syscall.Kill(w.Pid, syscall.SIGKILL)
+			syscall.Kill(ws[killed%2].Pid, syscall.SIGKILL)
 			if killed%4 == 0 {
 				d.Kill()
 				d.Again()
