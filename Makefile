@@ -24,7 +24,7 @@ TORTURE  ?= 20
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check race fuzz model torture reliability bench gobench generate man install uninstall clean help
+.PHONY: build run test check race fuzz model torture reliability bench gobench generate man install uninstall packages clean help
 
 build: ## bin/shmd and bin/shmctl (BIN=DIR: elsewhere)
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
@@ -123,6 +123,11 @@ uninstall: ## what install put there; /etc/shmd/default.toml only if it was not 
 	rm -rf '$(DOC)'
 	if cmp -s deploy/systemd/default.toml '$(DESTDIR)$(SYSCONFDIR)/shmd/default.toml'; then \
 	  rm -f '$(DESTDIR)$(SYSCONFDIR)/shmd/default.toml'; rmdir '$(DESTDIR)$(SYSCONFDIR)/shmd' 2>/dev/null || :; fi
+
+##@ Packages
+
+packages: ## .deb and .rpm of this tree into bin/packages (ARCH=arm64: for another machine); the same commit gives the same bytes
+	@packaging/build.sh '$(BIN)/packages'
 
 ##@ This
 

@@ -16,6 +16,7 @@ jq                      jq
 shellcheck              shellcheck
 awk                     mawk
 timeout                 coreutils
+dpkg                    dpkg
 setpriv                 util-linux
 unshare                 util-linux
 ps                      procps
@@ -61,3 +62,4 @@ fi
 
 go mod download
 (cd bench && go mod download)
+(cd packaging && go mod download)
