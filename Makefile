@@ -67,8 +67,9 @@ gobench: ## Go benchmarks (BENCH=regexp, COUNT=n)
 
 ##@ Source
 
-generate: ## write again what is generated from internal/genlayout: Go, C, Python, docs/layout.md
+generate: ## write again what is generated: from internal/genlayout Go, C, Python, docs/layout.md; from the commands docs/cli.md
 	go run ./internal/genlayout
+	go run ./internal/genman -cli docs/cli.md
 
 clean: ## remove BIN and what tests left
 	rm -rf '$(BIN)'

@@ -31,8 +31,9 @@ stage_arm64() { # vet and link of all tests for arm64
   check "go test links, arm64" env GOARCH=arm64 go test -vet=off -exec true ./... # links each and runs `true` instead
 }
 
-stage_generated() { # generated files are what the layout description says
+stage_generated() { # generated files are what the layout description and the commands say
   check "genlayout -check" go run ./internal/genlayout -check
+  check "genman -check" go run ./internal/genman -cli docs/cli.md -check
 }
 
 stage_shell() { # all shell scripts through shellcheck
