@@ -50,6 +50,10 @@ func work(role string) error {
 	}
 	defer r.Close()
 	switch role {
+	case "feeder":
+		return feed(ctx, r, l)
+	case "collector":
+		return collect(ctx, r, l)
 	case "setter", "watcher":
 		v, err := r.Latest("value")
 		if err != nil {
