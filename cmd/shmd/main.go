@@ -12,5 +12,8 @@ func main() {
 	if code, ok := launcher.Run(); ok { // a re-exec: this process becomes a worker
 		os.Exit(code)
 	}
+	if code, ok := daemon.Guard(); ok {
+		os.Exit(code)
+	}
 	os.Exit(daemon.Main(os.Args[1:], os.Stdout, os.Stderr))
 }

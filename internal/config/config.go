@@ -60,16 +60,17 @@ type Config struct {
 
 // Region is the table [region].
 type Region struct {
-	Name           string `toml:"name"`
-	LogSize        int64  `toml:"log_size"`        // bytes of the log's ring, a power of two
-	MaxAttachments int    `toml:"max_attachments"` // outsiders attached at a time; workers come on top
-	HugePages      bool   `toml:"huge_pages"`      // segments lie in huge pages
-	Mlock          bool   `toml:"mlock"`           // segments are locked into memory
-	Prefault       bool   `toml:"prefault"`        // pages are mapped in at attach, not at the first use
-	DontDump       bool   `toml:"dont_dump"`       // segments are left out of core dumps
-	Dumps          int    `toml:"dumps"`           // files that are kept of groups that failed; 0: none is written
-	DumpSize       int64  `toml:"dump_size"`       // bytes of memory that one of them copies at most
-	DumpDir        string `toml:"dump_dir"`        // absolute; empty: below $STATE_DIRECTORY, or nowhere
+	Name           string        `toml:"name"`
+	LogSize        int64         `toml:"log_size"`        // bytes of the log's ring, a power of two
+	MaxAttachments int           `toml:"max_attachments"` // outsiders attached at a time; workers come on top
+	OrphanTimeout  time.Duration `toml:"orphan_timeout"`  // workers quit by themselves when no daemon has lived for so long; 0: never
+	HugePages      bool          `toml:"huge_pages"`      // segments lie in huge pages
+	Mlock          bool          `toml:"mlock"`           // segments are locked into memory
+	Prefault       bool          `toml:"prefault"`        // pages are mapped in at attach, not at the first use
+	DontDump       bool          `toml:"dont_dump"`       // segments are left out of core dumps
+	Dumps          int           `toml:"dumps"`           // files that are kept of groups that failed; 0: none is written
+	DumpSize       int64         `toml:"dump_size"`       // bytes of memory that one of them copies at most
+	DumpDir        string        `toml:"dump_dir"`        // absolute; empty: below $STATE_DIRECTORY, or nowhere
 }
 
 // Channel is one table [channel.NAME]. Its dead letters go to a channel NAME.dead, which the
@@ -161,7 +162,7 @@ const (
 )
 
 func defaultRegion() Region {
-	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, Dumps: 3, DumpSize: 64 << 20}
+	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, OrphanTimeout: time.Minute, Dumps: 3, DumpSize: 64 << 20}
 }
 
 func defaultChannel(name string) Channel {

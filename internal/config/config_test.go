@@ -17,6 +17,7 @@ const complete = `
 name = "prod"
 log_size = "64KiB"
 max_attachments = 0
+orphan_timeout = "90s"
 huge_pages = true
 mlock = true
 prefault = true
@@ -122,7 +123,7 @@ func TestComplete(t *testing.T) {
 	a.Builtin, a.Ready, a.Consume, a.Produce = BuiltinWordcount, ReadyExec, []string{"jobs"}, []string{"results"}
 	want := &Config{
 		Path:   "dir/prod.toml",
-		Region: Region{Name: "prod", LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
+		Region: Region{Name: "prod", OrphanTimeout: 90 * time.Second, LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},
@@ -180,7 +181,7 @@ func TestEmptyFileIsARegionOfDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Region != (Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, Dumps: 3, DumpSize: 64 << 20}) || len(c.Channels)+len(c.Groups) > 0 {
+		if c.Region != (Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, OrphanTimeout: time.Minute, Dumps: 3, DumpSize: 64 << 20}) || len(c.Channels)+len(c.Groups) > 0 {
 			t.Errorf("%q: %+v", text, c)
 		}
 	}

@@ -79,6 +79,7 @@ type Daemon struct {
 	ringing  sync.WaitGroup
 	wentOn   chan struct{} // closed when an upgrade is done
 	pause    time.Duration // then: for so long nobody supervised
+	guard    *os.Process   // nil: none is needed, or it could not be started
 }
 
 // Run runs a region until it is stopped: by a signal, by shmctl stop, or by ctx. It returns nil after an orderly stop.
@@ -105,6 +106,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if err != nil {
 		d.log.Error("cannot start", "error", err)
+		if d.adopted == nil { // else it has workers to look after
+			d.endGuard()
+		}
 		d.release()
 		return err
 	}
@@ -129,6 +133,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	err = g.Run()
 	if err == nil {
+		d.endGuard()
 		d.endLeftBehind()
 		d.forgetSegments()
 	}
@@ -204,9 +209,15 @@ func (d *Daemon) prepare() (err error) {
 	if err := d.storeSegments(d.adopted == nil); err != nil {
 		return err
 	}
+	if d.adopted != nil { // before the guard of the daemon before sees this one
+		d.startGuard()
+	}
 	d.mem.roster.SetDaemon(d.info)                                          // last: without it the region counts as not there yet (control.Find)
 	signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before anybody can know that the region is there
 	signal.Notify(d.children, syscall.SIGCHLD)
+	if d.adopted == nil { // of a region that was never there nothing is left
+		d.startGuard()
+	}
 	if d.server, err = listen(d, d.sockPath); err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type handover struct {
 	Pidfds   []handed     `json:"pidfds"`   // names are those of the fd store
 	Outputs  []handedPipe `json:"outputs"`
 	Conns    []handedConn `json:"conns"`
+	Guard    int          `json:"guard"` // its pid, 0 for none
 }
 
 // handedSchema is of this program. One that means something else gets another number.
@@ -148,6 +149,9 @@ func (d *Daemon) handOver(k *keeper, begun int64, left []unread, conns []resting
 			errs = append(errs, fmt.Errorf("hand over %s: %w", what, err))
 		}
 		return fd
+	}
+	if d.guard != nil {
+		h.Guard = d.guard.Pid
 	}
 	h.Lock = keep("the lock", d.lock.f)
 	h.Listener = keep("the attach socket", d.server.listener)

@@ -182,11 +182,11 @@ func (d *Daemon) watchdog(ctx context.Context, interval time.Duration) error {
 	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
+		d.post(func() { d.systemd.notify("WATCHDOG=1") }) // at once: an upgrade is no reason to miss one
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			d.post(func() { d.systemd.notify("WATCHDOG=1") })
 		}
 	}
 }

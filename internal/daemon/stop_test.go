@@ -220,7 +220,7 @@ func TestOrphans(t *testing.T) {
 	left := watch(t, pidIn(t, d, "left"))
 	daemon := d.Cmd.Process.Pid
 	// The eight fail to open FIFO and end at once; the three workers, the one that runs sleep, and what is left stay.
-	eventually(t, "only workers and one orphan are children of the daemon", func() bool { return len(children(daemon)) == 5 })
+	eventually(t, "only workers, one orphan and the guard are children of the daemon", func() bool { return len(children(daemon)) == 6 })
 	w := awaitState(d, "w.0", protocol.StateReady)
 	syscall.Kill(w.Pid, syscall.SIGKILL)
 	await(d, "w.0", func(w protocol.Worker) bool { return w.State == protocol.StateReady && w.Restarts == 1 })

@@ -161,6 +161,7 @@ func attachWorker(names []string) (_ *Region, err error) {
 	}
 	r.Heartbeat()
 	r.watchQuit()
+	r.watchDaemon()
 	return r, nil
 }
 

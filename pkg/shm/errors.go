@@ -25,7 +25,7 @@ var (
 
 // Errors of messages.
 var (
-	// ErrQuit: the process was asked to quit (shmctl stop). It is also the cause of the context that Quit returns.
+	// ErrQuit: the process was asked to quit (shmctl stop), or no daemon has lived for orphan_timeout. It is also the cause of the context that Quit returns.
 	ErrQuit = errors.New("asked to quit")
 	// ErrClosed: the region was closed by this process.
 	ErrClosed = os.ErrClosed

@@ -361,6 +361,19 @@ func (s service) uids() []uint32 {
 // expectNothingLeft: no process, no memory, no file of the region.
 func (s service) expectNothingLeft() {
 	s.t.Helper()
+	s.expectNothingLives()
+	left, _ := filepath.Glob("/run/shmd/" + s.region + "*")
+	for _, path := range left {
+		if _, code := try("systemctl", "is-active", "--quiet", "shmd.socket"); code == 0 && path == "/run/shmd/default.sock" {
+			continue // the socket unit's
+		}
+		s.t.Errorf("%s is stopped and left %s", s.unit, path)
+	}
+}
+
+// expectNothingLives: no process, no memory of the region.
+func (s service) expectNothingLives() {
+	s.t.Helper()
 	for _, pid := range s.pids() {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		s.t.Errorf("%s is stopped and left pid %d: %q", s.unit, pid, cmdline)
@@ -369,13 +382,6 @@ func (s service) expectNothingLeft() {
 		if r.name == s.region {
 			s.t.Errorf("%s is stopped and pids %v hold its memory, generation %d", s.unit, pids, r.generation)
 		}
-	}
-	left, _ := filepath.Glob("/run/shmd/" + s.region + "*")
-	for _, path := range left {
-		if _, code := try("systemctl", "is-active", "--quiet", "shmd.socket"); code == 0 && path == "/run/shmd/default.sock" {
-			continue // the socket unit's
-		}
-		s.t.Errorf("%s is stopped and left %s", s.unit, path)
 	}
 }
 

@@ -1,0 +1,203 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
+)
+
+// The guard is a small process beside a daemon whose workers may know nothing of shmd: when no daemon has lived for orphan_timeout, it stops what is
+// left of the region, as shmctl stop does. Workers that attach through pkg/shm, builtins and filters see to it themselves. A guard belongs to one
+// daemon: it ends when another daemon lives, which has one of its own, and when the region stops.
+type guardSpec struct {
+	Region string        `json:"region"`
+	Dir    string        `json:"dir"`
+	Pid    int           `json:"pid"` // of the daemon
+	After  time.Duration `json:"after"`
+}
+
+// guardVariable makes shmd a guard, and carries its spec. The roster is descriptor 3, the command segment 4.
+const guardVariable = "SHMD_GUARD"
+
+// needsGuard reports whether there are workers that may not attach.
+func (d *Daemon) needsGuard() bool {
+	if d.conf.Region.OrphanTimeout <= 0 {
+		return false
+	}
+	for _, g := range d.conf.Groups {
+		if g.Builtin == "" && !g.Filter() {
+			return true
+		}
+	}
+	return false
+}
+
+// startGuard starts the daemon's guard, before anybody can know that the daemon is there. A region does without rather than not start.
+func (d *Daemon) startGuard() {
+	if h := d.handed; h != nil && h.Guard > 0 { // its orphan_timeout may be another
+		if p, err := os.FindProcess(h.Guard); err == nil {
+			defer func() { p.Kill(); p.Wait() }()
+		}
+	}
+	if !d.needsGuard() {
+		return
+	}
+	if err := d.launchGuard(); err != nil {
+		d.log.Warn("the guard could not be started: if the daemon is killed and none follows, workers that do not attach stay", "error", err)
+	}
+}
+
+func (d *Daemon) launchGuard() error {
+	spec, err := json.Marshal(guardSpec{d.conf.Region.Name, d.dir, os.Getpid(), d.conf.Region.OrphanTimeout})
+	if err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	files := []*os.File{null, null, null, d.mem.segments["roster"].readOnly, d.mem.segments["command"].readOnly}
+	p, err := os.StartProcess("/proc/self/exe", []string{"shmd", "guard", d.conf.Region.Name}, &os.ProcAttr{
+		Env: append(os.Environ(), guardVariable+"="+string(spec)), Files: files, Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return err
+	}
+	d.guard = p
+	return nil
+}
+
+// endGuard ends the guard with the region.
+func (d *Daemon) endGuard() {
+	if d.guard != nil {
+		d.guard.Kill()
+		d.guard.Wait() // the error is that it was reaped already
+		d.guard = nil
+	}
+}
+
+// Guard is the guard's main function. ok is false if this process is to be none.
+func Guard() (code int, ok bool) {
+	text, ok := os.LookupEnv(guardVariable)
+	if !ok {
+		return 0, false
+	}
+	var s guardSpec
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		return exitUsage, true
+	}
+	if err := s.guard(); err != nil {
+		return exitFailed, true // nobody is there to be told
+	}
+	return exitOK, true
+}
+
+func (s guardSpec) guard() error {
+	dropInherited()
+	open := func(fd int) (*region.Segment, error) {
+		return region.Open(os.NewFile(uintptr(fd), "segment"), region.OpenOptions{MinSize: protocol.SizeofSegmentHeader})
+	}
+	rosterSeg, err := open(3)
+	if err != nil {
+		return err
+	}
+	commandSeg, err := open(4)
+	if err != nil {
+		return err
+	}
+	roster, err := protocol.OpenRoster(rosterSeg.Bytes())
+	if err != nil {
+		return err
+	}
+	command, err := protocol.OpenCommand(commandSeg.Bytes())
+	if err != nil {
+		return err
+	}
+	hub := sys.NewHub()
+	ctx, stopping := context.WithCancel(context.Background())
+	go func() { // who stops the region does without a guard
+		for word := command.RegionQuit(); ; {
+			v := word.Load()
+			if protocol.Flagged(word) || hub.WaitLong(ctx, word, v, nil) != nil {
+				stopping()
+				return
+			}
+		}
+	}()
+	ends, err := sys.NewEpoll()
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { ends.Close() })
+	defer runtime.KeepAlive(rosterSeg)
+	defer runtime.KeepAlive(commandSeg)
+	daemon, err := sys.PidfdOpen(s.Pid)
+	if err == nil && os.Getppid() == s.Pid { // asked after the opening: the pidfd is of that process
+		if err := ends.Add(daemon, 0); err != nil {
+			return err
+		}
+		if _, err := ends.Wait(-1); err != nil {
+			return nil // the region stops
+		}
+	}
+	for {
+		if followed := s.awaitDaemon(ctx, hub, roster); followed || ctx.Err() != nil {
+			return nil
+		}
+		// Who has the lock is a daemon that is about to adopt the region: it has orphan_timeout for it.
+		l, err := takeLock(s.Dir, s.Region)
+		if err == nil {
+			defer l.release()
+			return s.end(roster.Header().Generation)
+		}
+		if !errors.Is(err, ErrRunning) {
+			return err
+		}
+	}
+}
+
+// awaitDaemon waits at most orphan_timeout for another daemon.
+func (s guardSpec) awaitDaemon(ctx context.Context, hub *sys.Hub, roster *protocol.Roster) bool {
+	soon, cancel := context.WithTimeout(ctx, s.After)
+	defer cancel()
+	for word := roster.ChangeWord(); ; {
+		v := word.Load()
+		if d := roster.Daemon(); d.Pid != s.Pid {
+			if alive, _ := control.Alive(d.Pid, d.StartTicks); alive {
+				return true
+			}
+		}
+		if hub.WaitLong(soon, word, v, nil) != nil {
+			return false
+		}
+	}
+}
+
+// end stops what is left of the region.
+func (s guardSpec) end(generation uint64) error {
+	owner, err := control.Owner(s.Dir, uint32(os.Geteuid()))
+	if err != nil {
+		return err
+	}
+	all, err := control.FindAll(s.Region, s.Dir, owner)
+	for _, l := range all {
+		if l.Generation == generation {
+			if _, serr := control.StopLeftovers(context.Background(), l); serr != nil {
+				err = fmt.Errorf("stop the workers of region %q: %w", s.Region, serr)
+			}
+		}
+		l.Close()
+	}
+	return err
+}

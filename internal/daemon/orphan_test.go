@@ -1,0 +1,129 @@
+package daemon_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/testregion"
+)
+
+// brief is a region whose workers wait half a second for a next daemon.
+const brief = "[region]\nname = \"test\"\norphan_timeout = \"500ms\"\n"
+
+// filter is a group that runs cat as a filter.
+const filter = "[channel.lines]\nkind = \"queue\"\nslots = 4\nslot_size = \"64B\"\n[worker.cat]\ncommand = [\"cat\"]\nstdin = \"lines\"\nack = \"written\"\n"
+
+// When no daemon follows one that was killed, all workers end by themselves: builtins and what attaches through pkg/shm, filters with their shims, and
+// commands that know nothing of shmd, also such as ignore SIGTERM.
+func TestOrphansEnd(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, brief+jobs+filter+idle("w", "count = 2")+
+		shell("ext", "exec sleep 1000")+shell("hard", "trap '' TERM; while :; do sleep 1; done", `stop_timeout = "100ms"`))
+	var all []process
+	for _, w := range d.WaitWorkers("as they were", everyone) {
+		all = append(all, watch(t, w.Pid))
+		if w.ShimPid != 0 {
+			all = append(all, watch(t, w.ShimPid))
+		}
+	}
+	guard := watch(t, guardOf(t, d))
+	d.Kill()
+	for _, p := range append(all, guard) {
+		p.ended(t)
+	}
+	if left := holders(t, d); len(left) > 0 {
+		t.Errorf("processes %v still hold the region", left)
+	}
+	if left, _ := filepath.Glob(filepath.Join(d.Dir, "*.lock")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// A daemon that follows in time cancels it, with a guard of its own; so does one that only hangs. After the next death it is due again.
+func TestOrphansWaitForTheNextDaemon(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, brief+idle("w", "count = 2")+shell("ext", "exec sleep 1000"))
+	before := d.WaitWorkers("as they were", everyone)
+	for range 3 {
+		old := watch(t, guardOf(t, d))
+		d.Kill()
+		d.Again()
+		old.ended(t)
+		guardOf(t, d)
+	}
+	shmctl(t, d, "upgrade")
+	guardOf(t, d)
+	d.Cmd.Process.Signal(syscall.SIGSTOP)
+	var all []*os.File
+	for _, w := range before {
+		all = append(all, watch(t, w.Pid).pidfd)
+	}
+	if ended, err := sys.PollReadable(all, 700*time.Millisecond); err != nil || slices.Contains(ended, true) {
+		t.Errorf("a daemon that hangs for longer than orphan_timeout is none that is dead: %v, %v", ended, err)
+	}
+	d.Cmd.Process.Signal(syscall.SIGCONT)
+	for _, w := range d.WaitWorkers("as they were", everyone) {
+		if old := byName(t, before, w.Name); w != old {
+			t.Errorf("%+v became %+v", old, w)
+		}
+	}
+	d.Kill()
+	for _, w := range before {
+		watch(t, w.Pid).ended(t)
+	}
+}
+
+// A region that is stopped, with or without a daemon, has no guard left.
+func TestGuardEndsWithTheRegion(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+shell("ext", "exec sleep 1000"))
+	guard := watch(t, guardOf(t, d))
+	shmctl(t, d, "stop")
+	if guard.alive() {
+		t.Error("a guard is left by a daemon that ended in order")
+	}
+	d.Cmd.Wait()
+
+	d = testregion.Start(t, named+shell("ext", "exec sleep 1000"))
+	guard = watch(t, guardOf(t, d))
+	d.Kill()
+	shmctl(t, d, "stop")
+	guard.ended(t)
+
+	d = testregion.Start(t, named+idle("w"))
+	if n := len(guards(d)); n != 0 {
+		t.Errorf("%d guards where all workers attach", n)
+	}
+}
+
+// guards are the pids of a region's guards.
+func guards(d *testregion.Region) (pids []int) {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		args, _ := os.ReadFile(fmt.Sprintf("/proc/%s/cmdline", e.Name()))
+		if strings.HasPrefix(string(args), "shmd\x00guard\x00"+d.Name+"\x00") {
+			var pid int
+			fmt.Sscan(e.Name(), &pid)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// guardOf returns the one guard that a region has.
+func guardOf(t *testing.T, d *testregion.Region) int {
+	t.Helper()
+	var pids []int
+	eventually(t, "one guard", func() bool {
+		pids = guards(d)
+		return len(pids) == 1
+	})
+	return pids[0]
+}

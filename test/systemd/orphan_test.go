@@ -1,0 +1,88 @@
+package systemd
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// shortLived has the shipped region's workers wait two seconds for a next daemon.
+func shortLived(t *testing.T) {
+	t.Helper()
+	const path = "/etc/shmd/default.toml"
+	shipped := read(t, path)
+	if err := os.WriteFile(path, []byte(strings.Replace(shipped, "name = \"default\"\n", "name = \"default\"\norphan_timeout = \"2s\"\n", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.WriteFile(path, []byte(shipped), 0o644) })
+}
+
+// A daemon that hangs does not keep systemctl stop from leaving nothing behind: ExecStop= goes through the memory.
+func TestSystemctlStopOfHungDaemon(t *testing.T) {
+	configure(t, "default", greeter)
+	s := start(t, unit, "default")
+	s.waitReady()
+	run(t, "systemctl", "kill", "-s", "STOP", "--kill-whom=main", unit)
+	began := time.Now()
+	run(t, "systemctl", "stop", unit)
+	t.Logf("systemctl stop of a hung daemon: %v", time.Since(began).Round(time.Millisecond))
+	s.expectNothingLeft()
+	if state := s.show("ActiveState"); state != "inactive" && state != "failed" {
+		t.Errorf("the unit is %s", state)
+	}
+}
+
+// A stop that meets the moment between a daemon's death and its restart runs nothing of the unit: then the workers, and for those that know
+// nothing of shmd the guard, end by themselves after orphan_timeout.
+func TestSystemctlStopOfKilledDaemon(t *testing.T) {
+	shortLived(t)
+	dropIn(t, "shmd.service.d", "slow.conf", "[Service]\nRestartSec=10min\n")
+	configure(t, "default", greeter)
+	s := start(t, unit, "default")
+	s.waitReady()
+	pids := s.pids()
+	var all []*os.File
+	for _, pid := range pids {
+		f, err := sys.PidfdOpen(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		all = append(all, f)
+	}
+	run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+	s.poll("the unit waits for its restart", func() (string, bool) { state := s.show("SubState"); return state, state == "auto-restart" })
+	began := time.Now()
+	run(t, "systemctl", "stop", unit)
+	if state := s.show("ActiveState"); state != "inactive" && state != "failed" {
+		t.Errorf("the unit is %s", state)
+	}
+	for len(all) > 0 {
+		ended, err := sys.PollReadable(all, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var left []*os.File
+		for i, f := range all {
+			if !ended[i] {
+				left = append(left, f)
+			}
+		}
+		if len(left) == len(all) {
+			t.Fatalf("of %d processes %d live %v after the stop", len(pids), len(left), patience)
+		}
+		all = left
+	}
+	t.Logf("%d processes had ended %v after the stop, with orphan_timeout = 2s", len(pids), time.Since(began).Round(time.Millisecond))
+	s.poll("nothing is left", func() (string, bool) { left := s.pids(); return fmt.Sprint(left), len(left) == 0 })
+	s.expectNothingLives()
+
+	// And it can be started again, as a new region.
+	run(t, "systemctl", "start", unit)
+	s.waitReady()
+	s.expectOneRegion()
+}
