@@ -35,6 +35,7 @@ func took(q *protocol.Queue, v *verdict) (n int, err error) {
 // TestDrainParked stops a producer at every instruction, begins a drain, and takes what is there: once the queue says that it is at rest nothing comes any more,
 // whatever the producer does then, and if it does not say so it does when the producer has ended.
 func TestDrainParked(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count := newTally(t)
@@ -88,6 +89,7 @@ func TestDrainParked(t *testing.T) {
 // TestDrainerParked stops who drains at every instruction and has a producer send meanwhile, or claim a slot and commit it only later: if the drain said that the
 // queue is at rest, it is.
 func TestDrainerParked(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count := newTally(t)
@@ -134,6 +136,7 @@ func TestDrainerParked(t *testing.T) {
 // TestPurgeParked stops who purges at every instruction, lets its peers send and receive, and lets it go on: each message comes once or is dropped, and as many are
 // dropped as it says.
 func TestPurgeParked(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count := newTally(t)
@@ -188,6 +191,7 @@ func TestPurgeParked(t *testing.T) {
 
 // TestPurgeEnds fills the queue up again after each instruction of who purges: it drops what was there when it began, and ends.
 func TestPurgeEnds(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count := newTally(t)
@@ -220,6 +224,7 @@ func TestPurgeEnds(t *testing.T) {
 // TestTrimParked stops who trims at every instruction, lets its peers go laps, and lets it go on: no message loses a byte to the hole, and nobody waits for more than the
 // slot at hand.
 func TestTrimParked(t *testing.T) {
+	t.Parallel() // it has memory, a tracee and a processor of its own
 	f, mem := memfd(t)
 	x := newTracee(t, f, mem)
 	count, image := newTally(t), make([]byte, trimRoom)

@@ -157,6 +157,11 @@ var topicMutants = []mutant{
 	{"repair ends the cursors of the living", "pairs", false, "topicstat.go", "if CursorPhase(w&cursorPhaseMask) == CursorPhaseFree || !dead(cursorOwner(w)) {", "if CursorPhase(w&cursorPhaseMask) == CursorPhaseFree {"},
 	{"repair keeps the publisher", "kill", false, "topicstat.go", "t.info.Publisher.CompareAndSwap(o, 0)", "_ = o"},
 	{"repair does not help tail", "kill", false, "topicstat.go", "t.info.Tail.CompareAndSwap(tail, tail+1)", "break"},
+	{"a run counts without a look at floor [D]", "batch", false, "topicsub.go", "		if t.dropOldest && int64(t.info.Floor.Load()-s.next) > 0 { // D\n", "		if false { // D\n"},
+	{"a run counts without a look at the row", "batch", false, "topicsub.go", "		if s.row.State.Load() != s.state {\n			return n, s.ended()\n		}\n", ""},
+	{"a batch moves tail before it writes", "batch", false, "topicpub.go", "	for i, msg := range msgs {\n		t.write(position+uint64(i), msg)\n	}\n	t.store(&t.info.Tail, position+uint64(len(msgs))) // F\n", "	t.store(&t.info.Tail, position+uint64(len(msgs)))\n	for i, msg := range msgs {\n		t.write(position+uint64(i), msg)\n	}\n"},
+	{"a batch publishes the last message first", "batch", false, "topicpub.go", "		at := first.position + uint64(i)\n		t.store(", "		at := first.position + uint64(n-1-i)\n		t.store("},
+	{"TryPublish moves tail before it writes", "batch", false, "topicpub.go", "	t.write(position, msg)\n	t.store(&t.info.Tail, position+1) // F\n", "	t.store(&t.info.Tail, position+1)\n	t.write(position, msg)\n"},
 	{"publish without wake", "wake", true, "topicpub.go", "uint64(MakeWord(PhaseReady, 0, 0, l.word.Lap()))) // F\n	t.Receivers.Ring(Everybody)\n", "uint64(MakeWord(PhaseReady, 0, 0, l.word.Lap()))) // F\n"},
 	{"one publisher, without wake", "wake", false, "topicpub.go", "		t.store(&t.info.Tail, l.position+1) // F: publishes payload and length; pairs with G\n		t.Receivers.Ring(Everybody)\n", "		t.store(&t.info.Tail, l.position+1) // F\n"},
 	{"receive without wake", "wake", false, "topicsub.go", "	if !s.t.dropOldest {\n		s.t.Senders.Ring(Everybody)\n	}\n", ""},
@@ -172,6 +177,8 @@ var topicHunters = []hunter{
 	{"join", "./test/crashpoint", "^TestTopicJoin$"},
 	{"repair", "./test/crashpoint", "^TestTopicRepairKilled$"},
 	{"pairs", "./test/crashpoint", "^TestTopicPairs$"},
+	{"batch", "./test/crashpoint", "^TestTopic(Batch(Kill|Parked)|RunParked)$"},
+	{"joiner", "./test/crashpoint", "^TestTopicJoinerParked$"},
 }
 
 // callMutants are for call.go; callHunters hunt them.
