@@ -146,6 +146,7 @@ var latestHunters = []hunter{
 // topicMutants are for the topic; topicHunters hunt them.
 var topicMutants = []mutant{
 	{"join without raising the version [J]", "join", true, "topicsub.go", "if t.info.Limit.CompareAndSwap(w, w+1<<32) {", "if w != w+1 {"},
+	{"join stays where it was overtaken", "joiner", false, "topicsub.go", "if floor := limit - t.mask - 1; int64(floor-s.next) > 0 {", "if floor := limit; false && floor != 0 {"},
 	{"what was read counts without a look at the row", "parked", true, "topicsub.go", "	if s.row.State.Load() != s.state {\n		return s.ended()\n	}\n	if s.t.dropOldest && int64", "	if s.t.dropOldest && int64"},
 	{"what was read counts without a look at floor [D]", "unit", true, "topicsub.go", "if s.t.dropOldest && int64(s.t.info.Floor.Load()-s.next) > 0 { // D", "if false { // D"},
 	{"claim without owner", "kill", true, "topicpub.go", "mine := MakeWord(PhaseWriting, p.owner, 0, lap)", "mine := MakeWord(PhaseWriting, 0, 0, lap)"},

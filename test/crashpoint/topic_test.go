@@ -17,7 +17,7 @@ const topicSlots = 4
 const (
 	opTell    = 2000 + iota // publish
 	opRecant                // loan and abort
-	opVisit                 // subscribe from the oldest, read one message, leave
+	opVisit                 // subscribe from where wordFor says, read one message, leave
 	opEvict                 // row 0
 	opRestore               // repair
 	opHear                  // read one message, as a subscriber that was there before
@@ -88,14 +88,20 @@ func operateTopic(b []byte, op uint64) uint64 {
 		}
 		return result(p.Commit(l, length(get(b, wordValue))))
 	case opVisit:
-		s, err := t.Subscribe(uint16(get(b, wordOwner)), protocol.FromOldest)
+		s, err := t.Subscribe(uint16(get(b, wordOwner)), visits[get(b, wordFor)])
 		if err != nil {
 			return result(err)
 		}
 		err = hearOne(b, s)
+		if _, gap := err.(*protocol.LostError); gap { // it joined, and was lapped before it read anything
+			err = hearOne(b, s)
+		}
 		r := result(err)
-		if err == errTorn {
+		switch err {
+		case errTorn:
 			r = resultTorn
+		case protocol.ErrLapped:
+			r = resultOvertaken
 		}
 		if err := s.Close(); err != nil {
 			return result(err)
@@ -126,6 +132,9 @@ func operateTopic(b []byte, op uint64) uint64 {
 }
 
 var errTorn = errors.New("torn")
+
+// visits are where opVisit joins, by wordFor.
+var visits = [...]protocol.From{protocol.FromOldest, protocol.FromLast, protocol.FromNew}
 
 // hearOne reads a message, and says which.
 func hearOne(b []byte, s *protocol.Subscriber) error {
