@@ -21,6 +21,7 @@ const (
 const (
 	opCall       = 200 + iota // request, accept, answer, take the reply, leave
 	opCallAgain               // the same, and again in the slot that was kept
+	opCallCopy                // a call by SendCopy
 	opCallBack                // the server gives the request back once
 	opCallCancel              // the caller leaves before the request is served
 	opCallLate                // the caller leaves while the request is served
@@ -30,7 +31,7 @@ const (
 )
 
 func init() {
-	for op, name := range map[uint64]string{opCall: "call", opCallAgain: "two calls", opCallBack: "call, given back", opCallCancel: "call, cancelled",
+	for op, name := range map[uint64]string{opCall: "call", opCallAgain: "two calls", opCallCopy: "call, by SendCopy", opCallBack: "call, given back", opCallCancel: "call, cancelled",
 		opCallLate: "call, cancelled while served", opCallMend: "repair", opCallServe: "serve", opCallAbort: "request, abort"} {
 		opNames[op] = name
 	}
@@ -125,7 +126,15 @@ func operateCall(b []byte, c *protocol.Call, op uint64) uint64 {
 		return callResult(c.Leave(&q))
 	}
 	for round := range uint64(2) {
-		if err := ask(c, &q, v+round); err != nil {
+		var err error
+		if op == opCallCopy {
+			var p [64]byte
+			fill(p[:], v+round)
+			err = c.SendCopy(&q, p[:length(v+round)])
+		} else {
+			err = ask(c, &q, v+round)
+		}
+		if err != nil {
 			return callResult(err)
 		}
 		switch op {
@@ -327,6 +336,9 @@ func TestCallKill(t *testing.T) {
 			if op >= opCallLate && len(s.older) > 0 {
 				continue // its server takes the older request
 			}
+			if op == opCallCopy && s.held > 0 && !torture() {
+				continue
+			}
 			x.beginCall(s, op, sent)
 			var last uint64
 			far := 0
@@ -337,7 +349,7 @@ func TestCallKill(t *testing.T) {
 					for _, d := range callDeaths {
 						copy(scratch, mem)
 						became, err := s.judge(scratch, d.caller, d.server)
-						if err == nil && !d.caller && (op == opCall || op == opCallBack) {
+						if err == nil && !d.caller && (op == opCall || op == opCallCopy || op == opCallBack) {
 							n := callOrder[became]
 							if n < far && became != "" {
 								err = fmt.Errorf("the call went back to %q", became)
