@@ -32,6 +32,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.reqCommand(),
 		a.replyCommand(),
 		a.statCommand(),
+		a.topCommand(),
 		a.chCommand(),
 		a.inspectCommand(),
 		a.dumpCommand(),

@@ -20,7 +20,7 @@ var allowed = map[string]string{
 	"cmd/shmd":                "internal/daemon internal/launcher",
 	"cmd/shmctl":              "internal/cli",
 	"internal/attach":         "internal/sys",
-	"internal/cli":            "pkg/shm pkg/protocol pkg/region internal/dump internal/verify internal/sys internal/control internal/attach internal/config internal/stat internal/version",
+	"internal/cli":            "pkg/shm pkg/protocol pkg/region internal/dump internal/verify internal/sys internal/control internal/attach internal/config internal/stat internal/top internal/version",
 	"internal/config":         "internal/sys",
 	"internal/dump":           "",
 	"internal/verify":         "pkg/protocol",
@@ -32,6 +32,7 @@ var allowed = map[string]string{
 	"internal/filter":         "pkg/shm pkg/protocol internal/sys",
 	"internal/supervise":      "pkg/protocol", // no input, no output
 	"internal/stat":           "pkg/protocol internal/sys internal/control",
+	"internal/top":            "pkg/protocol internal/stat",
 	"internal/sys/systest":    "",
 	"internal/testregion":     "pkg/shm pkg/protocol internal/sys", // for tests
 	"internal/version":        "pkg/protocol",
@@ -57,6 +58,9 @@ var outside = []struct{ module, where string }{
 	{"github.com/spf13/cobra", "internal/daemon internal/cli internal/genman"},
 	{"github.com/spf13/pflag", "internal/cli examples/wordcount"},
 	{"github.com/mattn/go-isatty", "internal/cli internal/daemon examples/wordcount"},
+	{"charm.land/bubbletea/v2", "internal/top"},
+	{"github.com/charmbracelet/colorprofile", "internal/top"},
+	{"github.com/charmbracelet/x/ansi", "internal/top"},
 	{"github.com/vbauerster/mpb/v8", "examples/wordcount"},
 }
 
