@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0xa159237233ae3f45) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x488b42a15114d6d2) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -63,6 +63,15 @@ enum shmd_state {
     SHMD_STATE_BACKOFF = 5, /* no process; started again after a delay */
     SHMD_STATE_FAILED = 6, /* no process; given up, see the reason */
     SHMD_STATE_WAITING = 7, /* no process; started when other groups or the rest of its own are so far, see the reason */
+    SHMD_STATE_GONE = 8, /* no process and no instance any more: its group was scaled down or removed; the row may become another's */
+};
+
+/* the state of a rolling restart of a group */
+enum shmd_rollout_state {
+    SHMD_ROLLOUT_NONE = 0, /* there was none */
+    SHMD_ROLLOUT_RUNNING = 1, /* instances are restarted, a few at a time */
+    SHMD_ROLLOUT_DONE = 2, /* all instances were restarted and are ready */
+    SHMD_ROLLOUT_STOPPED = 3, /* an instance that was restarted did not become ready: the others were left alone, see the note */
 };
 
 /* what an operator wants of a region, a group or an instance */
@@ -335,25 +344,33 @@ SHMD_ASSERT(offsetof(struct shmd_segment_row, size) == 8, "offset of segment_row
 SHMD_ASSERT(offsetof(struct shmd_segment_row, inode) == 16, "offset of segment_row.inode");
 SHMD_ASSERT(offsetof(struct shmd_segment_row, name) == 24, "offset of segment_row.name");
 
-/* One worker group. Row i of the command segment's group table belongs to it. */
+/* One worker group. Row i of the command segment's group table belongs to it. A row without a name is free. */
 struct shmd_group_row {
     SHMD_ATOMIC(uint32_t) seq;                 /* 0, daemon: odd while the row is being written */
     SHMD_ATOMIC(uint32_t) restart;             /* 4, daemon: see Restart */
-    SHMD_ATOMIC(uint32_t) first_worker;        /* 8, daemon: index of the first WorkerRow */
-    SHMD_ATOMIC(uint32_t) count;               /* 12, daemon: instances */
+    SHMD_ATOMIC(uint32_t) configured;          /* 8, daemon: instances that the configuration asks for */
+    SHMD_ATOMIC(uint32_t) count;               /* 12, daemon: instances that are wanted: CommandRow.Count if that is not 0, else Configured */
     SHMD_ATOMIC(uint64_t) stop_timeout_ns;     /* 16, daemon: from quit flag to SIGTERM, and from SIGTERM to SIGKILL */
     char name[64];                             /* 24, daemon: name of the group */
     char command[96];                          /* 88, daemon: what runs, for people; cut */
-    uint8_t reserved_184[8];
+    SHMD_ATOMIC(uint32_t) most;                /* 184, daemon: instances that there may be */
+    SHMD_ATOMIC(uint32_t) rollout_state;       /* 188, daemon: see Rollout */
+    SHMD_ATOMIC(uint32_t) rollout;             /* 192, daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of */
+    uint8_t reserved_196[4];
+    char rollout_note[120];                    /* 200, daemon: why the rolling restart was given up, for people; cut */
 };
-SHMD_ASSERT(sizeof(struct shmd_group_row) == 192, "size of group_row");
+SHMD_ASSERT(sizeof(struct shmd_group_row) == 320, "size of group_row");
 SHMD_ASSERT(offsetof(struct shmd_group_row, seq) == 0, "offset of group_row.seq");
 SHMD_ASSERT(offsetof(struct shmd_group_row, restart) == 4, "offset of group_row.restart");
-SHMD_ASSERT(offsetof(struct shmd_group_row, first_worker) == 8, "offset of group_row.first_worker");
+SHMD_ASSERT(offsetof(struct shmd_group_row, configured) == 8, "offset of group_row.configured");
 SHMD_ASSERT(offsetof(struct shmd_group_row, count) == 12, "offset of group_row.count");
 SHMD_ASSERT(offsetof(struct shmd_group_row, stop_timeout_ns) == 16, "offset of group_row.stop_timeout_ns");
 SHMD_ASSERT(offsetof(struct shmd_group_row, name) == 24, "offset of group_row.name");
 SHMD_ASSERT(offsetof(struct shmd_group_row, command) == 88, "offset of group_row.command");
+SHMD_ASSERT(offsetof(struct shmd_group_row, most) == 184, "offset of group_row.most");
+SHMD_ASSERT(offsetof(struct shmd_group_row, rollout_state) == 188, "offset of group_row.rollout_state");
+SHMD_ASSERT(offsetof(struct shmd_group_row, rollout) == 192, "offset of group_row.rollout");
+SHMD_ASSERT(offsetof(struct shmd_group_row, rollout_note) == 200, "offset of group_row.rollout_note");
 
 /* One instance: its actual state. Row i of the command segment's worker table belongs to it. */
 struct shmd_worker_row {
@@ -372,8 +389,9 @@ struct shmd_worker_row {
     char reason[192];                          /* 120, daemon: why the state is what it is, for people; cut */
     SHMD_ATOMIC(uint32_t) shim_pid;            /* 312, daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker */
     SHMD_ATOMIC(uint32_t) stalled;             /* 316, daemon: 1 while a filter does not answer */
-    SHMD_ATOMIC(uint32_t) restarted;           /* 320, daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due */
-    uint8_t reserved_324[12];
+    SHMD_ATOMIC(uint32_t) restarted;           /* 320, daemon: CommandRow.Restart plus Rolled, as it was carried out last: if that is another, a restart is due */
+    SHMD_ATOMIC(uint32_t) rolled;              /* 324, daemon: CommandRow.Restart of the group, as of the rolling restart whose turn the instance had last */
+    SHMD_ATOMIC(uint64_t) config_hash;         /* 328, daemon: of the part of its group's configuration that the running process was started with; 0 for none */
     SHMD_ATOMIC(uint32_t) cause;               /* 336, daemon: why the last process ended, is asked to, or could not be started: see Cause. 0 while none has */
     SHMD_ATOMIC(uint32_t) restarts_exit;       /* 340, daemon: of Restarts, those after CauseExit */
     SHMD_ATOMIC(uint32_t) restarts_failure;    /* 344, daemon: of Restarts, those after CauseFailure */
@@ -402,6 +420,8 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, reason) == 120, "offset of worker_r
 SHMD_ASSERT(offsetof(struct shmd_worker_row, shim_pid) == 312, "offset of worker_row.shim_pid");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, stalled) == 316, "offset of worker_row.stalled");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarted) == 320, "offset of worker_row.restarted");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, rolled) == 324, "offset of worker_row.rolled");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, config_hash) == 328, "offset of worker_row.config_hash");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, cause) == 336, "offset of worker_row.cause");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_exit) == 340, "offset of worker_row.restarts_exit");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_failure) == 344, "offset of worker_row.restarts_failure");
@@ -464,28 +484,32 @@ SHMD_ASSERT(offsetof(struct shmd_command_info, worker_offset) == 208, "offset of
 struct shmd_command_row {
     SHMD_ATOMIC(uint32_t) quit;                /* 0, operator: low byte: the quit flag; the word is the futex */
     SHMD_ATOMIC(uint32_t) desired;             /* 4, operator: see Desired */
-    SHMD_ATOMIC(uint32_t) restart;             /* 8, operator: raised by one for each restart that is asked for */
-    uint8_t reserved_12[4];
+    SHMD_ATOMIC(uint32_t) restart;             /* 8, operator: of an instance: raised by one for each restart that is asked for; of a group: for each rolling restart */
+    SHMD_ATOMIC(uint32_t) count;               /* 12, operator: of a group: instances wanted; 0: as many as the configuration says */
     SHMD_ATOMIC(uint64_t) flagged_ns;          /* 16, operator: CLOCK_MONOTONIC at the store of the flag */
-    uint8_t reserved_24[40];
+    SHMD_ATOMIC(uint32_t) max_unavailable;     /* 24, operator: of a group: how many instances may be missing at a time in a rolling restart; 0: one */
+    uint8_t reserved_28[36];
 };
 SHMD_ASSERT(sizeof(struct shmd_command_row) == 64, "size of command_row");
 SHMD_ASSERT(offsetof(struct shmd_command_row, quit) == 0, "offset of command_row.quit");
 SHMD_ASSERT(offsetof(struct shmd_command_row, desired) == 4, "offset of command_row.desired");
 SHMD_ASSERT(offsetof(struct shmd_command_row, restart) == 8, "offset of command_row.restart");
+SHMD_ASSERT(offsetof(struct shmd_command_row, count) == 12, "offset of command_row.count");
 SHMD_ASSERT(offsetof(struct shmd_command_row, flagged_ns) == 16, "offset of command_row.flagged_ns");
+SHMD_ASSERT(offsetof(struct shmd_command_row, max_unavailable) == 24, "offset of command_row.max_unavailable");
 
 /* Head of a group segment. */
 struct shmd_group_info {
     SHMD_ATOMIC(uint32_t) bell;                /* 0, instances: doorbell of the daemon: raised and woken when an instance becomes ready */
     uint8_t reserved_4[60];
-    SHMD_ATOMIC(uint32_t) instance_cap;        /* 64, creator: instance pages there are */
+    SHMD_ATOMIC(uint32_t) instance_cap;        /* 64, creator: instance pages there is room for */
     SHMD_ATOMIC(uint32_t) instance_stride;     /* 68, creator: bytes from one instance page to the next */
     SHMD_ATOMIC(uint64_t) instance_offset;     /* 72, creator: of the first instance page */
     SHMD_ATOMIC(uint64_t) metric_offset;       /* 80, creator: of the first MetricRow of the first instance; those of the next instance follow */
     SHMD_ATOMIC(uint32_t) metric_rows;         /* 88, creator: rows that each instance has */
-    SHMD_ATOMIC(uint32_t) metric_count;        /* 92, creator: rows of all instances: InstanceCap times MetricRows */
-    uint8_t reserved_96[32];
+    SHMD_ATOMIC(uint32_t) metric_count;        /* 92, daemon: rows that have memory: InstanceCount times MetricRows */
+    SHMD_ATOMIC(uint32_t) instance_count;      /* 96, daemon: instances whose pages and metric rows have memory; the others are not to be touched */
+    uint8_t reserved_100[28];
 };
 SHMD_ASSERT(sizeof(struct shmd_group_info) == 128, "size of group_info");
 SHMD_ASSERT(offsetof(struct shmd_group_info, bell) == 0, "offset of group_info.bell");
@@ -495,6 +519,7 @@ SHMD_ASSERT(offsetof(struct shmd_group_info, instance_offset) == 72, "offset of 
 SHMD_ASSERT(offsetof(struct shmd_group_info, metric_offset) == 80, "offset of group_info.metric_offset");
 SHMD_ASSERT(offsetof(struct shmd_group_info, metric_rows) == 88, "offset of group_info.metric_rows");
 SHMD_ASSERT(offsetof(struct shmd_group_info, metric_count) == 92, "offset of group_info.metric_count");
+SHMD_ASSERT(offsetof(struct shmd_group_info, instance_count) == 96, "offset of group_info.instance_count");
 
 /* The page of one instance. The daemon zeroes it before it starts the instance, and only then. */
 struct shmd_instance_page {

@@ -130,11 +130,15 @@ static void roster(void) {
         number("_offset", offset);
         WORD(g, seq);
         WORD(g, restart);
-        WORD(g, first_worker);
+        WORD(g, configured);
         WORD(g, count);
         WORD(g, stop_timeout_ns);
         TEXT(g, name);
         TEXT(g, command);
+        WORD(g, most);
+        WORD(g, rollout_state);
+        WORD(g, rollout);
+        TEXT(g, rollout_note);
     }
     for (uint64_t i = 0; i < LOAD(r, worker_count); i++) {
         uint64_t offset = LOAD(r, worker_offset) + i * sizeof(struct shmd_worker_row);
@@ -166,6 +170,8 @@ static void roster(void) {
         WORD(w, restarts_operator);
         WORD(w, restarts_watchdog);
         WORD(w, restarts_unknown);
+        WORD(w, rolled);
+        WORD(w, config_hash);
     }
     for (uint64_t i = 0; i < LOAD(r, attachment_cap); i++) {
         uint64_t offset = LOAD(r, attachment_offset) + i * sizeof(struct shmd_attachment_row);
@@ -191,7 +197,9 @@ static void command_rows(const char *name, uint64_t offset, uint32_t count) {
         WORD(c, quit);
         WORD(c, desired);
         WORD(c, restart);
+        WORD(c, count);
         WORD(c, flagged_ns);
+        WORD(c, max_unavailable);
     }
 }
 
@@ -222,7 +230,8 @@ static void group(void) {
     WORD(g, metric_offset);
     WORD(g, metric_rows);
     WORD(g, metric_count);
-    for (uint64_t i = 0; i < LOAD(g, instance_cap); i++) {
+    WORD(g, instance_count);
+    for (uint64_t i = 0; i < LOAD(g, instance_count); i++) {
         uint64_t offset = LOAD(g, instance_offset) + i * LOAD(g, instance_stride);
         const struct shmd_instance_page *p = place(offset, sizeof *p);
         begin("InstancePage", i);

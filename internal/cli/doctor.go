@@ -384,10 +384,14 @@ func checkRegion(s *session) []finding {
 	list = append(list, f)
 
 	var failed, restarting, stalled []string
-	filters := 0
+	filters, workers := 0, 0
 	kept := s.kept()
 	for i := range s.Roster.WorkerCount() {
 		w, err := s.worker(i, kept)
+		if err == nil && w.State == protocol.StateGone {
+			continue
+		}
+		workers++
 		if w.ShimPid > 0 {
 			filters++
 		}
@@ -403,7 +407,7 @@ func checkRegion(s *session) []finding {
 			restarting = append(restarting, fmt.Sprintf("%s waits to be started again: %s", w.Name, w.Reason))
 		}
 	}
-	f = fine("workers", "%s, none failed", count(s.Roster.WorkerCount(), "worker"))
+	f = fine("workers", "%s, none failed", count(workers, "worker"))
 	if all := append(failed, restarting...); len(all) > 0 {
 		f.Text = strings.Join(all, "; ")
 		f = f.warn("see shmctl -r %s logs, and then shmctl -r %s start", s.name(), s.name())

@@ -223,7 +223,9 @@ func (a *app) subjects(s *session, names []string) (list []subject, hidden int, 
 	}
 	var known []string
 	for _, g := range directory {
-		known = append(known, g.Name)
+		if g.Name != "" {
+			known = append(known, g.Name)
+		}
 	}
 	if len(names) == 0 {
 		names = known

@@ -74,18 +74,7 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 	s.Command.AskRestart(workers)
 	s.Command.Start(workers, groups)
 
-	switch d := s.Daemon(); {
-	case s.answers():
-	case d.Alive && d.Stopped:
-		a.warn("the daemon (pid %d) is stopped by a signal: it carries this out when it goes on (kill -CONT %d)", d.Pid, d.Pid)
-		noWait = true
-	case d.Alive:
-		a.warn("the daemon (pid %d) does not answer: it carries this out when it can", d.Pid)
-		noWait = true
-	default:
-		a.warn("no daemon runs: the next one carries this out (systemctl start shmd, or shmd -c FILE)")
-		noWait = true
-	}
+	noWait = a.warnUnattended(s) || noWait
 	if noWait {
 		list, err := s.workers(targets.Workers)
 		if err != nil {

@@ -246,6 +246,9 @@ func statDocument(s *stat.Snapshot) statJSON {
 	doc := statJSON{Schema: schema, Region: s.Region, Taken: timestamp(s.Taken), Groups: []statGroupJSON{}, Workers: []statWorkerJSON{}, Channels: []statChannelJSON{}, Attachments: map[string]int{}}
 	totals := s.Totals()
 	for i, g := range s.Groups {
+		if g.Name == "" { // free
+			continue
+		}
 		j := statGroupJSON{Name: g.Name, Count: g.Count, RestartsByCause: causes(g.Restarts), Metrics: []metricJSON{}}
 		for st, n := range g.States {
 			for range n {
@@ -330,6 +333,9 @@ func (a *app) printStat(s, before *stat.Snapshot, pick picked) error {
 	if !named && len(s.Groups) > 0 {
 		t := begin("GROUP", "READY", "RESTARTS", "AFTER")
 		for _, g := range s.Groups {
+			if g.Name == "" { // free
+				continue
+			}
 			ready := cell{text: fmt.Sprintf("%d/%d", g.Ready(), g.Count)}
 			if g.Ready() < g.Count {
 				ready.color = yellow

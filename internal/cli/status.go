@@ -98,7 +98,12 @@ func (a *app) status(ctx context.Context) error {
 		a.warn("%v", err)
 	}
 	doc.Groups = []groupJSON{}
-	for _, g := range groups {
+	at := map[int]int{} // where a row is in the document
+	for i, g := range groups {
+		if g.Name == "" { // free
+			continue
+		}
+		at[i] = len(doc.Groups)
 		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, 0, g.Restart.String(), int64(g.StopTimeout), g.Command})
 	}
 	kept := s.kept()
@@ -108,12 +113,15 @@ func (a *app) status(ctx context.Context) error {
 			a.warn("%v", err)
 			continue
 		}
+		if w.State == protocol.StateGone {
+			continue
+		}
 		doc.Workers.add(w.State)
 		if w.Stalled {
 			doc.Workers.Stalled++
 		}
-		if w.State == protocol.StateReady && w.Group >= 0 && w.Group < len(doc.Groups) {
-			doc.Groups[w.Group].Ready++
+		if k, ok := at[w.Group]; ok && w.State == protocol.StateReady {
+			doc.Groups[k].Ready++
 		}
 	}
 	depth, unread := 0, []string{}
@@ -122,6 +130,9 @@ func (a *app) status(ctx context.Context) error {
 		a.warn("%v", err)
 	}
 	for _, g := range segments {
+		if g.Name == "" { // free
+			continue
+		}
 		doc.Memory.Segments++
 		doc.Memory.Bytes += g.Size
 		if !protocol.IsChannel(g.Kind) {

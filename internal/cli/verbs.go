@@ -21,6 +21,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.startCommand(),
 		a.stopCommand(),
 		a.restartCommand(),
+		a.scaleCommand(),
 		a.killCommand(),
 		a.waitCommand(),
 		a.logsCommand(),
@@ -105,11 +106,15 @@ func workerNames(s *session) []string {
 	var names []string
 	groups, _ := s.Roster.Groups()
 	for _, g := range groups {
-		names = append(names, g.Name)
+		if g.Name != "" {
+			names = append(names, g.Name)
+		}
 	}
 	workers, _ := s.Roster.Workers()
 	for _, w := range workers {
-		names = append(names, w.Name)
+		if w.State != protocol.StateGone {
+			names = append(names, w.Name)
+		}
 	}
 	return names
 }
@@ -134,7 +139,7 @@ func segmentsOf(s *session, pass func(protocol.Segment) bool) []string {
 	var names []string
 	segments, _ := s.Roster.Segments()
 	for _, g := range segments {
-		if pass(g) {
+		if g.Name != "" && pass(g) {
 			names = append(names, g.Name)
 		}
 	}

@@ -160,12 +160,17 @@ type waiter struct {
 	// no answer yet.
 	asked map[int]protocol.Worker
 
+	scaled []scaling // groups that are to have so many instances
+
 	list    []worker // as of the last check
 	missing string   // what the last check still missed, "" for nothing
 }
 
 func (w *waiter) check() (done bool, err error) {
 	targets, err := control.Resolve(w.s.Roster, w.names)
+	if errors.Is(err, control.ErrNoSuchWorker) && w.what == forExited && w.list != nil { // its group was scaled down
+		return true, nil
+	}
 	if err != nil {
 		return false, err
 	}
@@ -181,7 +186,15 @@ func (w *waiter) check() (done bool, err error) {
 		return false, err
 	}
 	var missing []string
+	if m := w.s.notScaled(w.scaled, w.list); m != "" {
+		missing = append(missing, m)
+	} else if w.what == forReady {
+		missing = append(missing, w.s.notThere(targets.Groups, w.list)...)
+	}
 	for _, row := range w.list {
+		if w.leaving(row) {
+			continue
+		}
 		m, err := w.look(row, alive)
 		if err != nil {
 			return false, err
@@ -202,6 +215,16 @@ func (w *waiter) check() (done bool, err error) {
 		w.missing += fmt.Sprintf(" and %d more", n)
 	}
 	return false, nil
+}
+
+// leaving reports whether a worker is to go, as its group is scaled down.
+func (w *waiter) leaving(row worker) bool {
+	for _, sc := range w.scaled {
+		if sc.index == row.Group && row.Instance >= sc.count {
+			return true
+		}
+	}
+	return false
 }
 
 // look returns what is missing of one worker, "" if nothing is. Errors: it will not come.

@@ -232,7 +232,7 @@ func defaultGroup(name string) Group {
 		Delimiter:    DelimiterNewline,
 		StallTimeout: 10 * time.Second,
 		Restart:      RestartAlways,
-		StopTimeout:  5 * time.Second,
+		StopTimeout:  DefaultStopTimeout,
 		ReadyTimeout: 30 * time.Second,
 		BackoffMin:   100 * time.Millisecond,
 		BackoffMax:   30 * time.Second,
@@ -241,6 +241,9 @@ func defaultGroup(name string) Group {
 		Metrics:      48,
 	}
 }
+
+// DefaultStopTimeout is stop_timeout where a group does not say.
+const DefaultStopTimeout = 5 * time.Second
 
 // DefaultTOML is the configuration of a daemon that is started without one: a tutorial.
 //

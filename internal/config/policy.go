@@ -34,3 +34,14 @@ func (g *Group) Channels() []string {
 	}
 	return names
 }
+
+// Most returns how many instances a group can have: one if a channel of it has one such end.
+func (c *Config) Most(g *Group) int {
+	for _, ch := range c.Channels {
+		lane := ch.Lane() && slices.Contains(g.Channels(), ch.Name)
+		if lane || ch.Publishers == 1 && (slices.Contains(g.Produce, ch.Name) || g.Stdout == ch.Name) {
+			return 1
+		}
+	}
+	return MaxWorkers
+}

@@ -210,6 +210,9 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 	}
 	command := false
 	for _, d := range directory {
+		if d.Name == "" { // free
+			continue
+		}
 		command = command || d.Kind == protocol.KindCommand
 		if d.Name == "roster" {
 			if d.Inode != l.Segments["roster"].Inode() {

@@ -179,7 +179,7 @@ func fakeDaemon() error {
 	var children []*exec.Cmd
 	index := 0
 	for gi, g := range p.Groups {
-		if _, err := roster.AddGroup(protocol.Group{Name: g.Name, First: index, Count: len(g.Workers), StopTimeout: g.Timeout}); err != nil {
+		if _, err := roster.AddGroup(protocol.Group{Name: g.Name, Count: len(g.Workers), StopTimeout: g.Timeout}); err != nil {
 			return err
 		}
 		for i, mode := range g.Workers {

@@ -31,7 +31,9 @@ func resolve(r *protocol.Roster, names []string) (Targets, [][]int, error) {
 	}
 	byGroup := make(map[string]int, len(groups))
 	for i, g := range groups {
-		byGroup[g.Name] = i
+		if g.Name != "" { // else the row is free
+			byGroup[g.Name] = i
+		}
 	}
 	members := make([][]int, len(groups))
 	byWorker := map[string]int{}
@@ -43,6 +45,9 @@ func resolve(r *protocol.Roster, names []string) (Targets, [][]int, error) {
 		if err != nil {
 			continue // its writer died there, so it has no name that could be trusted
 		}
+		if w.State == protocol.StateGone {
+			continue
+		}
 		byWorker[w.Name] = i
 		if w.Group >= 0 && w.Group < len(members) {
 			members[w.Group] = append(members[w.Group], i)
@@ -51,10 +56,14 @@ func resolve(r *protocol.Roster, names []string) (Targets, [][]int, error) {
 	if len(names) == 0 {
 		t := Targets{Region: true}
 		for i := range r.WorkerCount() {
-			t.Workers = append(t.Workers, i)
+			if w, err := r.Worker(i); err != nil || w.State != protocol.StateGone {
+				t.Workers = append(t.Workers, i)
+			}
 		}
-		for i := range groups {
-			t.Groups = append(t.Groups, i)
+		for i, g := range groups {
+			if g.Name != "" {
+				t.Groups = append(t.Groups, i)
+			}
 		}
 		return t, nil, nil
 	}
@@ -89,6 +98,9 @@ func unknown(name string, groups []protocol.Group, workers map[string]int) error
 	}
 	prefix, _, dotted := strings.Cut(name, ".")
 	for _, g := range groups {
+		if g.Name == "" {
+			continue
+		}
 		have := g.Name
 		if g.Count == 1 {
 			have += fmt.Sprintf(" (%s.0)", g.Name)
@@ -101,7 +113,9 @@ func unknown(name string, groups []protocol.Group, workers map[string]int) error
 		}
 	}
 	for _, g := range groups {
-		near(g.Name)
+		if g.Name != "" {
+			near(g.Name)
+		}
 	}
 	if dotted {
 		for _, w := range sortedByIndex(workers) {

@@ -25,7 +25,7 @@ func heapRoster(t *testing.T, groups ...string) *protocol.Roster {
 	for _, g := range groups {
 		name, count := g, 1
 		fmt.Sscanf(strings.Replace(g, "=", " ", 1), "%s %d", &name, &count)
-		gi, err := r.AddGroup(protocol.Group{Name: name, First: index, Count: count})
+		gi, err := r.AddGroup(protocol.Group{Name: name, Count: count})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func FuzzResolve(f *testing.F) {
 			t.Fatal(err)
 		}
 		for i := range 2 {
-			if _, err := r.AddGroup(protocol.Group{Name: "parser", First: 2 * i, Count: 2}); err != nil {
+			if _, err := r.AddGroup(protocol.Group{Name: "parser", Count: 2}); err != nil {
 				t.Fatal(err)
 			}
 			for k := range 2 {

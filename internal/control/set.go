@@ -48,7 +48,7 @@ func OpenSet(segments map[string]*region.Segment) (Set, error) {
 	s.Groups = make([]*protocol.GroupSegment, len(groups))
 	for i, g := range groups {
 		seg := segments[groupPrefix+g.Name]
-		if seg == nil {
+		if seg == nil || g.Name == "" {
 			continue
 		}
 		if gs, err := protocol.OpenGroup(seg.Bytes()); err == nil && gs.Header().Generation == generation {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -82,6 +83,12 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 	if err != nil {
 		return nil, err
 	}
+	for name, s := range e.segments { // one that was removed, and not from the fd store yet
+		if !slices.ContainsFunc(rows, func(r protocol.Segment) bool { return r.Name == name }) {
+			s.Close()
+			delete(e.segments, name)
+		}
+	}
 	for _, row := range rows {
 		s := e.segments[row.Name]
 		if s == nil {
@@ -98,20 +105,8 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 	return roster, d.sameShape(roster, e.segments)
 }
 
-// sameShape compares groups and channels of the memory with the configuration.
+// sameShape compares the channels of the memory with the configuration: one that both have must be the same.
 func (d *Daemon) sameShape(roster *protocol.Roster, segments map[string]*region.Segment) error {
-	groups, err := roster.Groups()
-	if err != nil {
-		return err
-	}
-	if len(groups) != len(d.conf.Groups) {
-		return fmt.Errorf("it has %s, the configuration %d", plural(len(groups), "worker group"), len(d.conf.Groups))
-	}
-	for i, g := range d.conf.Groups {
-		if groups[i].Name != g.Name || groups[i].Count != g.Count {
-			return fmt.Errorf("its worker group %d is %q with count = %d, in the configuration it is %q with count = %d", i+1, groups[i].Name, groups[i].Count, g.Name, g.Count)
-		}
-	}
 	want := map[string]config.Channel{}
 	for _, c := range d.conf.Channels {
 		want[c.Name] = c
@@ -124,16 +119,9 @@ func (d *Daemon) sameShape(roster *protocol.Roster, segments map[string]*region.
 		return err
 	}
 	for _, row := range rows {
-		if !protocol.IsChannel(row.Kind) {
-			continue
-		}
 		c, ok := want[row.Name]
-		if !ok {
-			return fmt.Errorf("it has a channel %q, the configuration has none", row.Name)
-		}
-		delete(want, row.Name)
 		s := segments[row.Name]
-		if s == nil { // made anew
+		if !protocol.IsChannel(row.Kind) || !ok || s == nil { // not in the configuration any more, or made anew
 			continue
 		}
 		have, err := protocol.OpenChannel(s.Bytes())
@@ -146,9 +134,6 @@ func (d *Daemon) sameShape(roster *protocol.Roster, segments map[string]*region.
 		case have.Slots() != c.Slots || have.SlotSize() != int(c.SlotSize):
 			return fmt.Errorf("its channel %q has slots = %d and slot_size = %d, in the configuration %d and %d", row.Name, have.Slots(), have.SlotSize(), c.Slots, c.SlotSize)
 		}
-	}
-	for name := range want {
-		return fmt.Errorf("it has no channel %q", name)
 	}
 	return nil
 }
@@ -187,14 +172,12 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 			byWorker[row.Worker] = id
 		}
 	}
-	if err := d.addWorkers(); err != nil {
+	torn, err := d.adoptGroups()
+	if err != nil {
 		return nil, err
 	}
 	for _, w := range d.workers {
-		before, err := roster.Worker(w.index)
-		if err == nil {
-			w.row = before
-		} else { // its writer died in the middle
+		if torn[w.index] { // its writer died in the middle
 			w.row.Attachment, w.row.Since = byWorker[w.index], now
 		}
 		id := w.row.Attachment
@@ -337,6 +320,9 @@ func (d *Daemon) endUnrecorded(w *worker) {
 // goOn is the supervisor's first step after an adoption: it watches what lives, and deals with what has ended.
 func (d *Daemon) goOn(a *adopted) {
 	for _, w := range d.workers {
+		if w.gone() {
+			continue
+		}
 		if w.proc == nil {
 			d.resumeWaiting(w)
 			continue
@@ -387,7 +373,7 @@ func (d *Daemon) resumeRunning(w *worker) {
 		d.writeRow(w)
 	}
 	if w.row.State == protocol.StateReady {
-		d.readyGroups[w.group] = true
+		w.group.ready = true
 	}
 	d.step(w, d.asItWas(w, true, false))
 	d.notice(w)
@@ -402,7 +388,7 @@ func (d *Daemon) asItWas(w *worker, alive, ended bool) supervise.Adopted {
 // resumeWaiting goes on with a worker that has no process.
 func (d *Daemon) resumeWaiting(w *worker) {
 	if w.row.State == protocol.StateFailed || w.row.State == protocol.StateExited && w.row.Reason != supervise.Stopped {
-		d.readyGroups[w.group] = true // as it was: it is no reason not to be ready now
+		w.group.ready = true // as it was: it is no reason not to be ready now
 	}
 	d.step(w, d.asItWas(w, false, false))
 }

@@ -118,8 +118,6 @@ func TestAdoptedOutput(t *testing.T) {
 func TestAdoptionRefused(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ was, is, reason string }{
-		{idle("w", "count = 2"), idle("w", "count = 3"), `its worker group 1 is \"w\" with count = 2, in the configuration it is \"w\" with count = 3`},
-		{jobs + idle("w", `consume = ["jobs"]`), idle("w"), `it has a channel \"jobs\", the configuration has none`},
 		{"[channel.c]\nkind = \"queue\"\nslots = 4\nslot_size = \"64B\"\n" + idle("w", `consume = ["c"]`), "[channel.c]\nkind = \"queue\"\nslots = 8\nslot_size = \"64B\"\n" + idle("w", `consume = ["c"]`), `its channel \"c\" has slots = 4 and slot_size = 64, in the configuration 8 and 64`},
 	} {
 		d := testregion.Start(t, named+c.was)

@@ -6,13 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,35 +58,38 @@ type Daemon struct {
 	server   *server
 
 	// The supervisor's goroutine alone uses what follows.
-	workers     []*worker
-	machine     *supervise.Machine
-	events      []happened // that the machine does not know of yet
-	stepping    bool
-	unsettled   bool // a worker's state has changed since reportStatus
-	ids         *ids
-	outsiders   map[uint16]*outsider
-	stopping    bool
-	info        protocol.DaemonInfo
-	ready       bool         // READY=1 was sent
-	status      string       // STATUS as it was sent last
-	readyGroups map[int]bool // groups of which an instance has been ready
+	workers   []*worker
+	machine   *supervise.Machine
+	events    []happened // that the machine does not know of yet
+	stepping  bool
+	unsettled bool // a worker's state has changed since reportStatus
+	ids       *ids
+	outsiders map[uint16]*outsider
+	stopping  bool
+	info      protocol.DaemonInfo
+	ready     bool     // READY=1 was sent
+	status    string   // STATUS as it was sent last
+	groups    []*group // by row; nil: free
 
 	posted   chan func()
 	finished chan struct{}
 	asked    chan os.Signal // SIGTERM, SIGINT, SIGHUP
 	children chan os.Signal // SIGCHLD
 	once     sync.Once
-	ringing  sync.WaitGroup
-	wentOn   chan struct{} // closed when an upgrade is done
-	pause    time.Duration // then: for so long nobody supervised
-	guard    *os.Process   // nil: none is needed, or it could not be started
+	guard    *os.Process     // nil: none is needed, or it could not be started
+	wentOn   chan struct{}   // closed when an upgrade is done
+	pause    time.Duration   // then: for so long nobody supervised
+	ringing  context.Context // of the watches, once there are any
+	watches  watches
+	metrics  *metricsServer       // nil: none
+	view     atomic.Pointer[view] // what the server sees
 }
 
 // Run runs a region until it is stopped: by a signal, by shmctl stop, or by ctx. It returns nil after an orderly stop.
 // Errors: ErrRunning; those of making the memory and the socket.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
-		conf: o.Config, version: o.Version, hub: sys.NewHub(), dumps: newFailureDumps(dumpDir(o.Config.Region.DumpDir)), outsiders: map[uint16]*outsider{}, readyGroups: map[int]bool{},
+		conf: o.Config, version: o.Version, hub: sys.NewHub(), dumps: newFailureDumps(dumpDir(o.Config.Region.DumpDir)), outsiders: map[uint16]*outsider{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
 		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1), wentOn: make(chan struct{}),
 	}
@@ -126,6 +129,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	g.Add(func() error { return d.signals(ctx) }, func(error) { cancel() })
 	g.Add(func() error { return d.bells(ctx) }, func(error) { cancel() })
 	if m := d.listenMetrics(); m != nil {
+		d.metrics = m
 		g.Add(m.serve, func(error) { m.close() })
 	}
 	if interval := watchdogInterval(); interval > 0 {
@@ -197,15 +201,8 @@ func (d *Daemon) prepare() (err error) {
 		if err := d.addGroups(); err != nil {
 			return err
 		}
-		if err := d.addWorkers(); err != nil {
-			return err
-		}
-		for _, w := range d.workers {
-			if err := d.mem.roster.SetWorker(w.index, w.row); err != nil {
-				return err
-			}
-		}
 	}
+	d.publishView()
 	if err := d.storeSegments(d.adopted == nil); err != nil {
 		return err
 	}
@@ -262,40 +259,7 @@ func (d *Daemon) succeed(now time.Time) error {
 	if d.mem != nil {
 		d.mem.Close()
 	}
-	d.mem, d.workers, d.outsiders = nil, nil, map[uint16]*outsider{}
-	return nil
-}
-
-// addGroups fills the group table.
-func (d *Daemon) addGroups() error {
-	first := 0
-	for i := range d.conf.Groups {
-		g := &d.conf.Groups[i]
-		if _, err := d.mem.roster.AddGroup(protocol.Group{Name: g.Name, Restart: restartOf(g.Restart), First: first, Count: g.Count,
-			StopTimeout: g.StopTimeout, Command: commandOf(g)}); err != nil {
-			return err
-		}
-		first += g.Count
-	}
-	return nil
-}
-
-// addWorkers makes a worker of each instance of the configuration.
-func (d *Daemon) addWorkers() error {
-	byName := map[string]int{}
-	d.machine = supervise.New(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
-	for gi := range d.conf.Groups {
-		g := &d.conf.Groups[gi]
-		group := d.machine.AddGroup(policyOf(g))
-		for i := range g.Count {
-			w := &worker{index: len(d.workers), group: gi, instance: i, conf: g,
-				row: protocol.Worker{Name: fmt.Sprintf("%s.%d", g.Name, i), Group: gi, Instance: i, Since: d.info.Started}}
-			d.machine.Add(group, w.row.Name)
-			d.workers = append(d.workers, w)
-			byName[w.row.Name] = w.index
-		}
-	}
-	d.ring.attach(d.mem.log, byName)
+	d.mem, d.workers, d.groups, d.outsiders = nil, nil, nil, map[uint16]*outsider{}
 	return nil
 }
 
@@ -467,35 +431,6 @@ func (d *Daemon) signals(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// bells waits on the doorbells of the command segment and of every group, and on the channels that have dead letters to move.
-func (d *Daemon) bells(ctx context.Context) error {
-	for _, name := range d.mem.names {
-		if c := d.mem.channels[name]; c.dead != nil {
-			d.ringing.Go(func() { d.moveDeadLetters(ctx, name, c) })
-		}
-	}
-	for _, g := range d.mem.groups {
-		d.ringing.Go(func() {
-			bell := g.Bell()
-			for v := bell.Load(); ; v = bell.Load() {
-				d.post(d.reconcileAll)
-				if d.hub.Wait(ctx, bell, v) != nil {
-					return
-				}
-			}
-		})
-	}
-	bell := d.mem.command.Bell()
-	for v := bell.Load(); ; v = bell.Load() {
-		d.post(d.reconcileAll)
-		if d.hub.Wait(ctx, bell, v) != nil {
-			break
-		}
-	}
-	d.ringing.Wait()
-	return nil
 }
 
 func (d *Daemon) setDaemonState(s protocol.DaemonState) {

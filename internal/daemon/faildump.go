@@ -82,7 +82,7 @@ func (d *Daemon) dumpFailure(w *worker, reason string) {
 	})
 }
 
-// dumpSources are the segments for a dump of a failed worker, those that say most about it first, as many as have no more than most bytes together.
+// dumpSources are the segments for a dump of a failed worker, those that say most about it first, as many as have no more than most bytes of memory together.
 func (d *Daemon) dumpSources(w *worker, most int64) (list []dump.Source) {
 	rank := func(name string) int {
 		switch {
@@ -98,19 +98,23 @@ func (d *Daemon) dumpSources(w *worker, most int64) (list []dump.Source) {
 	for name, s := range d.mem.segments {
 		list = append(list, dump.Source{Segment: dump.Segment{Name: name, Kind: "", Size: s.Size(), Inode: s.Inode()}, R: s.readOnly})
 	}
+	held := map[string]int64{} // holes cost nothing
+	for name, s := range d.mem.segments {
+		held[name] = s.Held()
+	}
 	slices.SortFunc(list, func(a, b dump.Source) int {
-		return cmp.Or(cmp.Compare(rank(a.Name), rank(b.Name)), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(rank(a.Name), rank(b.Name)), cmp.Compare(held[a.Name], held[b.Name]), cmp.Compare(a.Name, b.Name))
 	})
 	for i := range list {
 		s := &list[i]
 		if h, err := protocol.ReadHeader(d.mem.segments[s.Name].Bytes()); err == nil {
 			s.Kind = h.Kind.String()
 		}
-		if s.Size > most {
+		if held[s.Name] > most {
 			s.Missing, s.R = fmt.Sprintf("it would make the dump larger than dump_size = %d in [region]", d.conf.Region.DumpSize), nil
 			continue
 		}
-		most -= s.Size
+		most -= held[s.Name]
 	}
 	return list
 }

@@ -24,7 +24,7 @@ func (d *Daemon) noticeFilter(w *worker) {
 	if !w.conf.Filter() {
 		return
 	}
-	page, row := d.mem.groups[w.group].Page(w.instance), w.row
+	page, row := w.page(), w.row
 	if row.Stalled = page.Stalled.Load() != 0; row.State == protocol.StateReady {
 		row.Reason = protocol.Text(page.Note[:])
 	}
@@ -93,7 +93,7 @@ func (d *Daemon) describeEnd(w *worker, e sys.ExitInfo) string {
 	if !w.conf.Filter() {
 		return how
 	}
-	if note := protocol.Text(d.mem.groups[w.group].Page(w.instance).Note[:]); note != "" && e.Signal == 0 {
+	if note := protocol.Text(w.page().Note[:]); note != "" && e.Signal == 0 {
 		how += ": " + note
 	}
 	return how

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/shmd/shmd/internal/config"
@@ -21,7 +22,7 @@ type memory struct {
 	roster   *protocol.Roster
 	command  *protocol.Command
 	log      *protocol.Log
-	groups   []*protocol.GroupSegment // as in the configuration
+	groups   map[string]*protocol.GroupSegment // by name of the group
 	channels map[string]*channel
 	names    []string // of the channels, in the order of the configuration, each with its dead-letter channel behind it
 
@@ -39,10 +40,11 @@ type segment struct {
 // channel is a channel of whichever kind and, for a queue, where its dead letters go.
 type channel struct {
 	protocol.Channel
-	conf  config.Channel
-	queue *protocol.Queue // nil for another kind
-	topic *protocol.Topic // nil for another kind
-	dead  *protocol.Queue // nil: no limit of deliveries, or this is a dead-letter channel itself
+	conf    config.Channel
+	queue   *protocol.Queue // nil for another kind
+	topic   *protocol.Topic // nil for another kind
+	retired bool            // it is not in the configuration any more, and goes when nobody uses it and it is empty
+	dead    *protocol.Queue // nil: no limit of deliveries, or this is a dead-letter channel itself
 }
 
 // deadSuffix is what the name of a dead-letter channel ends in.
@@ -65,7 +67,7 @@ func newMemory(c *config.Config, dir string, now time.Time) (m *memory, err erro
 // makeMemory makes all segments of a region but those that are left, by name, which it takes over. On error it has closed everything but those
 // that it did not come to.
 func makeMemory(c *config.Config, dir string, header protocol.Header, left map[string]*region.Segment) (m *memory, err error) {
-	m = &memory{header: header, channels: map[string]*channel{}, segments: map[string]*segment{}, left: left}
+	m = &memory{header: header, groups: map[string]*protocol.GroupSegment{}, channels: map[string]*channel{}, segments: map[string]*segment{}, left: left}
 	made := m // a return of nil clears m
 	defer func() {
 		if err != nil {
@@ -76,20 +78,16 @@ func makeMemory(c *config.Config, dir string, header protocol.Header, left map[s
 		}
 	}()
 
-	workers := 0
-	for _, g := range c.Groups {
-		workers += g.Count
-	}
-	size := protocol.RosterConfig{Segments: 3 + len(c.Groups) + 2*len(c.Channels), Groups: len(c.Groups), Workers: workers,
-		Attachments: daemonID + workers + c.Region.MaxAttachments, Dir: control.CanonicalDir(dir)}
+	size := regionRows(c)
+	size.Dir = control.CanonicalDir(dir)
 	m.roster, err = build(m, c.Region, "roster", protocol.RosterSize(size), false, func(b []byte, h protocol.Header) (*protocol.Roster, error) {
 		return protocol.FormatRoster(b, h, size)
 	}, protocol.OpenRoster)
 	if err != nil {
 		return nil, err
 	}
-	m.command, err = build(m, c.Region, "command", protocol.CommandSize(len(c.Groups), workers), false, func(b []byte, h protocol.Header) (*protocol.Command, error) {
-		return protocol.FormatCommand(b, h, len(c.Groups), workers)
+	m.command, err = build(m, c.Region, "command", protocol.CommandSize(size.Groups, size.Workers), false, func(b []byte, h protocol.Header) (*protocol.Command, error) {
+		return protocol.FormatCommand(b, h, size.Groups, size.Workers)
 	}, protocol.OpenCommand)
 	if err != nil {
 		return nil, err
@@ -100,15 +98,10 @@ func makeMemory(c *config.Config, dir string, header protocol.Header, left map[s
 	if err != nil {
 		return nil, err
 	}
-	for _, g := range c.Groups {
-		size := protocol.GroupConfig{Instances: g.Count, Metrics: g.Metrics}
-		s, err := build(m, c.Region, "group/"+g.Name, protocol.GroupSize(size), false, func(b []byte, h protocol.Header) (*protocol.GroupSegment, error) {
-			return protocol.FormatGroup(b, h, size)
-		}, protocol.OpenGroup)
-		if err != nil {
+	for i := range c.Groups {
+		if err := m.addGroup(c.Region, &c.Groups[i]); err != nil {
 			return nil, err
 		}
-		m.groups = append(m.groups, s)
 	}
 	for _, ch := range c.Channels {
 		if err := m.addChannel(c.Region, ch); err != nil {
@@ -165,6 +158,40 @@ func (m *memory) create(r config.Region, name string, size int64, sparse bool) (
 	h := m.header
 	h.Name = name
 	return s.Bytes(), h, nil
+}
+
+// addGroup makes the segment of a group. It has room for as many instances as a region can have, and memory for those that are configured: it can
+// grow under the eyes of who has mapped it.
+func (m *memory) addGroup(r config.Region, g *config.Group) error {
+	name := groupSegment(g.Name)
+	size := protocol.GroupConfig{Instances: config.MaxWorkers, Metrics: g.Metrics}
+	s, err := build(m, r, name, protocol.GroupSize(size), true, func(b []byte, h protocol.Header) (*protocol.GroupSegment, error) {
+		if err := m.segments[name].Allocate(0, int64(sys.PageSize()), r.Mlock); err != nil { // the head
+			return nil, err
+		}
+		s, err := protocol.FormatGroup(b, h, size)
+		if err != nil {
+			return nil, err
+		}
+		s.SetInstances(0)
+		return s, m.allocate(s, g.Count, r.Mlock)
+	}, protocol.OpenGroup)
+	if err != nil {
+		return err
+	}
+	m.groups[g.Name] = s
+	return nil
+}
+
+// allocate gives memory to the pages and tables of the first n instances of a group.
+func (m *memory) allocate(s *protocol.GroupSegment, n int, lock bool) error {
+	for _, p := range s.Parts(s.Instances(), n) {
+		if err := m.segments[s.Header().Name].Allocate(p.Offset, p.Size, lock); err != nil {
+			return err
+		}
+	}
+	s.SetInstances(n)
+	return nil
 }
 
 // addChannel makes the segments of a channel.
@@ -269,37 +296,46 @@ func (m *memory) single(channels []string) []*protocol.Topic {
 	return all
 }
 
-// describe fills the roster's directory and the group table.
+// describe fills the roster's directory.
 func (m *memory) describe(c *config.Config) error {
 	names := []string{"roster", "command", "log"}
 	for _, g := range c.Groups {
-		names = append(names, "group/"+g.Name)
+		names = append(names, groupSegment(g.Name))
 	}
 	for _, name := range append(names, m.names...) {
-		s := m.segments[name]
-		h, err := protocol.ReadHeader(s.Bytes())
-		if err != nil {
-			return err
-		}
-		if err := m.roster.AddSegment(protocol.Segment{Name: name, Kind: h.Kind, Size: s.Size(), Inode: s.Inode()}); err != nil {
+		if _, err := m.list(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// describeAnew corrects the directory where a segment was made anew.
-func (m *memory) describeAnew() error {
+// list writes the row of a segment into the directory: the one that it had, a free one, or the next. It returns the row's index.
+func (m *memory) list(name string) (int, error) {
+	s := m.segments[name]
+	h, err := protocol.ReadHeader(s.Bytes())
+	if err != nil {
+		return 0, err
+	}
 	rows, err := m.roster.Segments()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for i, row := range rows {
-		if s := m.segments[row.Name]; s != nil && s.Inode() != row.Inode {
-			row.Size, row.Inode = s.Size(), s.Inode()
-			if err := m.roster.SetSegment(i, row); err != nil {
-				return err
-			}
+	i := slices.IndexFunc(rows, func(r protocol.Segment) bool { return r.Name == name })
+	if i < 0 {
+		i = slices.IndexFunc(rows, func(r protocol.Segment) bool { return r.Name == "" })
+	}
+	if i < 0 {
+		i = len(rows)
+	}
+	return i, m.roster.SetSegment(i, protocol.Segment{Name: name, Kind: h.Kind, Size: s.Size(), Inode: s.Inode()})
+}
+
+// describeAnew corrects the directory where a segment was made anew.
+func (m *memory) describeAnew() error {
+	for _, name := range m.anew {
+		if _, err := m.list(name); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -88,8 +88,12 @@ func (d *Daemon) statSource() stat.Source {
 	for name, c := range d.mem.channels {
 		channels[name] = c.Channel
 	}
+	groups := make([]*protocol.GroupSegment, len(d.groups))
+	for _, g := range d.living() {
+		groups[g.index] = g.segment
+	}
 	return stat.Source{
-		Set:  control.Set{Roster: d.mem.roster, Command: d.mem.command, Groups: slices.Clone(d.mem.groups)},
+		Set:  control.Set{Roster: d.mem.roster, Command: d.mem.command, Groups: groups},
 		Kept: func() bool { return true },
 		Channel: func(name string) (protocol.Channel, error) {
 			if c := channels[name]; c != nil {
@@ -107,6 +111,15 @@ func (m *metricsServer) serve() error {
 	}
 	<-m.closed // the region goes on without
 	return nil
+}
+
+// look makes it read another set of segments from now on: those of before are about to be unmapped, perhaps.
+func (m *metricsServer) look(s stat.Source) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.reader != nil {
+		m.reader = stat.NewReader(s)
+	}
 }
 
 // close ends it. Nobody reads the memory any more when it returns.

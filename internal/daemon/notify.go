@@ -146,10 +146,14 @@ func (n *notifier) end() {
 // been.
 func (d *Daemon) reportStatus() {
 	count := map[protocol.State]int{}
+	workers := 0
 	for _, w := range d.workers {
-		count[w.row.State]++
+		if !w.gone() {
+			count[w.row.State]++
+			workers++
+		}
 	}
-	status := fmt.Sprintf("STATUS=%d workers", len(d.workers))
+	status := fmt.Sprintf("STATUS=%d workers", workers)
 	sep := ": "
 	for _, s := range []protocol.State{protocol.StateReady, protocol.StateStarting, protocol.StateStopping, protocol.StateWaiting, protocol.StateBackoff, protocol.StateFailed, protocol.StateExited} {
 		if count[s] > 0 {
@@ -161,7 +165,7 @@ func (d *Daemon) reportStatus() {
 		return
 	}
 	d.status = status
-	if !d.ready && !d.stopping && len(d.readyGroups) == len(d.conf.Groups) {
+	if !d.ready && !d.stopping && d.groupsReady() {
 		d.ready = true
 		status = "READY=1\n" + status
 	}

@@ -309,13 +309,14 @@ func (s *server) onSupervisor(fn func()) bool {
 }
 
 func (s *server) hello() attach.Reply {
-	return attach.Reply{OK: true, Pid: os.Getpid(), Version: s.d.version, Region: s.d.conf.Region.Name}
+	return attach.Reply{OK: true, Pid: os.Getpid(), Version: s.d.version, Region: s.d.view.Load().conf.Region.Name}
 }
 
 func (s *server) channels(p peer) attach.Reply {
 	r := s.hello()
-	for _, name := range s.d.mem.names {
-		c := s.d.mem.channels[name]
+	v := s.d.view.Load()
+	for _, name := range v.names {
+		c := v.channels[name]
 		r.Channels = append(r.Channels, attach.Channel{Name: name, Kind: c.conf.Kind, Slots: uint32(c.Slots()), SlotSize: uint32(c.SlotSize()),
 			Produce: s.mayProduce(p, c), Consume: s.mayConsume(p, c)})
 	}
@@ -391,8 +392,8 @@ func (s *server) mayConsume(p peer, c *channel) bool {
 
 // attach decides about an attach request and makes the attachment.
 func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *outsider) {
-	d := s.d
-	a := d.conf.Access
+	d, v := s.d, s.d.view.Load()
+	a := v.conf.Access
 	operate := trusted(p) || listed(a.Operate, p)
 	observe := operate || listed(a.Observe, p)
 	refuse := func(code, format string, args ...any) (attach.Reply, []*os.File, *outsider) {
@@ -407,9 +408,9 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		may   func(peer, *channel) bool
 	}{{"produce", r.Produce, s.mayProduce}, {"consume", r.Consume, s.mayConsume}} {
 		for _, name := range want.names {
-			c := d.mem.channels[name]
+			c := v.channels[name]
 			if c == nil {
-				return refuse(attach.CodeNoChannel, "region %q has no channel %q; there are: %s", d.conf.Region.Name, name, strings.Join(d.mem.names, ", "))
+				return refuse(attach.CodeNoChannel, "region %q has no channel %q; there are: %s", v.conf.Region.Name, name, strings.Join(v.names, ", "))
 			}
 			if !want.may(p, c) {
 				return refuse(attach.CodePermission, "user %d may not %s on channel %q: see allow_%s in [channel.%s]", p.uid, want.what, name, want.what, name)
@@ -418,10 +419,10 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		}
 	}
 	if r.Role == attach.RoleOperate && !operate {
-		return refuse(attach.CodePermission, "user %d may not operate region %q: see operate in [access], or become root or the daemon's user", p.uid, d.conf.Region.Name)
+		return refuse(attach.CodePermission, "user %d may not operate region %q: see operate in [access], or become root or the daemon's user", p.uid, v.conf.Region.Name)
 	}
 	if !observe && len(grants) == 0 {
-		return refuse(attach.CodePermission, "user %d may not observe region %q: see observe in [access]", p.uid, d.conf.Region.Name)
+		return refuse(attach.CodePermission, "user %d may not observe region %q: see observe in [access]", p.uid, v.conf.Region.Name)
 	}
 
 	reply := s.hello()
@@ -430,23 +431,23 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		reply.FDs = append(reply.FDs, name)
 		files = append(files, f)
 	}
-	hand("roster", d.mem.segments["roster"].readOnly)
+	hand("roster", v.segments["roster"].readOnly)
 	role := protocol.RoleObserve
-	if command := d.mem.segments["command"]; r.Role == attach.RoleOperate {
+	if command := v.segments["command"]; r.Role == attach.RoleOperate {
 		role = protocol.RoleOperate
 		hand("command", command.File())
 	} else {
 		hand("command", command.readOnly)
 	}
 	if observe {
-		hand("log", d.mem.segments["log"].readOnly)
-		for _, g := range d.conf.Groups {
-			hand("group/"+g.Name, d.mem.segments["group/"+g.Name].readOnly)
+		hand("log", v.segments["log"].readOnly)
+		for _, g := range v.groups {
+			hand(groupSegment(g), v.segments[groupSegment(g)].readOnly)
 		}
 	}
 	var channels []string
-	for _, name := range d.mem.names {
-		switch s := d.mem.segments[name]; {
+	for _, name := range v.names {
+		switch s := v.segments[name]; {
 		case grants[name]:
 			channels = append(channels, name)
 			hand(name, s.File())

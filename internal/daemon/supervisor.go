@@ -38,6 +38,7 @@ func (d *Daemon) step(w *worker, e supervise.Event) {
 func (d *Daemon) settle() {
 	if d.unsettled {
 		d.unsettled = false
+		d.scale()
 		d.reportStatus()
 		d.checkStopped()
 	}
@@ -62,7 +63,7 @@ func (d *Daemon) do(w *worker, a supervise.Action) {
 		if !protocol.Flagged(d.mem.command.WorkerQuit(w.index)) {
 			d.mem.command.Flag(w.index)
 		}
-		if d.mem.groups[w.group].Page(w.instance).AttachedPid.Load() == 0 {
+		if w.page().AttachedPid.Load() == 0 {
 			d.step(w, supervise.Deaf{})
 		}
 	case supervise.Terminate:
@@ -104,7 +105,7 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	}
 	switch {
 	case c.To == protocol.StateReady:
-		d.readyGroups[w.group] = true
+		w.group.ready = true
 		d.log.Info("worker ready", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "after", c.At.Sub(w.proc.started).Round(time.Microsecond).String())
 	case c.To == protocol.StateStopping:
 		d.log.Info("worker asked to quit", "worker", w.row.Name, "pid", w.proc.pid, "why", c.Reason)
@@ -118,8 +119,11 @@ func (d *Daemon) reconcileAll() {
 	if !d.stopping && d.mem.command.RegionDesired() != protocol.DesiredRun {
 		d.beginShutdown("shmctl stop")
 	}
+	d.scale()
 	for _, w := range d.workers {
-		d.machine.Want(w.index, d.desired(w))
+		if !w.gone() {
+			d.machine.Want(w.index, d.desired(w))
+		}
 	}
 	for _, w := range d.workers {
 		d.reconcile(w)
@@ -128,6 +132,9 @@ func (d *Daemon) reconcileAll() {
 
 // reconcile tells the machine what is wanted of a worker and what the worker says of itself.
 func (d *Daemon) reconcile(w *worker) {
+	if w.gone() {
+		return
+	}
 	d.step(w, d.desired(w))
 	d.notice(w)
 }
@@ -136,8 +143,8 @@ func (d *Daemon) reconcile(w *worker) {
 func (d *Daemon) desired(w *worker) supervise.Desired {
 	command := d.mem.command
 	return supervise.Desired{
-		Run:     !d.stopping && command.RegionDesired() == protocol.DesiredRun && command.WorkerDesired(w.index) == protocol.DesiredRun,
-		Restart: command.RestartCount(w.index),
+		Run:     !d.stopping && !w.leaving && command.Wanted(w.index, w.group.index),
+		Restart: command.RestartCount(w.index) + w.row.Rolled,
 	}
 }
 
@@ -158,23 +165,30 @@ func (d *Daemon) noticeReady(w *worker) {
 	if w.proc.running {
 		d.step(w, supervise.Running{})
 	}
-	if d.mem.groups[w.group].Page(w.instance).Ready.Load() != 0 {
+	if w.page().Ready.Load() != 0 {
 		d.step(w, supervise.SaidReady{})
 	}
 }
 
 // arm prepares a launch: the quit flag, an attachment id, an empty page.
 func (d *Daemon) arm(w *worker) supervise.Event {
-	restart := d.mem.command.RestartCount(w.index)
-	if !d.mem.command.Arm(w.index, w.group) {
+	g := w.group
+	w.row.Rolled, _ = d.mem.command.GroupRollout(g.index) // whatever it is started for
+	restart := d.mem.command.RestartCount(w.index) + w.row.Rolled
+	if !d.mem.command.Arm(w.index, g.index) {
 		return supervise.Unwanted{Restart: restart}
 	}
 	id, err := d.ids.take()
 	if err != nil {
 		return d.startFailed(w, err)
 	}
-	d.mem.groups[w.group].Reset(w.instance)
+	if err := d.allocatePage(w); err != nil {
+		d.ids.free(id)
+		return d.startFailed(w, err)
+	}
+	g.segment.Reset(w.instance)
 	w.row.Attachment = id
+	w.conf, w.row.ConfigHash = g.conf, g.hash
 	return supervise.Prepared{Restart: restart}
 }
 
@@ -256,7 +270,7 @@ func (d *Daemon) workerDied(w *worker) {
 	} else {
 		d.log.Warn("worker died", fields...)
 	}
-	w.row.Pid, w.row.ShimPid, w.row.StartTicks, w.row.Stalled = 0, 0, 0, false
+	w.row.Pid, w.row.ShimPid, w.row.StartTicks, w.row.Stalled, w.row.ConfigHash = 0, 0, 0, false, 0
 	w.row.ExitCode, w.row.ExitSignal = exit.Code, int(exit.Signal)
 	flagged := protocol.Flagged(d.mem.command.WorkerQuit(w.index))
 	switch {
@@ -306,10 +320,8 @@ func (d *Daemon) collect(w *worker) sys.ExitInfo {
 func (d *Daemon) mayPublish(produce []string) error {
 	for _, t := range d.mem.single(produce) {
 		name := t.Header().Name
-		for _, g := range d.conf.Groups {
-			if slices.Contains(g.Produce, name) {
-				return fmt.Errorf("channel %q has publishers = 1, and that is worker %s.0", name, g.Name)
-			}
+		if groups := d.producers(name); len(groups) > 0 {
+			return fmt.Errorf("channel %q has publishers = 1, and that is worker %s.0", name, groups[0])
 		}
 		if id := t.PublisherID(); id != 0 {
 			a, err := d.mem.roster.Attachment(id)
@@ -341,7 +353,11 @@ func (d *Daemon) giveBack(id uint16, channels []string) {
 	a.State = protocol.AttachmentRepairing
 	d.setAttachment(id, a)
 	for _, name := range channels {
-		r := d.mem.channels[name].Repair(func(owner uint16) bool { return owner == id })
+		c := d.mem.channels[name]
+		if c == nil { // it was removed, so nobody held anything of it
+			continue
+		}
+		r := c.Repair(func(owner uint16) bool { return owner == id })
 		if r != (protocol.Repaired{}) {
 			d.log.Info("channel repaired", "channel", name, "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
 		}
@@ -361,10 +377,12 @@ func (d *Daemon) beginShutdown(why string) {
 	d.systemd.notify("STOPPING=1")
 	var workers, groups []int
 	for _, w := range d.workers {
-		workers = append(workers, w.index)
+		if !w.gone() {
+			workers = append(workers, w.index)
+		}
 	}
-	for i := range d.conf.Groups {
-		groups = append(groups, i)
+	for _, g := range d.living() {
+		groups = append(groups, g.index)
 	}
 	d.mem.command.Stop(workers, groups, true)
 	for _, w := range d.workers {

@@ -153,7 +153,7 @@ func TestUpgrade(t *testing.T) {
 func TestUpgradeRefused(t *testing.T) {
 	t.Parallel()
 	program := nextProgram(t)
-	d := testregion.Start(t, named+idle("w", "count = 2")+shell("ext", "while read -r line; do echo \"said $line\"; done <\"$FIFO\"", `env.FIFO = "/dev/zero"`))
+	d := testregion.Start(t, named+jobs+idle("w", "count = 2")+shell("ext", "while read -r line; do echo \"said $line\"; done <\"$FIFO\"", `env.FIFO = "/dev/zero"`))
 	before := d.WaitWorkers("as they were", everyone)
 	dir := testregion.Dir(t)
 	put := func(name, text string, mode os.FileMode) string {
@@ -185,7 +185,7 @@ func TestUpgradeRefused(t *testing.T) {
 		{"says why", pretends("", "shmd: not today"), "", "did not pass its self-check: not today"},
 		{"passes and cannot be executed", pretends(`{"schema":1,"version":"v0","layout":"1.0"}`, ""), "", "permission denied"},
 		{"wrong configuration", program, string(was) + "\n[worker.x]\nbuiltin = \"nap\"\n", `the configuration has 1 problem`},
-		{"unfit configuration", program, strings.Replace(string(was), "count = 2", "count = 3", 1), `its worker group 1 is "w" with count = 2, in the configuration it is "w" with count = 3`},
+		{"unfit configuration", program, strings.Replace(string(was), "slots = 16", "slots = 8", 1), `its channel "jobs" has slots = 16 and slot_size = 64, in the configuration 8 and 64`},
 	} {
 		if c.conf != "" {
 			if err := os.WriteFile(conf, []byte(c.conf), 0o644); err != nil {

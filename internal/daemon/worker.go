@@ -22,10 +22,11 @@ import (
 // goroutine alone uses it.
 type worker struct {
 	index    int // of its row in the roster and in the command segment
-	group    int // index of its group
+	group    *group
 	instance int
-	conf     *config.Group
+	conf     *config.Group   // what its process was started with, or is to be
 	row      protocol.Worker // the row as it was last written
+	leaving  bool            // its group is to have fewer instances
 
 	proc  *process    // nil when no process runs
 	timer *time.Timer // that the machine set last

@@ -26,7 +26,7 @@ func description() *layout {
 }
 
 // goTypes overrides the Go type of a group of constants: Attachment alone is a row of the roster.
-var goTypes = map[string]string{"Attachment": "AttachmentState"}
+var goTypes = map[string]string{"Attachment": "AttachmentState", "Rollout": "RolloutState"}
 
 // flagGroups are groups whose values are single bits that may be set together.
 var flagGroups = map[string]bool{"QueueFlag": true, "LatestFlag": true, "CallFlag": true, "TopicFlag": true}
@@ -38,6 +38,7 @@ var groupDocs = map[string]string{
 	"State":       "the actual state of an instance",
 	"Desired":     "what an operator wants of a region, a group or an instance",
 	"Restart":     "when an instance that ended is started again",
+	"Rollout":     "the state of a rolling restart of a group",
 	"Cause":       "why a process ended or was not started, and so why its instance is started again",
 	"MetricState": "what a row of an instance's metric table holds",
 	"MetricKind":  "how the value of a metric changes",

@@ -58,7 +58,7 @@ type Snapshot struct {
 	Header      protocol.Header
 	Daemon      protocol.DaemonInfo
 	Status      control.DaemonStatus
-	Groups      []Group
+	Groups      []Group // by row; one without a name is none
 	Workers     []Worker
 	Channels    []Channel
 	Attachments map[protocol.Role]int // processes that hold memory, the daemon included
@@ -118,6 +118,9 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 			problem(err)
 			continue
 		}
+		if w.State == protocol.StateGone {
+			continue
+		}
 		w.look(set, now, parts)
 		s.Workers = append(s.Workers, w)
 		if w.Worker.Group >= 0 && w.Worker.Group < len(s.Groups) {
@@ -134,6 +137,9 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 	segments, err := set.Roster.Segments()
 	problem(err)
 	for _, g := range segments {
+		if g.Name == "" { // free
+			continue
+		}
 		s.Segments++
 		s.Bytes += g.Size
 		if protocol.IsChannel(g.Kind) {

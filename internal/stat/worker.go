@@ -28,7 +28,7 @@ type Metric struct {
 // cannot know. Errors: a row that a daemon was killed in.
 func ReadWorker(set control.Set, i int, kept bool) (Worker, error) {
 	row, err := set.Roster.Worker(i)
-	w := Worker{Worker: row, Index: i, Desired: Desired(set, i), Heartbeat: -1}
+	w := Worker{Worker: row, Index: i, Desired: Desired(set, i, row.Group), Heartbeat: -1}
 	if err != nil || kept {
 		return w, err
 	}
@@ -49,9 +49,12 @@ func ReadWorker(set control.Set, i int, kept bool) (Worker, error) {
 	return w, nil
 }
 
-// Desired is what is wanted of worker i, all in all.
-func Desired(set control.Set, i int) protocol.Desired {
-	if set.Command.RegionDesired() == protocol.DesiredStop || i < set.Command.Workers() && set.Command.WorkerDesired(i) == protocol.DesiredStop {
+// Desired is what is wanted of worker i of a group, all in all.
+func Desired(set control.Set, i, group int) protocol.Desired {
+	if i >= set.Command.Workers() || group < 0 || group >= set.Command.Groups() {
+		return set.Command.RegionDesired()
+	}
+	if !set.Command.Wanted(i, group) {
 		return protocol.DesiredStop
 	}
 	return protocol.DesiredRun

@@ -32,6 +32,7 @@ package supervise
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/shmd/shmd/pkg/protocol"
@@ -274,6 +275,20 @@ func (m *Machine) Add(group int, name string) int {
 	w.group.members = append(w.group.members, w)
 	m.instances = append(m.instances, w)
 	return w.id
+}
+
+// Remove takes an instance that has no process, and of which none is wanted, out of its group. Its number stays, for Reuse.
+func (m *Machine) Remove(worker int) {
+	w := m.instances[worker]
+	m.hold(w, false)
+	w.group.members = slices.DeleteFunc(w.group.members, func(o *instance) bool { return o == w })
+}
+
+// Reuse makes a new instance of a group, with the number of one that was removed.
+func (m *Machine) Reuse(worker, group int, name string) {
+	w := &instance{id: worker, name: name, group: m.groups[group]}
+	w.group.members = append(w.group.members, w)
+	m.instances[worker] = w
 }
 
 // State returns the state of an instance, 0 for one that is new.

@@ -88,13 +88,16 @@ const allocateStep = 1 << 30
 //
 // Memory beyond the limit of the cgroup is not an error here: the kernel kills a
 // process of the cgroup. Ask MemoryLimit first.
-func Allocate(f *os.File, size int64) error {
+func Allocate(f *os.File, size int64) error { return AllocateRange(f, 0, size) }
+
+// AllocateRange is Allocate for the bytes from offset on; the others are left as they are.
+func AllocateRange(f *os.File, offset, size int64) error {
 	if size <= 0 {
 		return fail("fallocate", unix.EINVAL)
 	}
 	for off := int64(0); off < size; off += allocateStep {
 		if err := control(f, "fallocate", func(fd int) error {
-			return unix.Fallocate(fd, 0, off, min(allocateStep, size-off))
+			return unix.Fallocate(fd, 0, offset+off, min(allocateStep, size-off))
 		}); err != nil {
 			return err
 		}
@@ -108,6 +111,7 @@ type Stat struct {
 	UID        uint32 // owner
 	Mode       uint32 // permission bits with set-id and sticky, no type
 	Size       int64  // bytes
+	Held       int64  // bytes that have memory or space: less than Size where there are holes
 	IsRegular  bool   // a regular file; a memfd is one too
 }
 
@@ -137,6 +141,7 @@ func fromStat(st *unix.Stat_t) Stat {
 		UID:       st.Uid,
 		Mode:      st.Mode & 0o7777,
 		Size:      st.Size,
+		Held:      st.Blocks * 512,
 		IsRegular: st.Mode&unix.S_IFMT == unix.S_IFREG,
 	}
 }

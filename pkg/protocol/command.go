@@ -107,6 +107,15 @@ func (c *Command) GroupDesired(i int) Desired { return Desired(c.groups[i].Desir
 // WorkerDesired says whether worker i is wanted to run.
 func (c *Command) WorkerDesired(i int) Desired { return Desired(c.rows[i].Desired.Load()) }
 
+// GroupCount returns how many instances of group i are wanted; 0: as many as the configuration says.
+func (c *Command) GroupCount(i int) int { return int(c.groups[i].Count.Load()) }
+
+// GroupRollout returns how often a rolling restart of group i was asked for, and how many of its instances may be missing at a time.
+func (c *Command) GroupRollout(i int) (count uint32, maxUnavailable int) {
+	count = c.groups[i].Restart.Load() // first: it is raised last
+	return count, max(1, int(c.groups[i].MaxUnavailable.Load()))
+}
+
 // RestartCount returns how often a restart of worker i was asked for.
 func (c *Command) RestartCount(i int) uint32 { return c.rows[i].Restart.Load() }
 
@@ -180,16 +189,46 @@ func (c *Command) AskRestart(workers []int) {
 	c.Ring()
 }
 
+// Scale asks for n instances of group i, or with 0 for as many as the configuration says, and rings the daemon.
+func (c *Command) Scale(i, n int) {
+	c.groups[i].Count.Store(uint32(n))
+	c.Ring()
+}
+
+// AskRollout asks for a rolling restart of group i in which at most so many instances are missing at a time, rings the daemon, and returns
+// the number of the rolling restart.
+func (c *Command) AskRollout(i, maxUnavailable int) uint32 {
+	c.groups[i].MaxUnavailable.Store(uint32(maxUnavailable))
+	n := c.groups[i].Restart.Add(1)
+	c.Ring()
+	return n
+}
+
+// Enlist makes the row of worker i that of a new instance, for the daemon alone: what was wanted of the row's last owner is forgotten. It is
+// before the instance's row in the roster is written: nobody means the new one yet.
+func (c *Command) Enlist(i int) { c.rows[i].Desired.Store(uint32(DesiredRun)) }
+
+// EnlistGroup makes the row of group i that of a new group, likewise.
+func (c *Command) EnlistGroup(i int) {
+	c.groups[i].Count.Store(0)
+	c.groups[i].Desired.Store(uint32(DesiredRun))
+	c.groups[i].Quit.Store(0)
+}
+
+// Wanted reports whether worker i of group g is to run: the region, its group and it are wanted. What stops a group stops an instance too that is made
+// meanwhile; a start of one instance is a start of its group, whose other instances stay stopped by their own rows.
+func (c *Command) Wanted(i, g int) bool {
+	return c.RegionDesired() == DesiredRun && c.GroupDesired(g) == DesiredRun && c.WorkerDesired(i) == DesiredRun
+}
+
 // Arm prepares the launch of worker i of group g (below Workers and Groups), for the daemon alone: it clears the
 // quit flags that belong to an earlier stop and reports whether the worker is still wanted [M N]. A false answer
 // means: do not launch.
 func (c *Command) Arm(i, g int) bool {
-	if c.RegionDesired() != DesiredRun || c.WorkerDesired(i) != DesiredRun { // M
+	if !c.Wanted(i, g) { // M
 		return false
 	}
-	if c.GroupDesired(g) == DesiredRun {
-		c.groups[g].Quit.Store(0)
-	}
+	c.groups[g].Quit.Store(0)
 	c.rows[i].Quit.Store(0)
-	return c.RegionDesired() == DesiredRun && c.WorkerDesired(i) == DesiredRun // N
+	return c.Wanted(i, g) // N
 }

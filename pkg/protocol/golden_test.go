@@ -115,17 +115,17 @@ var (
 		Version: "1.2.3-golden", Config: "/etc/shmd/golden.toml"}
 
 	goldenSegments = []Segment{
-		{Name: "roster", Kind: KindRoster, Size: 6592, Inode: 1001},
+		{Name: "roster", Kind: KindRoster, Size: 6848, Inode: 1001},
 		{Name: "jobs", Kind: KindQueue, Size: 1 << 33, Inode: 1<<40 + 7},
 		{Name: "group/" + strings.Repeat("n", 58), Kind: KindGroup, Size: 12288, Inode: 1003}, // fills its field
 	}
 	goldenGroups = []Group{
-		{Name: "parser", Restart: RestartOnFailure, First: 0, Count: 2, StopTimeout: 5 * time.Second, Command: "python3 parse.py"},
-		{Name: "größe", Restart: RestartNever, First: 2, Count: 1, StopTimeout: 1500 * time.Millisecond, Command: "sleep 1"},
+		{Name: "parser", Restart: RestartOnFailure, Configured: 3, Count: 2, Most: 1024, StopTimeout: 5 * time.Second, Command: "python3 parse.py"},
+		{Name: "größe", Restart: RestartNever, Configured: 1, Count: 1, Most: 1, Rollout: 7, RolloutState: RolloutStopped, RolloutNote: "größe.0 failed: exit code 3", StopTimeout: 1500 * time.Millisecond, Command: "sleep 1"},
 	}
 	goldenWorkers = []Worker{
 		{Name: "parser.0", Group: 0, Instance: 0, State: StateReady, Pid: 4300, StartTicks: 987654400, Attachment: 1,
-			Since: goldenTime.Add(time.Second)},
+			Since: goldenTime.Add(time.Second), Restarted: 3, Rolled: 2, ConfigHash: 0x0123456789abcdef},
 		{Name: "parser.1", Group: 0, Instance: 1, State: StateBackoff, Since: goldenTime.Add(2 * time.Second), Restarts: 1<<32 + 3,
 			ExitSignal: 9, Cause: CauseSignal, RestartsBy: [NumCauses]uint32{CauseExit: 1, CauseSignal: 2, CauseUnknown: 8}, Reason: "killed by signal 9 – again in 400 ms"},
 		{Name: "größe.0", Group: 1, Instance: 0, State: StateFailed, Since: goldenTime.Add(3 * time.Second), ExitCode: 3,
@@ -217,6 +217,8 @@ func makeCommand(t *testing.T) []byte {
 	c.AskRestart([]int{0})
 	c.AskRestart([]int{0, 2})
 	c.Stop([]int{1, 2}, []int{1}, true)
+	c.Scale(0, 5)
+	c.AskRollout(1, 2)
 	c.info.FlaggedNs.Store(77_000_000_001) // instead of the clock's
 	c.groups[1].FlaggedNs.Store(77_000_000_002)
 	c.rows[1].FlaggedNs.Store(77_000_000_003)
@@ -233,7 +235,10 @@ func readCommand(t *testing.T, b []byte) {
 		[]Desired{DesiredStop, DesiredRun, DesiredStop, DesiredRun, DesiredStop, DesiredStop})
 	wantEqual(t, []bool{Flagged(c.RegionQuit()), Flagged(c.GroupQuit(0)), Flagged(c.GroupQuit(1)), Flagged(c.WorkerQuit(0)), Flagged(c.WorkerQuit(1)), Flagged(c.WorkerQuit(2))},
 		[]bool{true, false, true, false, true, true})
-	wantEqual(t, []uint32{c.RestartCount(0), c.RestartCount(1), c.RestartCount(2), c.Bell().Load()}, []uint32{2, 0, 1, 3})
+	wantEqual(t, []uint32{c.RestartCount(0), c.RestartCount(1), c.RestartCount(2), c.Bell().Load()}, []uint32{2, 0, 1, 5})
+	wantEqual(t, []int{c.GroupCount(0), c.GroupCount(1)}, []int{5, 0})
+	n, most := c.GroupRollout(1)
+	wantEqual(t, []int{int(n), most}, []int{1, 2})
 	wantEqual(t, c.WorkerFlaggedNs(2), int64(77_000_000_004))
 }
 

@@ -8,19 +8,22 @@ import (
 )
 
 // GroupSegment is a view of a group segment: one page and one metric table for each instance, which that instance alone
-// writes while it runs; the daemon zeroes a page before it launches the instance.
+// writes while it runs; the daemon zeroes a page before it launches the instance. The segment is sparse: it has room for more instances than there
+// are, and only what belongs to the first Instances of them has memory.
 type GroupSegment struct {
 	b       []byte
 	h       Header
 	info    *GroupInfo
-	pages   []*InstancePage
+	cap     int
+	offset  int64
+	stride  int64
 	metrics int64 // offset of the metric table of instance 0
 	rows    int   // of each metric table
 }
 
 // GroupConfig gives the size of a group segment.
 type GroupConfig struct {
-	Instances int
+	Instances int // that there is room for
 	Metrics   int // rows of each instance's metric table
 }
 
@@ -36,7 +39,7 @@ func groupMetrics(c GroupConfig) int64 {
 	return groupPages + int64(c.Instances)*SizeofInstancePage
 }
 
-// FormatGroup makes a group segment in b, which must be zero. Errors: ErrTooShort.
+// FormatGroup makes a group segment in b, which must be zero and have memory for all instances; see SetInstances. Errors: ErrTooShort.
 func FormatGroup(b []byte, h Header, c GroupConfig) (*GroupSegment, error) {
 	h.Kind = KindGroup
 	if err := format(b, h, GroupSize(c)); err != nil {
@@ -44,6 +47,7 @@ func FormatGroup(b []byte, h Header, c GroupConfig) (*GroupSegment, error) {
 	}
 	info := overlayGroupInfo(b, bodyOffset)
 	info.InstanceCap.Store(uint32(c.Instances))
+	info.InstanceCount.Store(uint32(c.Instances))
 	info.InstanceStride.Store(SizeofInstancePage)
 	info.InstanceOffset.Store(groupPages)
 	info.MetricOffset.Store(uint64(groupMetrics(c)))
@@ -71,9 +75,7 @@ func OpenGroup(b []byte) (*GroupSegment, error) {
 	if err := table(h.Name, b, bodyOffset+OffsetofGroupInfoInstanceOffset, offset, count, uint64(stride)); err != nil {
 		return nil, err
 	}
-	for i := range int64(count) {
-		g.pages = append(g.pages, overlayInstancePage(b, int64(offset)+i*int64(stride)))
-	}
+	g.cap, g.offset, g.stride = int(count), int64(offset), int64(stride)
 	metrics, rows := g.info.MetricOffset.Load(), g.info.MetricRows.Load()
 	if rows == 0 {
 		return g, nil
@@ -88,16 +90,42 @@ func OpenGroup(b []byte) (*GroupSegment, error) {
 // Header returns the segment's header.
 func (g *GroupSegment) Header() Header { return g.h }
 
-// Instances returns the number of pages.
-func (g *GroupSegment) Instances() int { return len(g.pages) }
+// Cap returns the number of instances that there is room for.
+func (g *GroupSegment) Cap() int { return g.cap }
 
-// Page returns the page of instance i, which must be below Instances.
-func (g *GroupSegment) Page(i int) *InstancePage { return g.pages[i] }
+// Instances returns the number of instances whose pages have memory, at most Cap.
+func (g *GroupSegment) Instances() int { return min(int(g.info.InstanceCount.Load()), g.cap) }
+
+// SetInstances says how many instances have memory: after it was given. Only the daemon calls it.
+func (g *GroupSegment) SetInstances(n int) {
+	g.info.MetricCount.Store(uint32(n * g.rows))
+	g.info.InstanceCount.Store(uint32(n))
+}
+
+// A Part is a part of a segment.
+type Part struct{ Offset, Size int64 }
+
+// Parts returns where the instances from i up to but not including n lie in the segment. i and n must be at most Cap.
+func (g *GroupSegment) Parts(i, n int) []Part {
+	parts := []Part{{g.offset + int64(i)*g.stride, int64(n-i) * g.stride}}
+	if size := int64(g.rows) * SizeofMetricRow; size > 0 {
+		parts = append(parts, Part{g.metrics + int64(i)*size, int64(n-i) * size})
+	}
+	return parts
+}
+
+// Page returns the page of instance i, which must be below Cap, and below Instances if it is to be touched.
+func (g *GroupSegment) Page(i int) *InstancePage {
+	if uint(i) >= uint(g.cap) {
+		panic(fmt.Sprintf("group segment %q: there is no page %d of %d", g.h.Name, i, g.cap))
+	}
+	return overlayInstancePage(g.b, g.offset+int64(i)*g.stride)
+}
 
 // Reset zeroes the page of instance i, and takes from its metrics the process that they belonged to: what was counted stays. Only the
 // daemon calls it, only while the instance has no process; it may be killed anywhere in it, and do it again.
 func (g *GroupSegment) Reset(i int) {
-	p := g.pages[i]
+	p := g.Page(i)
 	p.Ready.Store(0)
 	p.ReadyNs.Store(0)
 	p.QuitSeenNs.Store(0)

@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xa159237233ae3f45
+const LayoutHash uint64 = 0x488b42a15114d6d2
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -160,6 +160,7 @@ const (
 	StateBackoff  State = 5 // no process; started again after a delay
 	StateFailed   State = 6 // no process; given up, see the reason
 	StateWaiting  State = 7 // no process; started when other groups or the rest of its own are so far, see the reason
+	StateGone     State = 8 // no process and no instance any more: its group was scaled down or removed; the row may become another's
 )
 
 // String returns the name in lower case, its words separated by '-'; "state(99)" for an unknown value.
@@ -179,8 +180,35 @@ func (v State) String() string {
 		return "failed"
 	case StateWaiting:
 		return "waiting"
+	case StateGone:
+		return "gone"
 	}
 	return "state(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// RolloutState is the state of a rolling restart of a group.
+type RolloutState uint32
+
+const (
+	RolloutNone    RolloutState = 0 // there was none
+	RolloutRunning RolloutState = 1 // instances are restarted, a few at a time
+	RolloutDone    RolloutState = 2 // all instances were restarted and are ready
+	RolloutStopped RolloutState = 3 // an instance that was restarted did not become ready: the others were left alone, see the note
+)
+
+// String returns the name in lower case, its words separated by '-'; "rollout(99)" for an unknown value.
+func (v RolloutState) String() string {
+	switch v {
+	case RolloutNone:
+		return "none"
+	case RolloutRunning:
+		return "running"
+	case RolloutDone:
+		return "done"
+	case RolloutStopped:
+		return "stopped"
+	}
+	return "rollout(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
 
 // Desired is what an operator wants of a region, a group or an instance.
@@ -774,7 +802,7 @@ const (
 	OffsetofSegmentRowName  = 24
 )
 
-// GroupRow is 192 bytes. One worker group. Row i of the command segment's group table belongs to it.
+// GroupRow is 320 bytes. One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.
 type GroupRow struct {
 	_ structs.HostLayout
 
@@ -782,9 +810,9 @@ type GroupRow struct {
 	Seq atomic.Uint32
 	// Restart is at 4, written by daemon: see Restart
 	Restart atomic.Uint32
-	// FirstWorker is at 8, written by daemon: index of the first WorkerRow
-	FirstWorker atomic.Uint32
-	// Count is at 12, written by daemon: instances
+	// Configured is at 8, written by daemon: instances that the configuration asks for
+	Configured atomic.Uint32
+	// Count is at 12, written by daemon: instances that are wanted: CommandRow.Count if that is not 0, else Configured
 	Count atomic.Uint32
 	// StopTimeoutNs is at 16, written by daemon: from quit flag to SIGTERM, and from SIGTERM to SIGKILL
 	StopTimeoutNs atomic.Uint64
@@ -792,19 +820,31 @@ type GroupRow struct {
 	Name [8]atomic.Uint64
 	// Command is at 88, written by daemon: what runs, for people; cut
 	Command [12]atomic.Uint64
-	_       [8]byte
+	// Most is at 184, written by daemon: instances that there may be
+	Most atomic.Uint32
+	// RolloutState is at 188, written by daemon: see Rollout
+	RolloutState atomic.Uint32
+	// Rollout is at 192, written by daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of
+	Rollout atomic.Uint32
+	_       [4]byte
+	// RolloutNote is at 200, written by daemon: why the rolling restart was given up, for people; cut
+	RolloutNote [15]atomic.Uint64
 }
 
 // Size of GroupRow and offsets of its fields, in bytes.
 const (
-	SizeofGroupRow                = 192
+	SizeofGroupRow                = 320
 	OffsetofGroupRowSeq           = 0
 	OffsetofGroupRowRestart       = 4
-	OffsetofGroupRowFirstWorker   = 8
+	OffsetofGroupRowConfigured    = 8
 	OffsetofGroupRowCount         = 12
 	OffsetofGroupRowStopTimeoutNs = 16
 	OffsetofGroupRowName          = 24
 	OffsetofGroupRowCommand       = 88
+	OffsetofGroupRowMost          = 184
+	OffsetofGroupRowRolloutState  = 188
+	OffsetofGroupRowRollout       = 192
+	OffsetofGroupRowRolloutNote   = 200
 )
 
 // WorkerRow is 384 bytes. One instance: its actual state. Row i of the command segment's worker table belongs to it.
@@ -841,9 +881,12 @@ type WorkerRow struct {
 	ShimPid atomic.Uint32
 	// Stalled is at 316, written by daemon: 1 while a filter does not answer
 	Stalled atomic.Uint32
-	// Restarted is at 320, written by daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due
+	// Restarted is at 320, written by daemon: CommandRow.Restart plus Rolled, as it was carried out last: if that is another, a restart is due
 	Restarted atomic.Uint32
-	_         [12]byte
+	// Rolled is at 324, written by daemon: CommandRow.Restart of the group, as of the rolling restart whose turn the instance had last
+	Rolled atomic.Uint32
+	// ConfigHash is at 328, written by daemon: of the part of its group's configuration that the running process was started with; 0 for none
+	ConfigHash atomic.Uint64
 	// Cause is at 336, written by daemon: why the last process ended, is asked to, or could not be started: see Cause. 0 while none has
 	Cause atomic.Uint32
 	// RestartsExit is at 340, written by daemon: of Restarts, those after CauseExit
@@ -884,6 +927,8 @@ const (
 	OffsetofWorkerRowShimPid            = 312
 	OffsetofWorkerRowStalled            = 316
 	OffsetofWorkerRowRestarted          = 320
+	OffsetofWorkerRowRolled             = 324
+	OffsetofWorkerRowConfigHash         = 328
 	OffsetofWorkerRowCause              = 336
 	OffsetofWorkerRowRestartsExit       = 340
 	OffsetofWorkerRowRestartsFailure    = 344
@@ -979,21 +1024,26 @@ type CommandRow struct {
 	Quit atomic.Uint32
 	// Desired is at 4, written by operator: see Desired
 	Desired atomic.Uint32
-	// Restart is at 8, written by operator: raised by one for each restart that is asked for
+	// Restart is at 8, written by operator: of an instance: raised by one for each restart that is asked for; of a group: for each rolling restart
 	Restart atomic.Uint32
-	_       [4]byte
+	// Count is at 12, written by operator: of a group: instances wanted; 0: as many as the configuration says
+	Count atomic.Uint32
 	// FlaggedNs is at 16, written by operator: CLOCK_MONOTONIC at the store of the flag
 	FlaggedNs atomic.Uint64
-	_         [40]byte
+	// MaxUnavailable is at 24, written by operator: of a group: how many instances may be missing at a time in a rolling restart; 0: one
+	MaxUnavailable atomic.Uint32
+	_              [36]byte
 }
 
 // Size of CommandRow and offsets of its fields, in bytes.
 const (
-	SizeofCommandRow            = 64
-	OffsetofCommandRowQuit      = 0
-	OffsetofCommandRowDesired   = 4
-	OffsetofCommandRowRestart   = 8
-	OffsetofCommandRowFlaggedNs = 16
+	SizeofCommandRow                 = 64
+	OffsetofCommandRowQuit           = 0
+	OffsetofCommandRowDesired        = 4
+	OffsetofCommandRowRestart        = 8
+	OffsetofCommandRowCount          = 12
+	OffsetofCommandRowFlaggedNs      = 16
+	OffsetofCommandRowMaxUnavailable = 24
 )
 
 // GroupInfo is 128 bytes. Head of a group segment.
@@ -1003,7 +1053,7 @@ type GroupInfo struct {
 	// Bell is at 0, written by instances: doorbell of the daemon: raised and woken when an instance becomes ready
 	Bell atomic.Uint32
 	_    [60]byte
-	// InstanceCap is at 64, written by creator: instance pages there are
+	// InstanceCap is at 64, written by creator: instance pages there is room for
 	InstanceCap atomic.Uint32
 	// InstanceStride is at 68, written by creator: bytes from one instance page to the next
 	InstanceStride atomic.Uint32
@@ -1013,9 +1063,11 @@ type GroupInfo struct {
 	MetricOffset atomic.Uint64
 	// MetricRows is at 88, written by creator: rows that each instance has
 	MetricRows atomic.Uint32
-	// MetricCount is at 92, written by creator: rows of all instances: InstanceCap times MetricRows
+	// MetricCount is at 92, written by daemon: rows that have memory: InstanceCount times MetricRows
 	MetricCount atomic.Uint32
-	_           [32]byte
+	// InstanceCount is at 96, written by daemon: instances whose pages and metric rows have memory; the others are not to be touched
+	InstanceCount atomic.Uint32
+	_             [28]byte
 }
 
 // Size of GroupInfo and offsets of its fields, in bytes.
@@ -1028,6 +1080,7 @@ const (
 	OffsetofGroupInfoMetricOffset   = 80
 	OffsetofGroupInfoMetricRows     = 88
 	OffsetofGroupInfoMetricCount    = 92
+	OffsetofGroupInfoInstanceCount  = 96
 )
 
 // InstancePage is 4096 bytes. The page of one instance. The daemon zeroes it before it starts the instance, and only then.
@@ -1713,14 +1766,18 @@ var Layouts = []StructInfo{
 		{"inode", "u64", 16, 8, "daemon", "inode of the memfd: what /proc/PID/fd must show"},
 		{"name", "text", 24, 64, "daemon", "as in the header"},
 	}},
-	{Name: "GroupRow", Size: 192, Doc: "One worker group. Row i of the command segment's group table belongs to it.", Fields: []FieldInfo{
+	{Name: "GroupRow", Size: 320, Doc: "One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
 		{"restart", "u32", 4, 4, "daemon", "see Restart"},
-		{"first_worker", "u32", 8, 4, "daemon", "index of the first WorkerRow"},
-		{"count", "u32", 12, 4, "daemon", "instances"},
+		{"configured", "u32", 8, 4, "daemon", "instances that the configuration asks for"},
+		{"count", "u32", 12, 4, "daemon", "instances that are wanted: CommandRow.Count if that is not 0, else Configured"},
 		{"stop_timeout_ns", "u64", 16, 8, "daemon", "from quit flag to SIGTERM, and from SIGTERM to SIGKILL"},
 		{"name", "text", 24, 64, "daemon", "name of the group"},
 		{"command", "text", 88, 96, "daemon", "what runs, for people; cut"},
+		{"most", "u32", 184, 4, "daemon", "instances that there may be"},
+		{"rollout_state", "u32", 188, 4, "daemon", "see Rollout"},
+		{"rollout", "u32", 192, 4, "daemon", "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"},
+		{"rollout_note", "text", 200, 120, "daemon", "why the rolling restart was given up, for people; cut"},
 	}},
 	{Name: "WorkerRow", Size: 384, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -1738,7 +1795,9 @@ var Layouts = []StructInfo{
 		{"reason", "text", 120, 192, "daemon", "why the state is what it is, for people; cut"},
 		{"shim_pid", "u32", 312, 4, "daemon", "of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker"},
 		{"stalled", "u32", 316, 4, "daemon", "1 while a filter does not answer"},
-		{"restarted", "u32", 320, 4, "daemon", "CommandRow.Restart as it was carried out last: if that is another, a restart is due"},
+		{"restarted", "u32", 320, 4, "daemon", "CommandRow.Restart plus Rolled, as it was carried out last: if that is another, a restart is due"},
+		{"rolled", "u32", 324, 4, "daemon", "CommandRow.Restart of the group, as of the rolling restart whose turn the instance had last"},
+		{"config_hash", "u64", 328, 8, "daemon", "of the part of its group's configuration that the running process was started with; 0 for none"},
 		{"cause", "u32", 336, 4, "daemon", "why the last process ended, is asked to, or could not be started: see Cause. 0 while none has"},
 		{"restarts_exit", "u32", 340, 4, "daemon", "of Restarts, those after CauseExit"},
 		{"restarts_failure", "u32", 344, 4, "daemon", "of Restarts, those after CauseFailure"},
@@ -1772,17 +1831,20 @@ var Layouts = []StructInfo{
 	{Name: "CommandRow", Size: 64, Doc: "What operators want of one group or one instance.", Fields: []FieldInfo{
 		{"quit", "u32", 0, 4, "operator", "low byte: the quit flag; the word is the futex"},
 		{"desired", "u32", 4, 4, "operator", "see Desired"},
-		{"restart", "u32", 8, 4, "operator", "raised by one for each restart that is asked for"},
+		{"restart", "u32", 8, 4, "operator", "of an instance: raised by one for each restart that is asked for; of a group: for each rolling restart"},
+		{"count", "u32", 12, 4, "operator", "of a group: instances wanted; 0: as many as the configuration says"},
 		{"flagged_ns", "u64", 16, 8, "operator", "CLOCK_MONOTONIC at the store of the flag"},
+		{"max_unavailable", "u32", 24, 4, "operator", "of a group: how many instances may be missing at a time in a rolling restart; 0: one"},
 	}},
 	{Name: "GroupInfo", Size: 128, Doc: "Head of a group segment.", Fields: []FieldInfo{
 		{"bell", "u32", 0, 4, "instances", "doorbell of the daemon: raised and woken when an instance becomes ready"},
-		{"instance_cap", "u32", 64, 4, "creator", "instance pages there are"},
+		{"instance_cap", "u32", 64, 4, "creator", "instance pages there is room for"},
 		{"instance_stride", "u32", 68, 4, "creator", "bytes from one instance page to the next"},
 		{"instance_offset", "u64", 72, 8, "creator", "of the first instance page"},
 		{"metric_offset", "u64", 80, 8, "creator", "of the first MetricRow of the first instance; those of the next instance follow"},
 		{"metric_rows", "u32", 88, 4, "creator", "rows that each instance has"},
-		{"metric_count", "u32", 92, 4, "creator", "rows of all instances: InstanceCap times MetricRows"},
+		{"metric_count", "u32", 92, 4, "daemon", "rows that have memory: InstanceCount times MetricRows"},
+		{"instance_count", "u32", 96, 4, "daemon", "instances whose pages and metric rows have memory; the others are not to be touched"},
 	}},
 	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []FieldInfo{
 		{"attached_pid", "u32", 0, 4, "instance", "pid of the process that attached; 0 while none did"},
@@ -1949,14 +2011,14 @@ var SegmentSections = []SectionInfo{
 	{"*", "SegmentHeader", SectionValue{Number: 0}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"roster", "RosterInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"roster", "SegmentRow", SectionValue{Struct: "RosterInfo", Field: "segment_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "RosterInfo", Field: "segment_count"}, ""},
-	{"roster", "GroupRow", SectionValue{Struct: "RosterInfo", Field: "group_offset"}, SectionValue{Number: 192}, SectionValue{Struct: "RosterInfo", Field: "group_count"}, ""},
+	{"roster", "GroupRow", SectionValue{Struct: "RosterInfo", Field: "group_offset"}, SectionValue{Number: 320}, SectionValue{Struct: "RosterInfo", Field: "group_count"}, ""},
 	{"roster", "WorkerRow", SectionValue{Struct: "RosterInfo", Field: "worker_offset"}, SectionValue{Number: 384}, SectionValue{Struct: "RosterInfo", Field: "worker_count"}, ""},
 	{"roster", "AttachmentRow", SectionValue{Struct: "RosterInfo", Field: "attachment_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "RosterInfo", Field: "attachment_cap"}, ""},
 	{"command", "CommandInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"command", "CommandRow", SectionValue{Struct: "CommandInfo", Field: "group_offset"}, SectionValue{Number: 64}, SectionValue{Struct: "CommandInfo", Field: "group_cap"}, "groups"},
 	{"command", "CommandRow", SectionValue{Struct: "CommandInfo", Field: "worker_offset"}, SectionValue{Number: 64}, SectionValue{Struct: "CommandInfo", Field: "worker_cap"}, "workers"},
 	{"group", "GroupInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
-	{"group", "InstancePage", SectionValue{Struct: "GroupInfo", Field: "instance_offset"}, SectionValue{Struct: "GroupInfo", Field: "instance_stride"}, SectionValue{Struct: "GroupInfo", Field: "instance_cap"}, ""},
+	{"group", "InstancePage", SectionValue{Struct: "GroupInfo", Field: "instance_offset"}, SectionValue{Struct: "GroupInfo", Field: "instance_stride"}, SectionValue{Struct: "GroupInfo", Field: "instance_count"}, ""},
 	{"group", "MetricRow", SectionValue{Struct: "GroupInfo", Field: "metric_offset"}, SectionValue{Number: 256}, SectionValue{Struct: "GroupInfo", Field: "metric_count"}, ""},
 	{"queue", "QueueInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"queue", "QueueCounters", SectionValue{Number: 1280}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},

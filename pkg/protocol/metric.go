@@ -67,7 +67,7 @@ var (
 
 // Metrics returns the metric table of instance i, which must be below Instances.
 func (g *GroupSegment) Metrics(i int) MetricTable {
-	_ = g.pages[i]
+	_ = g.Page(i)
 	return MetricTable{g, g.metrics + int64(i)*int64(g.rows)*SizeofMetricRow, g.rows}
 }
 

@@ -44,17 +44,23 @@ type Segment struct {
 	Inode uint64
 }
 
-// Group is a row of the group table.
+// Group is a row of the group table. One without a name is free: there is no such group.
 type Group struct {
 	Name        string
 	Restart     Restart
-	First       int // index of the first worker
-	Count       int
+	Configured  int // instances that the configuration asks for
+	Count       int // instances that are wanted
+	Most        int // instances that there may be
 	StopTimeout time.Duration
 	Command     string // for people; cut
+
+	Rollout      uint32 // the number of the rolling restart that RolloutState tells of
+	RolloutState RolloutState
+	RolloutNote  string // why it was given up; cut
 }
 
-// Worker is a row of the worker table: the actual state of one instance.
+// Worker is a row of the worker table: the actual state of one instance. One in StateGone is no instance any more, and whoever lists
+// instances passes it over.
 type Worker struct {
 	Name                 string // GROUP.INSTANCE
 	Group                int    // index of the group
@@ -66,9 +72,11 @@ type Worker struct {
 	Attachment           uint16
 	Since                time.Time
 	Restarts             uint64
-	Restarted            uint32            // the command segment's restart count that was carried out last
 	RestartsBy           [NumCauses]uint32 // of Restarts, how many by each Cause
 	Cause                Cause             // why the last process ended, 0 while none has
+	Restarted            uint32            // the command segment's restart count, plus Rolled, that was carried out last
+	Rolled               uint32            // the rolling restart of its group whose turn it had last
+	ConfigHash           uint64            // of the configuration that its process was started with
 	ExitCode, ExitSignal int
 	Stalled              bool // a filter that does not answer
 	Reason               string
@@ -290,46 +298,76 @@ func (r *Roster) SetSegment(i int, s Segment) error {
 	return nil
 }
 
-// Groups returns the group table. A torn row ends it with an error beside the rows before it.
+// Groups returns the group table; rows without a name are free. A torn row ends it with an error beside the rows before it.
 func (r *Roster) Groups() ([]Group, error) {
 	n := r.groups.used(&r.info.GroupCount)
 	out := make([]Group, 0, n)
 	for i := range n {
-		p, err := row(r, overlayGroupRow, r.groups, i, r.groups.cap)
+		g, err := r.Group(i)
 		if err != nil {
 			return out, err
-		}
-		var g Group
-		err = readRow(&p.Seq, r.daemonLives, func() {
-			g = Group{Name: Text(p.Name[:]), Restart: Restart(p.Restart.Load()), First: int(p.FirstWorker.Load()), Count: int(p.Count.Load()),
-				StopTimeout: time.Duration(p.StopTimeoutNs.Load()), Command: Text(p.Command[:])}
-		})
-		if err != nil {
-			return out, fmt.Errorf("roster: group %d: %w", i, err)
 		}
 		out = append(out, g)
 	}
 	return out, nil
 }
 
+// GroupCap and WorkerCap return how many rows there are, used or not.
+func (r *Roster) GroupCap() int { return r.groups.cap }
+
+// WorkerCap returns how many worker rows there are, used or not.
+func (r *Roster) WorkerCap() int { return r.workers.cap }
+
+// GroupCount returns the number of group rows in use or free again, at most the number that there are.
+func (r *Roster) GroupCount() int { return r.groups.used(&r.info.GroupCount) }
+
+// Group returns row i of the group table. Beside an error for a row whose writer died in the middle it returns what lies there.
+func (r *Roster) Group(i int) (Group, error) {
+	p, err := row(r, overlayGroupRow, r.groups, i, r.groups.cap)
+	if err != nil {
+		return Group{}, err
+	}
+	var g Group
+	err = readRow(&p.Seq, r.daemonLives, func() {
+		g = Group{Name: Text(p.Name[:]), Restart: Restart(p.Restart.Load()), Configured: int(p.Configured.Load()), Count: int(p.Count.Load()), Most: int(p.Most.Load()),
+			StopTimeout: time.Duration(p.StopTimeoutNs.Load()), Command: Text(p.Command[:]),
+			Rollout: p.Rollout.Load(), RolloutState: RolloutState(p.RolloutState.Load()), RolloutNote: Text(p.RolloutNote[:])}
+	})
+	if err != nil {
+		return g, fmt.Errorf("roster: group %d: %w", i, err)
+	}
+	return g, nil
+}
+
 // AddGroup appends a row to the group table and returns its index.
 func (r *Roster) AddGroup(g Group) (int, error) {
 	i := int(r.info.GroupCount.Load())
+	return i, r.SetGroup(i, g)
+}
+
+// SetGroup writes row i of the group table, extends the table if i is the next row, and tells waiters.
+func (r *Roster) SetGroup(i int, g Group) error {
 	p, err := row(r, overlayGroupRow, r.groups, i, r.groups.cap)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	writeRow(&p.Seq, func() {
 		p.Restart.Store(uint32(g.Restart))
-		p.FirstWorker.Store(uint32(g.First))
+		p.Configured.Store(uint32(g.Configured))
 		p.Count.Store(uint32(g.Count))
+		p.Most.Store(uint32(g.Most))
 		p.StopTimeoutNs.Store(uint64(g.StopTimeout))
+		p.Rollout.Store(g.Rollout)
+		p.RolloutState.Store(uint32(g.RolloutState))
 		SetText(p.Name[:], g.Name)
 		SetText(p.Command[:], g.Command)
+		SetText(p.RolloutNote[:], g.RolloutNote)
 	})
-	r.info.GroupCount.Store(uint32(i + 1))
+	if n := r.info.GroupCount.Load(); uint32(i) == n {
+		r.info.GroupCount.Store(n + 1)
+	}
 	r.Changed()
-	return i, nil
+	return nil
 }
 
 // WorkerCount returns the number of rows in use, at most the number that there are.
@@ -340,7 +378,7 @@ func (r *Roster) WorkerCount() int {
 // WorkerOffset returns where row i of the worker table lies in the segment.
 func (r *Roster) WorkerOffset(i int) int64 { return r.workers.offset + int64(i)*r.workers.size }
 
-// Worker returns row i of the worker table.
+// Worker returns row i of the worker table. Beside an error for a row whose writer died in the middle it returns what lies there.
 func (r *Roster) Worker(i int) (Worker, error) {
 	p, err := row(r, overlayWorkerRow, r.workers, i, r.workers.used(&r.info.WorkerCount))
 	if err != nil {
@@ -351,6 +389,7 @@ func (r *Roster) Worker(i int) (Worker, error) {
 		w = Worker{Name: Text(p.Name[:]), Group: int(p.Group.Load()), Instance: int(p.Instance.Load()), State: State(p.State.Load()),
 			Pid: int(int32(p.Pid.Load())), ShimPid: int(int32(p.ShimPid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
 			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(), Restarted: p.Restarted.Load(),
+			Rolled: p.Rolled.Load(), ConfigHash: p.ConfigHash.Load(),
 			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())),
 			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:]), Cause: Cause(p.Cause.Load())}
 		for c, n := range p.restartsBy() {
@@ -404,6 +443,8 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 		p.SinceUnixNs.Store(uint64(w.Since.UnixNano()))
 		p.Restarts.Store(w.Restarts)
 		p.Restarted.Store(w.Restarted)
+		p.Rolled.Store(w.Rolled)
+		p.ConfigHash.Store(w.ConfigHash)
 		p.ExitCode.Store(uint32(w.ExitCode))
 		p.ExitSignal.Store(uint32(w.ExitSignal))
 		p.Cause.Store(uint32(w.Cause))

@@ -114,8 +114,11 @@ func (v *verifier) roster(r *Roster) {
 	}
 	names := map[string]bool{}
 	for i, s := range segments {
-		if names[s.Name] || s.Name == "" {
-			v.add(at(r.segments, i), "roster.name", "segment %d is called %q, which is empty or another's name", i, s.Name)
+		if s.Name == "" { // free
+			continue
+		}
+		if names[s.Name] {
+			v.add(at(r.segments, i), "roster.name", "segment %d is called %q, which is another's name", i, s.Name)
 		}
 		names[s.Name] = true
 	}
@@ -131,8 +134,11 @@ func (v *verifier) roster(r *Roster) {
 			v.add(at(r.workers, i), "roster.row", "%v", err)
 			continue
 		}
+		if w.State == StateGone {
+			continue
+		}
 		switch {
-		case w.State < StateStarting || w.State > StateFailed:
+		case w.State > StateGone:
 			v.add(at(r.workers, i)+OffsetofWorkerRowState, "roster.state", "worker %q is in state %d, which there is not", w.Name, w.State)
 		case (w.State == StateReady) && w.Pid == 0:
 			v.add(at(r.workers, i)+OffsetofWorkerRowPid, "roster.process", "worker %q is %v and has no process", w.Name, w.State)

@@ -70,6 +70,15 @@ func (s *Segment) File() *os.File { return s.m.file }
 // Size returns the length of Bytes, also after Close.
 func (s *Segment) Size() int64 { return int64(len(s.m.b)) }
 
+// Held returns how many bytes of it have memory: all, or of a sparse segment what was touched or allocated; 0 after Close.
+func (s *Segment) Held() int64 {
+	st, err := sys.Fstat(s.m.file)
+	if err != nil {
+		return 0
+	}
+	return st.Held
+}
+
 // Name returns the name its creator gave it, as /proc shows it. Text of another process: quote it.
 func (s *Segment) Name() string { return s.name }
 

@@ -141,7 +141,7 @@ func attachWorker(names []string) (_ *Region, err error) {
 		return nil, err
 	}
 	for i, w := range workers {
-		if w.Name == r.worker {
+		if w.Name == r.worker && w.State != protocol.StateGone {
 			r.index, r.groupRow, r.id = i, w.Group, w.Attachment
 			if w.Instance >= r.group.Instances() || i >= r.command.Workers() || w.Group >= r.command.Groups() {
 				return nil, fmt.Errorf("the roster's row %d (instance %d of group %d) does not fit the group and command segments", i, w.Instance, w.Group)

@@ -51,7 +51,7 @@ func (r *Region) Heartbeat() {
 	r.segments["group"].Release()
 }
 
-// Workers returns the worker table of the roster.
+// Workers returns the instances in the worker table of the roster.
 func (r *Region) Workers() ([]protocol.Worker, error) {
 	s := r.segments["roster"]
 	if err := s.Lease(); err != nil {
@@ -59,7 +59,8 @@ func (r *Region) Workers() ([]protocol.Worker, error) {
 	}
 	defer s.Release()
 	r.change.Store(r.roster.ChangeWord().Load()) // before the table is read: a change while it is read ends WaitChange
-	return r.roster.Workers()
+	workers, err := r.roster.Workers()
+	return slices.DeleteFunc(workers, func(w protocol.Worker) bool { return w.State == protocol.StateGone }), err
 }
 
 // WaitChange waits until the roster changes after the last call of Workers: a worker changed its state, a process attached or

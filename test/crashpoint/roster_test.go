@@ -37,7 +37,7 @@ func rowText(v uint64, n int) string {
 
 func workerOf(v uint64) protocol.Worker {
 	return protocol.Worker{Name: rowText(v, 20+int(v%9)), Group: int(v), Instance: int(v) + 1, State: protocol.State(1 + v%6), Pid: int(v) + 2, ShimPid: int(v) + 3, StartTicks: v << 33,
-		Attachment: uint16(v), Since: time.Unix(0, int64(v)<<40+int64(v)), Restarts: v << 35, ExitCode: int(v % 256), ExitSignal: int(v % 64), Stalled: v%2 == 0, Reason: rowText(v+1, 30+int(v%17))}
+		Attachment: uint16(v), Since: time.Unix(0, int64(v)<<40+int64(v)), Restarts: v << 35, ExitCode: int(v % 256), ExitSignal: int(v % 64), Rolled: uint32(v) + 5, ConfigHash: v << 31, Stalled: v%2 == 0, Reason: rowText(v+1, 30+int(v%17))}
 }
 
 func attachmentOf(v uint64) protocol.Attachment {
@@ -49,7 +49,7 @@ func segmentOf(v uint64) protocol.Segment {
 }
 
 func groupOf(v uint64) protocol.Group {
-	return protocol.Group{Name: rowText(v, 20+int(v%9)), Restart: protocol.Restart(v % 3), First: int(v), Count: int(v) + 1, StopTimeout: time.Duration(v) << 33, Command: rowText(v+1, 40+int(v%17))}
+	return protocol.Group{Name: rowText(v, 20+int(v%9)), Restart: protocol.Restart(v % 3), Configured: int(v), Count: int(v) + 1, Most: int(v) + 2, Rollout: uint32(v) + 3, RolloutState: protocol.RolloutState(1 + v%3), RolloutNote: rowText(v+2, 30+int(v%9)), StopTimeout: time.Duration(v) << 33, Command: rowText(v+1, 40+int(v%17))}
 }
 
 // Values of rows.

@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0xa159237233ae3f45  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x488b42a15114d6d2  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -54,6 +54,16 @@ class State(enum.IntEnum):
     BACKOFF = 5  # no process; started again after a delay
     FAILED = 6  # no process; given up, see the reason
     WAITING = 7  # no process; started when other groups or the rest of its own are so far, see the reason
+    GONE = 8  # no process and no instance any more: its group was scaled down or removed; the row may become another's
+
+
+class RolloutState(enum.IntEnum):
+    """The state of a rolling restart of a group."""
+
+    NONE = 0  # there was none
+    RUNNING = 1  # instances are restarted, a few at a time
+    DONE = 2  # all instances were restarted and are ready
+    STOPPED = 3  # an instance that was restarted did not become ready: the others were left alone, see the note
 
 
 class Desired(enum.IntEnum):
@@ -200,7 +210,7 @@ SIZES = {
     "SegmentHeader": 256,
     "RosterInfo": 448,
     "SegmentRow": 128,
-    "GroupRow": 192,
+    "GroupRow": 320,
     "WorkerRow": 384,
     "AttachmentRow": 128,
     "CommandInfo": 512,
@@ -275,15 +285,19 @@ FIELDS = {
         "inode": (16, "Q"),  # daemon: inode of the memfd: what /proc/PID/fd must show
         "name": (24, "64s"),  # daemon: as in the header
     },
-    # One worker group. Row i of the command segment's group table belongs to it.
+    # One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.
     "GroupRow": {
         "seq": (0, "I"),  # daemon: odd while the row is being written
         "restart": (4, "I"),  # daemon: see Restart
-        "first_worker": (8, "I"),  # daemon: index of the first WorkerRow
-        "count": (12, "I"),  # daemon: instances
+        "configured": (8, "I"),  # daemon: instances that the configuration asks for
+        "count": (12, "I"),  # daemon: instances that are wanted: CommandRow.Count if that is not 0, else Configured
         "stop_timeout_ns": (16, "Q"),  # daemon: from quit flag to SIGTERM, and from SIGTERM to SIGKILL
         "name": (24, "64s"),  # daemon: name of the group
         "command": (88, "96s"),  # daemon: what runs, for people; cut
+        "most": (184, "I"),  # daemon: instances that there may be
+        "rollout_state": (188, "I"),  # daemon: see Rollout
+        "rollout": (192, "I"),  # daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of
+        "rollout_note": (200, "120s"),  # daemon: why the rolling restart was given up, for people; cut
     },
     # One instance: its actual state. Row i of the command segment's worker table belongs to it.
     "WorkerRow": {
@@ -302,7 +316,9 @@ FIELDS = {
         "reason": (120, "192s"),  # daemon: why the state is what it is, for people; cut
         "shim_pid": (312, "I"),  # daemon: of a filter: the process that holds its attachment, and its pipes; Pid is the filter then. 0 for another worker
         "stalled": (316, "I"),  # daemon: 1 while a filter does not answer
-        "restarted": (320, "I"),  # daemon: CommandRow.Restart as it was carried out last: if that is another, a restart is due
+        "restarted": (320, "I"),  # daemon: CommandRow.Restart plus Rolled, as it was carried out last: if that is another, a restart is due
+        "rolled": (324, "I"),  # daemon: CommandRow.Restart of the group, as of the rolling restart whose turn the instance had last
+        "config_hash": (328, "Q"),  # daemon: of the part of its group's configuration that the running process was started with; 0 for none
         "cause": (336, "I"),  # daemon: why the last process ended, is asked to, or could not be started: see Cause. 0 while none has
         "restarts_exit": (340, "I"),  # daemon: of Restarts, those after CauseExit
         "restarts_failure": (344, "I"),  # daemon: of Restarts, those after CauseFailure
@@ -339,18 +355,21 @@ FIELDS = {
     "CommandRow": {
         "quit": (0, "I"),  # operator: low byte: the quit flag; the word is the futex
         "desired": (4, "I"),  # operator: see Desired
-        "restart": (8, "I"),  # operator: raised by one for each restart that is asked for
+        "restart": (8, "I"),  # operator: of an instance: raised by one for each restart that is asked for; of a group: for each rolling restart
+        "count": (12, "I"),  # operator: of a group: instances wanted; 0: as many as the configuration says
         "flagged_ns": (16, "Q"),  # operator: CLOCK_MONOTONIC at the store of the flag
+        "max_unavailable": (24, "I"),  # operator: of a group: how many instances may be missing at a time in a rolling restart; 0: one
     },
     # Head of a group segment.
     "GroupInfo": {
         "bell": (0, "I"),  # instances: doorbell of the daemon: raised and woken when an instance becomes ready
-        "instance_cap": (64, "I"),  # creator: instance pages there are
+        "instance_cap": (64, "I"),  # creator: instance pages there is room for
         "instance_stride": (68, "I"),  # creator: bytes from one instance page to the next
         "instance_offset": (72, "Q"),  # creator: of the first instance page
         "metric_offset": (80, "Q"),  # creator: of the first MetricRow of the first instance; those of the next instance follow
         "metric_rows": (88, "I"),  # creator: rows that each instance has
-        "metric_count": (92, "I"),  # creator: rows of all instances: InstanceCap times MetricRows
+        "metric_count": (92, "I"),  # daemon: rows that have memory: InstanceCount times MetricRows
+        "instance_count": (96, "I"),  # daemon: instances whose pages and metric rows have memory; the others are not to be touched
     },
     # The page of one instance. The daemon zeroes it before it starts the instance, and only then.
     "InstancePage": {
@@ -539,6 +558,7 @@ TEXTS = frozenset(
         ("SegmentRow", "name"),
         ("GroupRow", "name"),
         ("GroupRow", "command"),
+        ("GroupRow", "rollout_note"),
         ("WorkerRow", "name"),
         ("WorkerRow", "reason"),
         ("AttachmentRow", "name"),
@@ -555,14 +575,14 @@ SECTIONS = [
     (None, "SegmentHeader", 0, 0, 1, ""),
     (Kind.ROSTER, "RosterInfo", 256, 0, 1, ""),
     (Kind.ROSTER, "SegmentRow", ("RosterInfo", "segment_offset"), 128, ("RosterInfo", "segment_count"), ""),
-    (Kind.ROSTER, "GroupRow", ("RosterInfo", "group_offset"), 192, ("RosterInfo", "group_count"), ""),
+    (Kind.ROSTER, "GroupRow", ("RosterInfo", "group_offset"), 320, ("RosterInfo", "group_count"), ""),
     (Kind.ROSTER, "WorkerRow", ("RosterInfo", "worker_offset"), 384, ("RosterInfo", "worker_count"), ""),
     (Kind.ROSTER, "AttachmentRow", ("RosterInfo", "attachment_offset"), 128, ("RosterInfo", "attachment_cap"), ""),
     (Kind.COMMAND, "CommandInfo", 256, 0, 1, ""),
     (Kind.COMMAND, "CommandRow", ("CommandInfo", "group_offset"), 64, ("CommandInfo", "group_cap"), "groups"),
     (Kind.COMMAND, "CommandRow", ("CommandInfo", "worker_offset"), 64, ("CommandInfo", "worker_cap"), "workers"),
     (Kind.GROUP, "GroupInfo", 256, 0, 1, ""),
-    (Kind.GROUP, "InstancePage", ("GroupInfo", "instance_offset"), ("GroupInfo", "instance_stride"), ("GroupInfo", "instance_cap"), ""),
+    (Kind.GROUP, "InstancePage", ("GroupInfo", "instance_offset"), ("GroupInfo", "instance_stride"), ("GroupInfo", "instance_count"), ""),
     (Kind.GROUP, "MetricRow", ("GroupInfo", "metric_offset"), 256, ("GroupInfo", "metric_count"), ""),
     (Kind.QUEUE, "QueueInfo", 256, 0, 1, ""),
     (Kind.QUEUE, "QueueCounters", 1280, 64, 16, "stripes"),

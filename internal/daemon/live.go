@@ -1,0 +1,205 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// What is shared between the supervisor, which changes it, and the goroutines around it.
+
+// view is the configuration and the segments as the server sees them. It is never changed: the supervisor publishes another.
+type view struct {
+	conf     *config.Config
+	groups   []string // in the order of the configuration, then those that are on their way out
+	names    []string // of the channels, as in memory
+	channels map[string]*channel
+	segments map[string]*segment
+}
+
+// publishView makes the server see what there is now.
+func (d *Daemon) publishView() {
+	v := &view{conf: d.conf, names: slices.Clone(d.mem.names), channels: maps.Clone(d.mem.channels), segments: maps.Clone(d.mem.segments)}
+	for _, g := range d.conf.Groups {
+		v.groups = append(v.groups, g.Name)
+	}
+	for _, g := range d.living() {
+		if g.removed {
+			v.groups = append(v.groups, g.conf.Name)
+		}
+	}
+	d.view.Store(v)
+	if d.metrics != nil {
+		d.metrics.look(d.statSource())
+	}
+}
+
+// watches are the goroutines that sleep on words in the memory.
+type watches struct {
+	mu      sync.Mutex
+	ended   bool
+	all     sync.WaitGroup
+	running map[string]watch // by segment
+}
+
+type watch struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// watch runs fn in a goroutine until unwatch, or until ctx ends.
+func (d *Daemon) watch(ctx context.Context, segment string, fn func(ctx context.Context)) {
+	d.watches.mu.Lock()
+	defer d.watches.mu.Unlock()
+	if d.watches.ended {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w := watch{cancel, make(chan struct{})}
+	if d.watches.running == nil {
+		d.watches.running = map[string]watch{}
+	}
+	d.watches.running[segment] = w
+	d.watches.all.Go(func() {
+		defer close(w.done)
+		fn(ctx)
+	})
+}
+
+// unwatch ends a watch, and has the supervisor run then once it has ended. It does not wait: the watch may be waiting for the supervisor.
+func (d *Daemon) unwatch(segment string, then func()) {
+	d.watches.mu.Lock()
+	w, ok := d.watches.running[segment]
+	delete(d.watches.running, segment)
+	d.watches.mu.Unlock()
+	if !ok {
+		then()
+		return
+	}
+	w.cancel()
+	go func() {
+		<-w.done
+		d.post(then)
+	}()
+}
+
+// end waits for all watches, whose context has ended.
+func (w *watches) end() {
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
+	w.all.Wait()
+}
+
+// bells waits on the doorbells of the command segment and of every group, and on the channels that have dead letters to move.
+func (d *Daemon) bells(ctx context.Context) error {
+	d.post(func() {
+		d.ringing = ctx
+		for _, g := range d.living() {
+			d.watchGroup(g)
+		}
+		for _, name := range d.mem.names {
+			d.watchChannel(name)
+		}
+	})
+	bell := d.mem.command.Bell()
+	for v := bell.Load(); ; v = bell.Load() {
+		d.post(d.reconcileAll)
+		if d.hub.Wait(ctx, bell, v) != nil {
+			break
+		}
+	}
+	d.watches.end()
+	return nil
+}
+
+// watchGroup waits on the doorbell of a group.
+func (d *Daemon) watchGroup(g *group) {
+	if d.ringing == nil { // bells has not begun, and will do it
+		return
+	}
+	bell := g.segment.Bell()
+	d.watch(d.ringing, groupSegment(g.conf.Name), func(ctx context.Context) {
+		for v := bell.Load(); ; v = bell.Load() {
+			done := make(chan struct{})
+			d.post(func() {
+				defer close(done)
+				for _, w := range g.instances {
+					d.reconcile(w)
+				}
+			})
+			select {
+			case <-done: // what rang meanwhile is one more look, not many
+			case <-d.finished:
+				return
+			}
+			if d.hub.Wait(ctx, bell, v) != nil {
+				return
+			}
+		}
+	})
+}
+
+// watchChannel moves the dead letters of a channel that has any.
+func (d *Daemon) watchChannel(name string) {
+	if c := d.mem.channels[name]; c.dead != nil && d.ringing != nil {
+		d.watch(d.ringing, name, func(ctx context.Context) { d.moveDeadLetters(ctx, name, c) })
+	}
+}
+
+// addSegment puts a segment that was made while the region runs into the directory and the fd store.
+func (d *Daemon) addSegment(name string) error {
+	i, err := d.mem.list(name)
+	if err != nil {
+		return err
+	}
+	d.systemd.remove(segmentName(i))
+	d.systemd.store(segmentName(i), d.mem.segments[name].File())
+	return nil
+}
+
+// removeSegment takes a segment that nobody uses any more out of the directory and the fd store, and unmaps it.
+func (d *Daemon) removeSegment(name string) {
+	s := d.mem.segments[name]
+	if s == nil {
+		return
+	}
+	rows, err := d.mem.roster.Segments()
+	if err != nil {
+		d.log.Error("roster", "error", err)
+	}
+	for i, row := range rows {
+		if row.Name == name {
+			if err := d.mem.roster.SetSegment(i, protocol.Segment{}); err != nil {
+				d.log.Error("roster", "error", err)
+			}
+			d.systemd.remove(segmentName(i))
+		}
+	}
+	delete(d.mem.segments, name)
+	delete(d.mem.channels, name)
+	d.mem.names = slices.DeleteFunc(slices.Clone(d.mem.names), func(n string) bool { return n == name })
+	d.publishView()
+	d.unwatch(name, func() {
+		d.hub.Forget(s.Bytes())
+		s.readOnly.Close()
+		s.Close()
+	})
+}
+
+// allocatePage makes sure that a worker's page has memory.
+func (d *Daemon) allocatePage(w *worker) error {
+	s, n := w.group.segment, w.instance+1
+	if n <= s.Instances() {
+		return nil
+	}
+	if n > s.Cap() {
+		return fmt.Errorf("the segment of group %q has room for %d instances: stop the region and start it anew for more", w.group.conf.Name, s.Cap())
+	}
+	return d.mem.allocate(s, n, d.conf.Region.Mlock)
+}
