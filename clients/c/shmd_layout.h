@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x488b42a15114d6d2) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x4806977d9f1e493e) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -530,11 +530,14 @@ struct shmd_instance_page {
     uint8_t reserved_24[40];
     SHMD_ATOMIC(uint64_t) heartbeat_ns;        /* 64, instance: CLOCK_MONOTONIC of the last heartbeat */
     SHMD_ATOMIC(uint32_t) asleep;              /* 72, instance: number of its goroutines that wait in the library; while above 0 no heartbeat is expected */
-    uint8_t reserved_76[52];
+    SHMD_ATOMIC(uint32_t) answered;            /* 76, instance: the value of Ask that it has answered with a heartbeat */
+    uint8_t reserved_80[48];
     SHMD_ATOMIC(uint32_t) filter_pid;          /* 128, instance: of a shim: the filter that it runs; 0 before it does */
     SHMD_ATOMIC(uint32_t) stalled;             /* 132, instance: 1 while the filter does not answer */
     char note[192];                            /* 136, instance: what the instance says of its state, for people; the daemon makes it the row's reason */
-    uint8_t reserved_328[3768];
+    uint8_t reserved_328[56];
+    SHMD_ATOMIC(uint32_t) ask;                 /* 384, daemon: changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too */
+    uint8_t reserved_388[3708];
 };
 SHMD_ASSERT(sizeof(struct shmd_instance_page) == 4096, "size of instance_page");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, attached_pid) == 0, "offset of instance_page.attached_pid");
@@ -543,9 +546,11 @@ SHMD_ASSERT(offsetof(struct shmd_instance_page, ready_ns) == 8, "offset of insta
 SHMD_ASSERT(offsetof(struct shmd_instance_page, quit_seen_ns) == 16, "offset of instance_page.quit_seen_ns");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, heartbeat_ns) == 64, "offset of instance_page.heartbeat_ns");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, asleep) == 72, "offset of instance_page.asleep");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, answered) == 76, "offset of instance_page.answered");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, filter_pid) == 128, "offset of instance_page.filter_pid");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, stalled) == 132, "offset of instance_page.stalled");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, note) == 136, "offset of instance_page.note");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, ask) == 384, "offset of instance_page.ask");
 
 /* One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md. */
 struct shmd_metric_row {

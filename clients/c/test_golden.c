@@ -242,9 +242,11 @@ static void group(void) {
         WORD(p, quit_seen_ns);
         WORD(p, heartbeat_ns);
         WORD(p, asleep);
+        WORD(p, answered);
         WORD(p, filter_pid);
         WORD(p, stalled);
         TEXT(p, note);
+        WORD(p, ask);
     }
     for (uint64_t i = 0; i < LOAD(g, metric_count); i++) {
         uint64_t offset = LOAD(g, metric_offset) + i * sizeof(struct shmd_metric_row);

@@ -118,6 +118,7 @@ type Group struct {
 	CrashLimit   int               `toml:"crash_limit"`   // restarts within CrashWindow before state failed; 0: never gives up
 	CrashWindow  time.Duration     `toml:"crash_window"`  //
 	Metrics      int               `toml:"metrics"`       // rows of an instance's metric table
+	Watchdog     time.Duration     `toml:"watchdog"`      // a ready instance without a heartbeat for so long is hung; 0: never
 	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
 	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
 	User         string            `toml:"user"`          // name or uid; empty: the daemon's own

@@ -76,6 +76,7 @@ backoff_min = "1ms"
 backoff_max = "1ms"
 crash_limit = 0
 crash_window = "2h"
+watchdog = "5s"
 metrics = 5
 env = { A = "1", "b.c" = "" }
 dir = "/srv"
@@ -114,7 +115,7 @@ func TestComplete(t *testing.T) {
 		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
 		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
-		CrashWindow: 2 * time.Hour, Metrics: 5, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
+		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
 	filter := defaultGroup("filter")
 	filter.Command, filter.Stdin, filter.Stdout = []string{"sed"}, "lines", "results"

@@ -242,6 +242,7 @@ func (v *validator) group(g *Group) {
 	v.between(at.key("crash_limit"), g.CrashLimit, 0, MaxCrashLimit)
 	v.between(at.key("metrics"), g.Metrics, 0, MaxMetrics)
 	v.duration(at.key("crash_window"), g.CrashWindow, time.Millisecond)
+	v.supervision(at, g)
 	v.environment(at.key("env"), g.Env)
 	if g.Dir != "" && !strings.HasPrefix(g.Dir, "/") {
 		v.fail(at.key("dir"), "%q is not absolute; begin it with /", g.Dir)

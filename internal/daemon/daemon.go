@@ -418,7 +418,10 @@ func (d *Daemon) signals(ctx context.Context) error {
 		case <-d.finished:
 			return nil
 		case <-d.children: // a worker has its pidfd; this is for orphans that the subreaper inherits
-			d.post(func() { sys.ReapOrphans(d.isWorker) })
+			d.post(func() {
+				d.noticeStops()
+				sys.ReapOrphans(d.isWorker)
+			})
 		case s := <-d.asked:
 			switch {
 			case s == syscall.SIGHUP:
@@ -451,7 +454,7 @@ func restartOf(s string) protocol.Restart {
 // policyOf is what the machine has to know of a group.
 func policyOf(g *config.Group) *supervise.Policy {
 	return &supervise.Policy{Name: g.Name, Restart: restartOf(g.Restart), ReadyAtExec: g.ReadyAtExec(), ReadyTimeout: g.ReadyTimeout, StopTimeout: g.StopTimeout,
-		BackoffMin: g.BackoffMin, BackoffMax: g.BackoffMax, CrashLimit: g.CrashLimit, CrashWindow: g.CrashWindow}
+		BackoffMin: g.BackoffMin, BackoffMax: g.BackoffMax, CrashLimit: g.CrashLimit, CrashWindow: g.CrashWindow, Watchdog: g.Watchdog}
 }
 
 func commandOf(g *config.Group) string {

@@ -66,6 +66,12 @@ func (d *Daemon) do(w *worker, a supervise.Action) {
 		if w.page().AttachedPid.Load() == 0 {
 			d.step(w, supervise.Deaf{})
 		}
+	case supervise.Look:
+		d.step(w, d.look(w))
+	case supervise.Abort:
+		d.log.Error("worker hangs: it gets SIGABRT", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "why", a.Why)
+		w.proc.signal(syscall.SIGABRT)
+		w.proc.signal(syscall.SIGCONT) // one that is stopped does not end before
 	case supervise.Terminate:
 		d.log.Warn("worker gets SIGTERM", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
 		w.proc.signal(syscall.SIGTERM)
@@ -155,6 +161,7 @@ func (d *Daemon) notice(w *worker) {
 	}
 	d.noticeFilter(w)
 	d.noticeReady(w)
+	d.noticeAwake(w)
 }
 
 // noticeReady tells the machine that a worker's command runs, and that it said it is ready.

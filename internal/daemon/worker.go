@@ -44,6 +44,9 @@ type process struct {
 	said    chan string // one text: why the launcher could not start the command, "" if it could
 	failure string      // that text, once it was heard
 
+	resting   bool // it was asleep at the last look at its heartbeat, and rings when it is not any more
+	suspended bool // a signal has stopped it
+
 	filter   int      // pid of the filter that this shim runs, 0 for none
 	filterFD *os.File // its pidfd, if there is one
 }

@@ -220,9 +220,11 @@ var Structs = []Struct{
 		w64("QuitSeenNs", 16, instance, "CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement"),
 		w64("HeartbeatNs", 64, instance, "CLOCK_MONOTONIC of the last heartbeat"),
 		w32("Asleep", 72, instance, "number of its goroutines that wait in the library; while above 0 no heartbeat is expected"),
+		w32("Answered", 76, instance, "the value of Ask that it has answered with a heartbeat"),
 		w32("FilterPid", 128, instance, "of a shim: the filter that it runs; 0 before it does"),
 		w32("Stalled", 132, instance, "1 while the filter does not answer"),
 		text("Note", 136, 192, instance, "what the instance says of its state, for people; the daemon makes it the row's reason"),
+		w32("Ask", 384, daemon, "changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too"),
 	}},
 	{Name: "MetricRow", Size: 256, Doc: "One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: " +
 		"the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.", Fields: []Field{

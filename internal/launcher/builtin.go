@@ -34,7 +34,7 @@ func builtin(s spec.Spec) error {
 	}
 	switch s.Builtin {
 	case "idle":
-		<-r.Quit().Done()
+		err = r.WaitQuit(ctx)
 	case "echo":
 		err = echo(ctx, r, in, out)
 	case "wordcount":

@@ -32,3 +32,22 @@ func peekChild() int {
 		}
 	}
 }
+
+// StoppedChild takes one piece of news of a child that a signal has stopped, or made go on; ok is false if there is none. Of each child only the
+// last is kept. SIGCHLD comes with it.
+func StoppedChild() (pid int, stopped, ok bool) {
+	var info siginfo
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)),
+			unix.WSTOPPED|unix.WCONTINUED|unix.WNOHANG|unix.WALL, 0, 0)
+		switch e {
+		case 0:
+			return int(info.pid), info.code == cldStopped, info.pid != 0
+		case unix.EINTR:
+		default:
+			return 0, false, false // ECHILD
+		}
+	}
+}
+
+const cldStopped = 5 // CLD_STOPPED, of asm-generic/siginfo.h

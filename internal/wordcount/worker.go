@@ -52,7 +52,7 @@ func Work(ctx context.Context, r *shm.Region, in, out *shm.Queue) error {
 		if err := m.Ack(); err != nil && !errors.Is(err, shm.ErrLost) {
 			return err
 		}
-		r.Heartbeat()
+		r.Beat()
 	}
 }
 

@@ -253,6 +253,8 @@ func makeGroup(t *testing.T) []byte {
 	g.Ring()
 	p.HeartbeatNs.Store(88_000_000_002)
 	p.Asleep.Store(1)
+	p.Answered.Store(6)
+	p.Ask.Store(9)
 	p.FilterPid.Store(4302)
 	p.Stalled.Store(1)
 	SetText(p.Note[:], "no answer, größer")
@@ -297,7 +299,7 @@ func readGroup(t *testing.T, b []byte) {
 	h := metrics[2]
 	wantEqual(t, []uint64{h.Count, h.Sum, h.Buckets[MetricBucketOf(5)], h.Buckets[MetricBucketOf(1000)], h.Buckets[NumMetricBuckets-1]}, []uint64{3, 1005 + 1<<60, 1, 1, 1})
 	wantEqual(t, len(g.Metrics(1).Read()), 0)
-	wantEqual(t, []uint32{p.AttachedPid.Load(), p.Ready.Load(), p.Asleep.Load(), g.Bell().Load()}, []uint32{4300, 1, 1, 1})
+	wantEqual(t, []uint32{p.AttachedPid.Load(), p.Ready.Load(), p.Asleep.Load(), p.Answered.Load(), p.Ask.Load(), g.Bell().Load()}, []uint32{4300, 1, 1, 6, 9, 1})
 	wantEqual(t, []uint64{p.ReadyNs.Load(), p.HeartbeatNs.Load(), p.QuitSeenNs.Load()}, []uint64{88_000_000_001, 88_000_000_002, 0})
 	wantEqual(t, []uint64{uint64(q.AttachedPid.Load()), uint64(q.Ready.Load()), q.QuitSeenNs.Load()}, []uint64{4301, 0, 88_000_000_003})
 }

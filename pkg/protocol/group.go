@@ -131,6 +131,8 @@ func (g *GroupSegment) Reset(i int) {
 	p.QuitSeenNs.Store(0)
 	p.HeartbeatNs.Store(0)
 	p.Asleep.Store(0)
+	p.Answered.Store(0)
+	p.Ask.Store(0)
 	p.FilterPid.Store(0)
 	p.Stalled.Store(0)
 	SetText(p.Note[:], "")

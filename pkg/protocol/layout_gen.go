@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x488b42a15114d6d2
+const LayoutHash uint64 = 0x4806977d9f1e493e
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -1100,14 +1100,19 @@ type InstancePage struct {
 	HeartbeatNs atomic.Uint64
 	// Asleep is at 72, written by instance: number of its goroutines that wait in the library; while above 0 no heartbeat is expected
 	Asleep atomic.Uint32
-	_      [52]byte
+	// Answered is at 76, written by instance: the value of Ask that it has answered with a heartbeat
+	Answered atomic.Uint32
+	_        [48]byte
 	// FilterPid is at 128, written by instance: of a shim: the filter that it runs; 0 before it does
 	FilterPid atomic.Uint32
 	// Stalled is at 132, written by instance: 1 while the filter does not answer
 	Stalled atomic.Uint32
 	// Note is at 136, written by instance: what the instance says of its state, for people; the daemon makes it the row's reason
 	Note [24]atomic.Uint64
-	_    [3768]byte
+	_    [56]byte
+	// Ask is at 384, written by daemon: changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too
+	Ask atomic.Uint32
+	_   [3708]byte
 }
 
 // Size of InstancePage and offsets of its fields, in bytes.
@@ -1119,9 +1124,11 @@ const (
 	OffsetofInstancePageQuitSeenNs  = 16
 	OffsetofInstancePageHeartbeatNs = 64
 	OffsetofInstancePageAsleep      = 72
+	OffsetofInstancePageAnswered    = 76
 	OffsetofInstancePageFilterPid   = 128
 	OffsetofInstancePageStalled     = 132
 	OffsetofInstancePageNote        = 136
+	OffsetofInstancePageAsk         = 384
 )
 
 // MetricRow is 256 bytes. One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.
@@ -1853,9 +1860,11 @@ var Layouts = []StructInfo{
 		{"quit_seen_ns", "u64", 16, 8, "instance", "CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement"},
 		{"heartbeat_ns", "u64", 64, 8, "instance", "CLOCK_MONOTONIC of the last heartbeat"},
 		{"asleep", "u32", 72, 4, "instance", "number of its goroutines that wait in the library; while above 0 no heartbeat is expected"},
+		{"answered", "u32", 76, 4, "instance", "the value of Ask that it has answered with a heartbeat"},
 		{"filter_pid", "u32", 128, 4, "instance", "of a shim: the filter that it runs; 0 before it does"},
 		{"stalled", "u32", 132, 4, "instance", "1 while the filter does not answer"},
 		{"note", "text", 136, 192, "instance", "what the instance says of its state, for people; the daemon makes it the row's reason"},
+		{"ask", "u32", 384, 4, "daemon", "changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too"},
 	}},
 	{Name: "MetricRow", Size: 256, Doc: "One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.", Fields: []FieldInfo{
 		{"state", "u32", 0, 4, "instance", "see MetricState; stored last"},

@@ -43,6 +43,9 @@ type Region struct {
 	command  *protocol.Command
 	group    *protocol.GroupSegment // nil for an outsider
 	page     *protocol.InstancePage // nil for an outsider
+	asking   *region.Segment        // the group segment again, to read Ask; it stays mapped
+	ask      *atomic.Uint32         // Ask of the page; of an outsider nobodyAsks
+	answered atomic.Uint32          // the value of it that was answered
 	instance int                    // of a worker
 	index    int                    // of the worker's row; -1 for an outsider
 	groupRow int
@@ -100,7 +103,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, procs: runtime.GOMAXPROCS(0), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+	r := &Region{name: name, hub: sys.NewHub(), index: -1, ask: &nobodyAsks, procs: runtime.GOMAXPROCS(0), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
 	quit, end := context.WithCancelCause(context.Background())
 	r.quit, r.endQuit = quit, func(cause error) {
 		end(cause)
@@ -159,7 +162,10 @@ func attachWorker(names []string) (_ *Region, err error) {
 		r.page = nil // it is the other one's
 		return nil, fmt.Errorf("%w (pid %d)", ErrAttached, p.AttachedPid.Load())
 	}
-	r.Heartbeat()
+	if err := r.listen(); err != nil {
+		return nil, err
+	}
+	r.Beat()
 	r.watchQuit()
 	r.watchDaemon()
 	return r, nil

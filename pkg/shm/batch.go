@@ -19,7 +19,7 @@ const MaxBatch = protocol.MaxFrame
 // all of them unless err is not nil. It waits while the queue is full. Errors: as Send, and for a message that is too large only
 // those before it are sent.
 func (q *Queue) SendBatch(ctx context.Context, msgs [][]byte) (int, error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return 0, err
 	}
 	defer q.s.Release()
@@ -73,7 +73,7 @@ func (q *Queue) LoanBatch(ctx context.Context) (*BatchLoan, error) {
 }
 
 func (q *Queue) takeBatch(ctx context.Context, b *BatchLoan) (err error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
 	if b.l, err = q.loan(ctx, true); err != nil {
@@ -139,7 +139,7 @@ func (q *Queue) TryReceiveBatch() (*Batch, error) {
 }
 
 func (q *Queue) receiveBatch(ctx context.Context, b *Batch, wait bool) (err error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
 	if b.l, err = q.lease(ctx, wait); err != nil {

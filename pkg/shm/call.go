@@ -75,7 +75,7 @@ func (c *Call) Slots() int { return c.c.Slots() }
 
 // Stat takes a snapshot of the channel.
 func (c *Call) Stat() (protocol.CallStat, error) {
-	if err := c.s.Lease(); err != nil {
+	if err := c.r.enter(c.s); err != nil {
 		return protocol.CallStat{}, err
 	}
 	defer c.s.Release()
@@ -96,7 +96,7 @@ func (c *Call) Do(ctx context.Context, req []byte, buf []byte) ([]byte, error) {
 	if limit := c.c.SlotSize(); len(req) > limit {
 		return buf, &TooLargeError{c.name, len(req), limit}
 	}
-	if err := c.s.Lease(); err != nil {
+	if err := c.r.enter(c.s); err != nil {
 		return buf, err
 	}
 	defer c.s.Release()
@@ -316,7 +316,7 @@ type Request struct {
 
 // Request takes a slot to write a request in place. It waits while all slots are in use. Errors: ctx.Err(), ErrQuit, ErrClosed.
 func (c *Call) Request(ctx context.Context) (*Request, error) {
-	if err := c.s.Lease(); err != nil {
+	if err := c.r.enter(c.s); err != nil {
 		return nil, err
 	}
 	q, err := c.request(ctx)
@@ -401,7 +401,7 @@ type Incoming struct {
 // channel's on_server_death says. Errors: ctx.Err(), ErrQuit (also when requests are there: a worker that is asked to
 // quit takes no more), ErrClosed, *protocol.CorruptError (its caller was told).
 func (c *Call) Accept(ctx context.Context) (*Incoming, error) {
-	if err := c.s.Lease(); err != nil {
+	if err := c.r.enter(c.s); err != nil {
 		return nil, err
 	}
 	v, err := c.accept(ctx, 0)
@@ -417,7 +417,7 @@ func (c *Call) TryAccept() (*Incoming, error) {
 	if err := c.r.asked(); err != nil {
 		return nil, err
 	}
-	if err := c.s.Lease(); err != nil {
+	if err := c.r.enter(c.s); err != nil {
 		return nil, err
 	}
 	v, err := c.c.TryAccept(c.r.id, 0)
@@ -430,6 +430,7 @@ func (c *Call) TryAccept() (*Incoming, error) {
 
 // accept takes a request, waiting for one. The caller holds the segment's lease.
 func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err error) {
+	c.r.beat()
 	if err := c.r.asked(); err != nil {
 		return v, err
 	}
@@ -546,7 +547,7 @@ func (a *Answer) Deliveries() int { return a.v.Deliveries() }
 // may serve at once. What fn wrote to reply is the answer. An error that fn returns goes to the caller instead: a *CallError as it is, another with
 // code 1 and its text. Errors: ctx.Err(), ErrQuit, ErrClosed, *protocol.CorruptError. A panic of fn gives the request back.
 func (c *Call) Serve(ctx context.Context, fn func(req []byte, reply *Answer) error) error {
-	if err := c.s.Lease(); err != nil {
+	if err := c.r.enter(c.s); err != nil {
 		return err
 	}
 	defer c.s.Release()

@@ -60,6 +60,7 @@ func (p *Producer) TrySend(b []byte) error {
 	if len(b) > p.q.q.SlotSize() || !p.open {
 		return p.refuse(len(b))
 	}
+	p.q.r.beat()
 	return p.p.Send(b)
 }
 
@@ -80,6 +81,7 @@ func (p *Producer) SendRun(ctx context.Context, b []byte, size int) (sent int, e
 	case size <= 0 || len(b)%size != 0:
 		return 0, fmt.Errorf("%d bytes are no messages of %d", len(b), size)
 	}
+	p.q.r.beat()
 	for len(b) > 0 {
 		n, err := p.p.SendRun(b, size)
 		if err == ErrFull {
@@ -103,6 +105,7 @@ func (p *Producer) Loan(ctx context.Context) ([]byte, error) {
 		if !p.open {
 			return nil, ErrClosed
 		}
+		p.q.r.beat()
 		l, err := p.p.TryLoan()
 		if err == ErrFull {
 			l, err = p.wait(ctx)
@@ -257,6 +260,7 @@ func (c *Consumer) TryReceiveCopy(buf []byte) ([]byte, error) {
 	if c.slow || c.q.r.quit.Err() != nil {
 		return c.copyNext(buf)
 	}
+	c.q.r.beat()
 	out, l, err := c.c.Receive(buf)
 	c.run++
 	if err != nil || l.Open() == 0 {
@@ -342,6 +346,7 @@ func (c *Consumer) tryNext() ([]byte, error) {
 
 // take sees to it that there is a lease, of which nothing is out.
 func (c *Consumer) take() (err error) {
+	c.q.r.beat()
 	switch {
 	case !c.open:
 		return ErrClosed

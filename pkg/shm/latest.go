@@ -55,7 +55,7 @@ func (l *Latest) Slots() int { return l.l.Slots() }
 
 // Stat takes a snapshot of the channel.
 func (l *Latest) Stat() (protocol.LatestStat, error) {
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return protocol.LatestStat{}, err
 	}
 	defer l.s.Release()
@@ -64,7 +64,7 @@ func (l *Latest) Stat() (protocol.LatestStat, error) {
 
 // Version returns the present version: 1 for the first value, 0 before it. Errors: ErrClosed.
 func (l *Latest) Version() (uint64, error) {
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return 0, err
 	}
 	defer l.s.Release()
@@ -92,7 +92,7 @@ func (l *Latest) put(p []byte, put func() (uint64, error)) (uint64, error) {
 	if limit := l.l.SlotSize(); len(p) > limit {
 		return 0, &TooLargeError{l.name, len(p), limit}
 	}
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return 0, err
 	}
 	defer l.s.Release()
@@ -105,7 +105,7 @@ func (l *Latest) put(p []byte, put func() (uint64, error)) (uint64, error) {
 // the shared memory. Errors: ErrEmpty before the first value; ErrOvertaken, when writers overwrote protocol.ReadTries versions in a
 // row, each before it was copied; ErrClosed; *protocol.CorruptError.
 func (l *Latest) Get(buf []byte) ([]byte, uint64, error) {
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return buf, 0, err
 	}
 	defer l.s.Release()
@@ -121,7 +121,7 @@ type LatestReader struct {
 
 // Reader takes a reading end; a process may have any number. Region.Close waits for its Close. Errors: ErrClosed.
 func (l *Latest) Reader() (*LatestReader, error) {
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return nil, err
 	}
 	return &LatestReader{l, l.l}, nil
@@ -132,6 +132,7 @@ func (r *LatestReader) Get(buf []byte) ([]byte, uint64, error) {
 	if r.l == nil {
 		return buf, 0, ErrClosed
 	}
+	r.l.r.beat()
 	return r.p.Get(buf)
 }
 
@@ -140,6 +141,7 @@ func (r *LatestReader) View(fn func(p []byte) error) (uint64, error) {
 	if r.l == nil {
 		return 0, ErrClosed
 	}
+	r.l.r.beat()
 	return r.p.View(fn)
 }
 
@@ -148,6 +150,7 @@ func (r *LatestReader) Version() (uint64, error) {
 	if r.l == nil {
 		return 0, ErrClosed
 	}
+	r.l.r.beat()
 	return r.p.Version(), nil
 }
 
@@ -164,7 +167,7 @@ func (r *LatestReader) Close() error {
 // contents: writers may overtake it, and then what it saw and returned does not count, and it is called again with a newer version. It should
 // put together what it wants and use it after View has returned nil. Otherwise View returns fn's error. Errors: as Get.
 func (l *Latest) View(fn func(p []byte) error) (uint64, error) {
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return 0, err
 	}
 	defer l.s.Release()
@@ -174,7 +177,7 @@ func (l *Latest) View(fn func(p []byte) error) (uint64, error) {
 // Wait returns the present version as soon as it is another than after; 0 waits for the first value. It sees no version
 // that is gone when it looks. Errors: ctx.Err(), ErrQuit, ErrClosed.
 func (l *Latest) Wait(ctx context.Context, after uint64) (version uint64, err error) {
-	if err := l.s.Lease(); err != nil {
+	if err := l.r.enter(l.s); err != nil {
 		return 0, err
 	}
 	defer l.s.Release()

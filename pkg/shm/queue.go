@@ -35,7 +35,7 @@ func (q *Queue) Slots() int { return q.q.Slots() }
 
 // Stat takes a snapshot of the queue.
 func (q *Queue) Stat() (protocol.QueueStat, error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return protocol.QueueStat{}, err
 	}
 	defer q.s.Release()
@@ -58,13 +58,14 @@ func (q *Queue) send(ctx context.Context, p []byte, wait bool) error {
 		return &TooLargeError{q.name, len(p), limit}
 	}
 	if q.lane != nil { // which guards its memory itself
+		q.r.beat()
 		err := q.lane.Send(q.r.id, p)
 		if err == ErrFull && wait {
 			err = q.awaitSend(ctx, p)
 		}
 		return err
 	}
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
 	defer q.s.Release()
@@ -103,7 +104,7 @@ func (q *Queue) TryLoan() (*Loan, error) {
 }
 
 func (q *Queue) takeLoan(ctx context.Context, l *Loan, wait bool) (err error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
 	if l.l, err = q.loan(ctx, wait); err != nil {
@@ -167,7 +168,7 @@ func (q *Queue) TryReceive() (*Message, error) {
 }
 
 func (q *Queue) receive(ctx context.Context, m *Message, wait bool) error {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
 	if q.frames.take(m) {
@@ -218,6 +219,7 @@ func (q *Queue) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
 
 // receiveLane is ReceiveCopy in one step.
 func (q *Queue) receiveLane(ctx context.Context, buf []byte) ([]byte, error) {
+	q.r.beat()
 	if err := q.r.asked(); err != nil {
 		return buf, err
 	}
@@ -240,7 +242,7 @@ func (q *Queue) receiveLane(ctx context.Context, buf []byte) ([]byte, error) {
 }
 
 func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, err error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return buf, err
 	}
 	defer q.s.Release()
@@ -257,7 +259,7 @@ func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, err
 
 // copyOfFrame copies and acks the first message of a frame; the others are for the next calls.
 func (q *Queue) copyOfFrame(l protocol.Lease, buf []byte) ([]byte, error) {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return buf, err // the lease ends with the region
 	}
 	m := Message{q: q}
@@ -372,7 +374,7 @@ func (q *Queue) loan(ctx context.Context, wait bool) (protocol.Loan, error) {
 }
 
 func (q *Queue) awaitSend(ctx context.Context, p []byte) error {
-	if err := q.s.Lease(); err != nil {
+	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
 	defer q.s.Release()

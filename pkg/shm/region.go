@@ -42,15 +42,6 @@ func (r *Region) Ready() error {
 	return nil
 }
 
-// Heartbeat tells that the worker is alive. It is one clock reading and one store.
-func (r *Region) Heartbeat() {
-	if r.page == nil || r.segments["group"].Lease() != nil {
-		return
-	}
-	r.page.HeartbeatNs.Store(uint64(sys.MonotonicNs()))
-	r.segments["group"].Release()
-}
-
 // Workers returns the instances in the worker table of the roster.
 func (r *Region) Workers() ([]protocol.Worker, error) {
 	s := r.segments["roster"]
@@ -172,10 +163,8 @@ func (r *Region) asked() error {
 
 // sleep waits until a word differs from v, ctx ends, or the process is asked to quit. While it sleeps the worker counts as asleep.
 func (r *Region) sleep(ctx context.Context, word *atomic.Uint32, v uint32) error {
-	if r.page != nil {
-		r.page.Asleep.Add(1)
-		defer r.page.Asleep.Add(^uint32(0))
-	}
+	r.lieDown()
+	defer r.getUp()
 	if r.nap(ctx, word, v) {
 		return nil
 	}

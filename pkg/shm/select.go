@@ -97,6 +97,7 @@ func (c *Call) CaseAccept(take func(*Incoming)) Case {
 // that none starves. A case that fails ends it too: the error is that case's. Other errors, with index -1: ctx.Err(), ErrQuit,
 // ErrClosed.
 func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
+	r.beat()
 	for i := range cases {
 		if err := cases[i].s.Lease(); err != nil {
 			return -1, err
@@ -204,12 +205,7 @@ func (all blockers) evict() {
 // sleepAny is sleep on several words: until one differs from its value, or a waker chose one.
 func (r *Region) sleepAny(ctx context.Context, words []*atomic.Uint32, values []uint32) error {
 	if len(words) == 0 { // nothing but the end can come
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.quit.Done():
-			return r.asked()
-		}
+		return r.WaitQuit(ctx)
 	}
 	first, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -43,7 +43,7 @@ func (t *Topic) Slots() int { return t.t.Slots() }
 
 // Stat takes a snapshot of the topic: its subscribers, and how far they are.
 func (t *Topic) Stat() (protocol.TopicStat, error) {
-	if err := t.s.Lease(); err != nil {
+	if err := t.r.enter(t.s); err != nil {
 		return protocol.TopicStat{}, err
 	}
 	defer t.s.Release()
@@ -53,7 +53,7 @@ func (t *Topic) Stat() (protocol.TopicStat, error) {
 // Evict ends the subscription in a row that Stat shows: publishers do not wait for it any more, and its subscriber gets ErrEvicted.
 // Errors: ErrLost: there is none.
 func (t *Topic) Evict(row int) error {
-	if err := t.s.Lease(); err != nil {
+	if err := t.r.enter(t.s); err != nil {
 		return err
 	}
 	defer t.s.Release()
@@ -92,7 +92,7 @@ func (t *Topic) PublishBatch(ctx context.Context, msgs [][]byte) (int, error) {
 // A topic has one order for all: what others publish meanwhile waits for this loan's end, so be quick. Errors: as Publish.
 func (t *Topic) Loan(ctx context.Context) (*Publication, error) {
 	p := &Publication{t: t, end: t.locked}
-	if err := t.s.Lease(); err != nil { // until it ends
+	if err := t.r.enter(t.s); err != nil { // until it ends
 		return nil, err
 	}
 	err := t.do(ctx, true, func(pub *protocol.Publisher) (err error) {
@@ -112,7 +112,7 @@ func (t *Topic) do(ctx context.Context, wait bool, try func(*protocol.Publisher)
 	if err := t.fits(msgs); err != nil {
 		return err
 	}
-	if err := t.s.Lease(); err != nil {
+	if err := t.r.enter(t.s); err != nil {
 		return err
 	}
 	defer t.s.Release()
@@ -155,7 +155,7 @@ func (t *Topic) fits(msgs [][]byte) error {
 // wait tries until there is room. Where the configuration says evict_after, it evicts the subscribers that did not move meanwhile: a
 // publisher does it, since it knows that it waits; so it happens without a daemon too, and costs nothing where nobody waits.
 func (t *Topic) wait(ctx context.Context, try func() error) error {
-	if err := t.s.Lease(); err != nil { // a Close of the publishing end meanwhile, which is a mistake, is to be no access to memory that is gone
+	if err := t.r.enter(t.s); err != nil { // a Close of the publishing end meanwhile, which is a mistake, is to be no access to memory that is gone
 		return err
 	}
 	defer t.s.Release()
@@ -225,7 +225,7 @@ type Publisher struct {
 // Publisher returns a publishing end. Of a topic with publishers = 1 a process has either one Publisher or uses the methods of Topic.
 // Errors: ErrNotPublisher, ErrClosed.
 func (t *Topic) Publisher() (*Publisher, error) {
-	if err := t.s.Lease(); err != nil { // until its Close
+	if err := t.r.enter(t.s); err != nil { // until its Close
 		return nil, err
 	}
 	p, err := t.t.Publisher(t.r.id)
@@ -263,6 +263,7 @@ func (p *Publisher) TryPublish(msg []byte) error {
 	if limit := p.t.t.SlotSize(); len(msg) > limit {
 		return &TooLargeError{p.t.name, len(msg), limit}
 	}
+	p.t.r.beat()
 	return p.p.TryPublish(msg)
 }
 
@@ -271,6 +272,7 @@ func (p *Publisher) PublishBatch(ctx context.Context, msgs [][]byte) (int, error
 	if p.closed {
 		return 0, ErrClosed
 	}
+	p.t.r.beat()
 	done, err := p.p.TryPublishBatch(msgs)
 	if err == nil && done == len(msgs) {
 		return done, nil
@@ -300,6 +302,7 @@ func (p *Publisher) Loan(ctx context.Context) (*Publication, error) {
 	if p.closed {
 		return nil, ErrClosed
 	}
+	p.t.r.beat()
 	l := &Publication{t: p.t, p: p.p, end: func(how func(*protocol.Publisher) error) error { return how(p.p) }}
 	try := func() (err error) {
 		l.l, err = p.p.TryLoan()
@@ -348,7 +351,7 @@ type Subscription struct {
 
 // Subscribe takes one of the topic's cursors until Close. Errors: protocol.ErrCursors: all are taken; ErrClosed.
 func (t *Topic) Subscribe(o SubscribeOptions) (*Subscription, error) {
-	if err := t.s.Lease(); err != nil { // until its Close
+	if err := t.r.enter(t.s); err != nil { // until its Close
 		return nil, err
 	}
 	s, err := t.t.Subscribe(t.r.id, o.From)
@@ -428,6 +431,7 @@ func (s *Subscription) next(ctx context.Context, wait bool) ([]byte, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
+	s.t.r.beat()
 	if err := s.t.r.asked(); err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x488b42a15114d6d2  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x4806977d9f1e493e  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -379,9 +379,11 @@ FIELDS = {
         "quit_seen_ns": (16, "Q"),  # instance: CLOCK_MONOTONIC when it saw the quit flag: the acknowledgement
         "heartbeat_ns": (64, "Q"),  # instance: CLOCK_MONOTONIC of the last heartbeat
         "asleep": (72, "I"),  # instance: number of its goroutines that wait in the library; while above 0 no heartbeat is expected
+        "answered": (76, "I"),  # instance: the value of Ask that it has answered with a heartbeat
         "filter_pid": (128, "I"),  # instance: of a shim: the filter that it runs; 0 before it does
         "stalled": (132, "I"),  # instance: 1 while the filter does not answer
         "note": (136, "192s"),  # instance: what the instance says of its state, for people; the daemon makes it the row's reason
+        "ask": (384, "I"),  # daemon: changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too
     },
     # One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.
     "MetricRow": {
