@@ -75,6 +75,8 @@ type groupJSON struct {
 	Restart       string `json:"restart"`
 	StopTimeoutNs int64  `json:"stop_timeout_ns"`
 	Command       string `json:"command"`
+	Rollout       string `json:"rollout"` // the last rolling restart: none, running, done or stopped
+	RolloutNote   string `json:"rollout_note"`
 }
 
 func (a *app) status(ctx context.Context) error {
@@ -104,7 +106,7 @@ func (a *app) status(ctx context.Context) error {
 			continue
 		}
 		at[i] = len(doc.Groups)
-		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, 0, g.Restart.String(), int64(g.StopTimeout), g.Command})
+		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, 0, g.Restart.String(), int64(g.StopTimeout), g.Command, g.RolloutState.String(), g.RolloutNote})
 	}
 	kept := s.kept()
 	for i := range s.Roster.WorkerCount() {
@@ -134,7 +136,11 @@ func (a *app) status(ctx context.Context) error {
 			continue
 		}
 		doc.Memory.Segments++
-		doc.Memory.Bytes += g.Size
+		if seg := s.segments[g.Name]; seg != nil {
+			doc.Memory.Bytes += seg.Held() // of a sparse one less than its size
+		} else {
+			doc.Memory.Bytes += g.Size
+		}
 		if !protocol.IsChannel(g.Kind) {
 			continue
 		}
@@ -184,6 +190,14 @@ func (a *app) printStatus(doc statusJSON, alive bool) error {
 	waiting := "depth unknown"
 	if doc.Channels.Depth != nil {
 		waiting = count(*doc.Channels.Depth, "message") + " waiting"
+	}
+	for _, g := range doc.Groups {
+		switch note := g.Name + ": " + g.Rollout; g.Rollout {
+		case protocol.RolloutRunning.String():
+			t.add("rolling restart", cell{note, yellow})
+		case protocol.RolloutStopped.String():
+			t.add("rolling restart", cell{note + ", " + g.RolloutNote, red})
+		}
 	}
 	t.add("channels", fmt.Sprintf("%d, %s", doc.Channels.Count, waiting))
 	t.add("outsiders", doc.Outsiders)

@@ -250,6 +250,9 @@ func (d *Daemon) scale() {
 	for _, g := range d.living() {
 		changed = d.resize(g) || changed
 		changed = d.dismiss(g) || changed
+		if d.groups[g.index] == g { // else it is gone
+			d.roll(g)
+		}
 	}
 	if changed {
 		d.nameWorkers()

@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// rollout is the rolling restart of one group that is waited for.
+type rollout struct {
+	group  string
+	index  int
+	number uint32
+	ready  map[int]bool // rows whose turn has come and that are ready again
+}
+
+// roll restarts groups a few instances at a time.
+func (a *app) roll(ctx context.Context, names []string, most int, noWait bool) error {
+	s, err := a.open(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	targets, err := control.Resolve(s.Roster, names)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if t, err := control.Resolve(s.Roster, []string{name}); err == nil && len(t.Groups) == 0 {
+			return fmt.Errorf("%q is a worker, and groups are restarted by rolling: leave out --rolling, or name the group", name)
+		}
+	}
+	if s.Command.RegionDesired() == protocol.DesiredStop {
+		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (systemctl start shmd, or shmd -c FILE)", s.name())
+	}
+	groups, err := s.Roster.Groups()
+	if err != nil {
+		return err
+	}
+	var all []*rollout
+	for _, i := range targets.Groups {
+		all = append(all, &rollout{groups[i].Name, i, s.Command.AskRollout(i, most), map[int]bool{}})
+	}
+	if a.warnUnattended(s) || noWait {
+		return a.printRollouts(s, all, nil)
+	}
+	return a.awaitRollouts(ctx, s, all)
+}
+
+// awaitRollouts waits for the end of rolling restarts, tells how far they are, and prints how they ended.
+func (a *app) awaitRollouts(ctx context.Context, s *session, all []*rollout) error {
+	missing := ""
+	err := s.await(ctx, func() (bool, error) {
+		var err error
+		missing, err = a.lookAtRollouts(s, all)
+		switch {
+		case err != nil:
+			return false, err
+		case missing == "":
+			return true, nil
+		case !s.Daemon().Alive:
+			return false, errors.New("the daemon died meanwhile: the next one goes on with the rolling restart")
+		case s.Command.RegionDesired() == protocol.DesiredStop:
+			return false, errors.New("the region was stopped meanwhile")
+		}
+		return false, nil
+	})
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		a.warn("the rolling restart goes on without shmctl; shmctl status tells how far it is")
+	}
+	return a.printRollouts(s, all, explain(err, missing))
+}
+
+// lookAtRollouts returns what is missing, "" if all have ended. Errors: one was given up.
+func (a *app) lookAtRollouts(s *session, all []*rollout) (missing string, err error) {
+	groups, err := s.Roster.Groups()
+	if err != nil {
+		return "", err
+	}
+	workers, err := s.Roster.Workers()
+	if err != nil {
+		return err.Error(), nil // the daemon may be in the middle of a change
+	}
+	for _, r := range all {
+		if r.index >= len(groups) || groups[r.index].Name != r.group {
+			return "", fmt.Errorf("group %q was removed meanwhile", r.group)
+		}
+		g := groups[r.index]
+		number := s.commandRollout(r)
+		for i, w := range workers {
+			if w.Group != r.index || w.State != protocol.StateReady || r.ready[i] || w.Rolled != number || w.Restarted != s.Command.RestartCount(i)+w.Rolled {
+				continue
+			}
+			r.ready[i] = true
+			a.warn("%s is ready (%d of %d)", w.Name, len(r.ready), g.Count)
+		}
+		switch {
+		case g.Rollout != number || g.RolloutState == protocol.RolloutRunning:
+			missing = fmt.Sprintf("%d of %d instances of group %s were restarted", len(r.ready), g.Count, r.group)
+		case g.RolloutState == protocol.RolloutStopped:
+			return "", fmt.Errorf("the rolling restart of group %q was given up after %d of %s: %s; the others were left as they are. See shmctl logs %s",
+				r.group, len(r.ready), count(g.Count, "instance"), g.RolloutNote, r.group)
+		}
+	}
+	return missing, nil
+}
+
+// commandRollout is the number of the group's last rolling restart: ours, or one that another operator asked for since.
+func (s *session) commandRollout(r *rollout) uint32 {
+	if n, _ := s.Command.GroupRollout(r.index); int32(n-r.number) > 0 {
+		r.number, r.ready = n, map[int]bool{}
+	}
+	return r.number
+}
+
+func (a *app) printRollouts(s *session, all []*rollout, failed error) error {
+	type groupJSON struct {
+		Name      string `json:"name"`
+		State     string `json:"state"` // running, done or stopped
+		Restarted int    `json:"restarted"`
+		Count     int    `json:"count"`
+		Note      string `json:"note"`
+	}
+	doc := struct {
+		Schema int         `json:"schema"`
+		Region string      `json:"region"`
+		Groups []groupJSON `json:"groups"`
+	}{schema, s.name(), []groupJSON{}}
+	t := a.newTable("GROUP", "RESTARTED", "STATE")
+	groups, _ := s.Roster.Groups()
+	for _, r := range all {
+		if r.index >= len(groups) {
+			continue
+		}
+		g := groups[r.index]
+		state := g.RolloutState
+		if g.Rollout != r.number {
+			state = protocol.RolloutRunning // or is about to
+		}
+		doc.Groups = append(doc.Groups, groupJSON{r.group, state.String(), len(r.ready), g.Count, g.RolloutNote})
+		t.add(r.group, fmt.Sprintf("%d of %d", len(r.ready), g.Count), state.String())
+	}
+	if a.json() {
+		return errors.Join(failed, a.printJSON(doc))
+	}
+	if a.quiet {
+		return failed
+	}
+	if err := t.print(); failed == nil {
+		return err
+	}
+	return failed
+}
