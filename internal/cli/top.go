@@ -31,9 +31,9 @@ also beside a daemon that hangs and after its death. Where the terminal is, is
 no matter: it draws what has changed, in 80x24 and more, without colours if
 NO_COLOR is set, and in ASCII if the locale is not UTF-8.
 
-s stops the selected worker or group, r restarts it, e evicts the selected
-subscriber of a topic; each asks first. Whoever may only observe can look. ?
-lists all keys, q leaves.
+s stops the selected worker or group, r restarts it, + and - give a group one
+instance more or less, e evicts the selected subscriber of a topic; each asks
+first. Whoever may only observe can look. ? lists all keys, q leaves.
 
 --once prints one frame, as large as the terminal, or of $COLUMNS times $LINES,
 or 80x24.`,
@@ -198,6 +198,8 @@ func (w *watched) do(ctx context.Context, q top.Request) error {
 		err = silent.stop(ctx, []string{q.Name})
 	case top.Restart:
 		err = silent.start(ctx, []string{q.Name}, true, false)
+	case top.Scale:
+		err = silent.scale(ctx, []string{fmt.Sprintf("%s=%d", q.Name, q.Count)}, false)
 	case top.Evict:
 		err = silent.chEvict(ctx, q.Name, strconv.Itoa(q.Cursor))
 	}

@@ -118,9 +118,13 @@ func TestTopOnATerminal(t *testing.T) {
 	}
 	s.press("sy")
 	s.wait("done")
-	d.WaitWorkers("one stopped", func(ws []protocol.Worker) bool { return ws[0].State == protocol.StateExited && ws[1].State == protocol.StateReady })
+	d.WaitWorkers("one stopped", func(ws []protocol.Worker) bool {
+		return ws[0].State == protocol.StateExited && ws[1].State == protocol.StateReady
+	})
 	s.press("ry")
 	d.WaitReady()
+	s.press("+y")
+	d.WaitWorkers("three", func(ws []protocol.Worker) bool { return len(ws) == 3 && ws[2].State == protocol.StateReady })
 	s.press("q")
 	s.wait("\x1b[?1049l")
 	if err := c.Wait(); err != nil {

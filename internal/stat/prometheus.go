@@ -116,6 +116,9 @@ func (e *exposition) groups(s *Snapshot) {
 	stalled := e.metric("shmd_workers_stalled", "gauge", "Filters of the group that do not answer.")
 	restarts := e.metric("shmd_restarts_total", "counter", "How often instances of the group were started again, by why the process before ended.")
 	for _, g := range s.Groups {
+		if g.Name == "" { // free
+			continue
+		}
 		for st, n := range g.States {
 			states.add(float64(n), "group", g.Name, "state", StateName(protocol.State(st)))
 		}

@@ -120,7 +120,7 @@ func TestDocs(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?m)^\\| `(shmd_[a-z_]+)` \\| (\\w+) \\| (.*?) ?\\|").FindAllStringSubmatch(string(doc), -1) {
 		listed[m[1]+" "+m[2]+" "+strings.NewReplacer("`", "", ", ", " ").Replace(m[3])] = true
 	}
-	s := &Snapshot{Groups: make([]Group, 1), Workers: []Worker{{}}, Channels: []Channel{{Oldest: &Lease{}}}}
+	s := &Snapshot{Groups: []Group{{Group: protocol.Group{Name: "g"}}}, Workers: []Worker{{}}, Channels: []Channel{{Oldest: &Lease{}}}}
 	e := exposition{families: map[string]*family{}}
 	e.region(s)
 	e.groups(s)

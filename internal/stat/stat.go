@@ -70,7 +70,7 @@ type Snapshot struct {
 // Group is a group of workers.
 type Group struct {
 	protocol.Group
-	States [protocol.StateFailed + 1]int // instances by state, 0: new
+	States [protocol.StateGone]int // instances by state, 0: new
 	// Stalled are filters that do not answer. Restarts are of all instances, by cause.
 	Stalled  int
 	Restarts [protocol.NumCauses]uint64
@@ -150,7 +150,7 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 }
 
 func (g *Group) add(w Worker) {
-	g.States[min(w.State, protocol.StateFailed)]++
+	g.States[min(w.State, protocol.StateGone-1)]++
 	if w.Stalled {
 		g.Stalled++
 	}

@@ -2,7 +2,6 @@ package top
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,7 +95,7 @@ func (m *Model) header() *line {
 	default:
 		l.add(green, s.Daemon.State.String()).add(plain, fmt.Sprintf(" pid %d up %s", s.Daemon.Pid, age(s.Taken.Sub(s.Daemon.Started))))
 	}
-	var states [protocol.StateFailed + 1]int
+	var states [protocol.StateGone]int
 	stalled := 0
 	for _, g := range s.Groups {
 		for st, n := range g.States {
@@ -105,7 +104,7 @@ func (m *Model) header() *line {
 		stalled += g.Stalled
 	}
 	l.add(plain, "  ").add(bold, strconv.Itoa(len(s.Workers))).add(plain, " workers")
-	for _, st := range []protocol.State{protocol.StateReady, protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff, protocol.StateFailed, protocol.StateExited, 0} {
+	for _, st := range []protocol.State{protocol.StateReady, protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff, protocol.StateWaiting, protocol.StateFailed, protocol.StateExited, 0} {
 		if states[st] > 0 {
 			l.add(plain, " ").add(stateStyle(st), fmt.Sprintf("%d %s", states[st], stat.StateName(st)))
 		}
@@ -138,10 +137,7 @@ func (m *Model) footer() *line {
 	case m.trouble != "" && m.now != nil:
 		l.add(yellow, printable(m.trouble))
 	default:
-		keys := []string{"q quit", "? help", "tab pane", "↑↓ move", "s stop", "r restart", "e evict", "p problems", "z zoom", "enter fold"}
-		if m.o.CanScale {
-			keys = slices.Insert(keys, 6, "+- scale")
-		}
+		keys := []string{"q quit", "? help", "tab pane", "↑↓ move", "s stop", "r restart", "+- scale", "e evict", "p problems", "z zoom", "enter fold"}
 		if m.o.ReadOnly != "" {
 			keys = []string{"read-only", "q quit", "? help", "tab pane", "↑↓ move", "p problems", "z zoom", "enter fold"}
 		}
@@ -174,9 +170,6 @@ func (m *Model) helpText() []*line {
 		"",
 		"  any key     back",
 	} {
-		if strings.HasPrefix(t, "  +") && !m.o.CanScale {
-			continue
-		}
 		lines = append(lines, new(line).add(plain, t))
 	}
 	return lines
@@ -264,7 +257,7 @@ func stateStyle(s protocol.State) style {
 	switch s {
 	case protocol.StateReady:
 		return green
-	case protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff:
+	case protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff, protocol.StateWaiting:
 		return yellow
 	case protocol.StateFailed:
 		return red

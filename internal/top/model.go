@@ -58,7 +58,6 @@ type Options struct {
 	Colored  bool
 	ASCII    bool   // no characters beyond ASCII
 	ReadOnly string // why nothing can be asked for; "" if it can
-	CanScale bool
 }
 
 // pane is a part of the screen with a selected row.
@@ -235,7 +234,7 @@ func (m *Model) build() {
 	m.rows[workersPane] = m.rows[workersPane][:0]
 	for g := range m.now.Groups {
 		name := m.now.Groups[g].Name
-		if m.problems && len(members[g]) == 0 {
+		if name == "" || m.problems && len(members[g]) == 0 { // free, or fine
 			continue
 		}
 		m.rows[workersPane] = append(m.rows[workersPane], row{g, -1, name})
@@ -311,7 +310,7 @@ func (m *Model) Key(key string) (do *Request, quit bool) {
 		m.fold(key)
 	case "up", "k", "down", "j", "pgup", "pgdown", "home", "g", "end", "G":
 		m.move(key)
-	case "s", "r", "e", "+", "-":
+	case "s", "r", "e", "+", "=", "-":
 		m.ask(key)
 	}
 	return nil, false
@@ -381,15 +380,13 @@ func (m *Model) ask(key string) {
 		q.What = Stop
 	case "r":
 		q.What = Restart
-	case "+", "-":
-		if !m.o.CanScale {
-			return
-		}
+	case "+", "=", "-":
 		q.What, q.Name, q.Count = Scale, g.Name, g.Count+1
 		if key == "-" {
 			q.Count = g.Count - 1
 		}
-		if q.Count < 0 {
+		if q.Count < 1 {
+			m.say(true, "a group has at least one instance; s stops all of it")
 			return
 		}
 		q.Subject = fmt.Sprintf("%s from %d to %d", g.Name, g.Count, q.Count)

@@ -156,7 +156,7 @@ func TestFrames(t *testing.T) {
 		"ascii":       seen(Options{ASCII: true}, 80, 24),
 		"read-only":   seen(Options{ReadOnly: "you may look and not act"}, 80, 24),
 		"tiny":        seen(plain, 20, 5),
-		"help":        seen(Options{CanScale: true}, 80, 24),
+		"help":        seen(Options{}, 80, 24),
 		"confirm":     seen(plain, 80, 24),
 		"problems":    seen(plain, 80, 24),
 		"zoom":        seen(plain, 80, 24),
@@ -214,7 +214,7 @@ func TestEverySizeAndKey(t *testing.T) {
 	all := []string{"up", "down", "j", "k", "pgup", "pgdown", "home", "end", "tab", "shift+tab", "enter", "left", "right", "z", "p", "space", "?", "s", "n", "r", "y", "e", "+", "-", "x"}
 	for _, size := range [][2]int{{1, 1}, {3, 2}, {10, 3}, {40, 10}, {79, 23}, {80, 24}, {300, 100}} {
 		for _, first := range all {
-			m := seen(Options{CanScale: true, Colored: size[0]%2 == 0, ASCII: size[1]%2 == 0}, size[0], size[1])
+			m := seen(Options{Colored: size[0]%2 == 0, ASCII: size[1]%2 == 0}, size[0], size[1])
 			keys(t, m, first)
 			for _, second := range all {
 				keys(t, m, second)
@@ -230,7 +230,7 @@ func TestEverySizeAndKey(t *testing.T) {
 }
 
 func TestRequests(t *testing.T) {
-	m := seen(Options{CanScale: true}, 80, 40)
+	m := seen(Options{}, 80, 40)
 	for _, c := range []struct {
 		keys string
 		want []Request
@@ -270,8 +270,9 @@ func TestRequests(t *testing.T) {
 	if _, quit := m.Key("ctrl+c"); !quit {
 		t.Error("ctrl+c does not quit while there is a question")
 	}
-	if got := keys(t, m, "+", "y"); got != nil {
-		t.Errorf("where nothing can be scaled it asks for %v", got)
+	keys(t, m, "esc", "down", "down", "down", "down", "down") // the filter, of which there is one
+	if got := keys(t, m, "-", "y"); got != nil {
+		t.Errorf("a group of one is scaled to none: %v", got)
 	}
 }
 
