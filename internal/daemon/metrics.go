@@ -118,7 +118,7 @@ func (m *metricsServer) look(s stat.Source) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.reader != nil {
-		m.reader = stat.NewReader(s)
+		m.reader.Look(s)
 	}
 }
 

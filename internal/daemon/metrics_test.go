@@ -194,6 +194,9 @@ func TestCountersDoNotGoBack(t *testing.T) {
 			}
 		}
 		for name, v := range before {
+			if _, there := now[name]; !there && strings.Contains(name, `worker="mover.1"`) {
+				continue // scaled down: its series has ended
+			}
 			if now[name] < v {
 				t.Errorf("%s went back from %v to %v", name, v, now[name])
 			}
@@ -231,6 +234,8 @@ func TestCountersDoNotGoBack(t *testing.T) {
 	if moved < messages || moved > messages+kills { // a death between the count and the ack has the message moved again
 		t.Errorf("%v messages were counted, and there were %d, with %d deaths", moved, messages, kills)
 	}
+	shmctl(t, d, "scale", "mover=1") // a group that is scaled down has not restarted less often
+	now = look()
 	restarts := 0.0
 	for name, v := range now {
 		if strings.HasPrefix(name, "shmd_restarts_total{") {

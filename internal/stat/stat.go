@@ -28,6 +28,13 @@ type Reader struct {
 	source   Source
 	channels map[string]protocol.Channel
 	seen     map[string]map[leaseKey]time.Time // when each lease was seen first, by channel
+	restarts map[string]*restarts              // by group
+}
+
+// restarts are those of a group's instances, also of those that are gone: a group that is scaled down has not restarted less often.
+type restarts struct {
+	of   map[string][protocol.NumCauses]uint32 // by instance, as it was seen last
+	gone [protocol.NumCauses]uint64
 }
 
 type leaseKey struct {
@@ -38,8 +45,11 @@ type leaseKey struct {
 
 // NewReader returns a Reader.
 func NewReader(s Source) *Reader {
-	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}}
+	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}, restarts: map[string]*restarts{}}
 }
+
+// Look has the next snapshot read other segments of the same region. What was seen is remembered.
+func (r *Reader) Look(s Source) { r.source, r.channels = s, map[string]protocol.Channel{} }
 
 // Part is a part of a snapshot that costs more than the rest.
 type Part int
@@ -71,7 +81,7 @@ type Snapshot struct {
 type Group struct {
 	protocol.Group
 	States [protocol.StateGone]int // instances by state, 0: new
-	// Stalled are filters that do not answer. Restarts are of all instances, by cause.
+	// Stalled are filters that do not answer. Restarts are of all instances, by cause, also of those that this Reader saw and that are gone.
 	Stalled  int
 	Restarts [protocol.NumCauses]uint64
 }
@@ -127,6 +137,7 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 			s.Groups[w.Worker.Group].add(w)
 		}
 	}
+	r.remember(s)
 	names := map[uint16]protocol.Attachment{}
 	for id := 1; id < set.Roster.AttachmentCap() && id <= 0xffff; id++ {
 		if a, err := set.Roster.Attachment(uint16(id)); err == nil && a.State != protocol.AttachmentFree {
@@ -147,6 +158,44 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 		}
 	}
 	return s
+}
+
+// remember adds to the restarts of groups those of instances that were seen before and are gone, or are others by now.
+func (r *Reader) remember(s *Snapshot) {
+	now := map[string]map[string][protocol.NumCauses]uint32{}
+	for _, g := range s.Groups {
+		if g.Name != "" {
+			now[g.Name] = map[string][protocol.NumCauses]uint32{}
+		}
+	}
+	for _, w := range s.Workers {
+		if g := s.groupName(&w); g != "" {
+			now[g][w.Name] = w.RestartsBy
+		}
+	}
+	for i := range s.Groups {
+		g := &s.Groups[i]
+		if g.Name == "" {
+			continue
+		}
+		have := r.restarts[g.Name]
+		if have == nil {
+			have = &restarts{}
+			r.restarts[g.Name] = have
+		}
+		for name, before := range have.of {
+			after := now[g.Name][name] // zeros: it is gone
+			for c := range before {
+				if after[c] < before[c] {
+					have.gone[c] += uint64(before[c])
+				}
+			}
+		}
+		have.of = now[g.Name]
+		for c, n := range have.gone {
+			g.Restarts[c] += n
+		}
+	}
 }
 
 func (g *Group) add(w Worker) {
