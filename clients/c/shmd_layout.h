@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x4806977d9f1e493e) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x66aaad49b48e997c) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -195,6 +195,15 @@ enum shmd_stream {
     SHMD_STREAM_DAEMON = 1, /* the daemon's own records */
     SHMD_STREAM_STDOUT = 2, /* a line that a worker wrote to standard output */
     SHMD_STREAM_STDERR = 3, /* a line that a worker wrote to standard error */
+    SHMD_STREAM_LOG = 4, /* a record that a worker logged */
+    SHMD_STREAM_EVENT = 5, /* a change of state, in the ring of events */
+};
+
+/* what the daemon does between two looks at the logs of a group's instances */
+enum shmd_log_nap {
+    SHMD_LOG_NAP_AWAKE = 0, /* it looks again by itself, or there is no daemon: nobody rings */
+    SHMD_LOG_NAP_NAPS = 1, /* it looks again soon: an instance rings that has filled half its ring since */
+    SHMD_LOG_NAP_SLEEPS = 2, /* an instance rings after its next record */
 };
 
 /* The state word of a slot: shmd_slot_header.state. */
@@ -246,6 +255,7 @@ enum shmd_stream {
 #define SHMD_CALL_COUNTERS_COUNT 16
 #define SHMD_TOPIC_INFO_OFFSET 256
 #define SHMD_LOG_INFO_OFFSET 256
+#define SHMD_EVENT_INFO_OFFSET 512
 
 /* The first 256 bytes of every segment. Magic is stored last, with release. */
 struct shmd_segment_header {
@@ -401,9 +411,12 @@ struct shmd_worker_row {
     SHMD_ATOMIC(uint32_t) restarts_operator;   /* 360, daemon: of Restarts, those after CauseOperator */
     SHMD_ATOMIC(uint32_t) restarts_watchdog;   /* 364, daemon: of Restarts, those after CauseWatchdog */
     SHMD_ATOMIC(uint32_t) restarts_unknown;    /* 368, daemon: of Restarts, those after CauseUnknown */
-    uint8_t reserved_372[12];
+    SHMD_ATOMIC(uint32_t) drained_number;      /* 372, daemon: low half of the number of the last record before Drained; not guarded by Seq */
+    SHMD_ATOMIC(uint64_t) event;               /* 376, daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it */
+    SHMD_ATOMIC(uint64_t) drained;             /* 384, daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq */
+    uint8_t reserved_392[56];
 };
-SHMD_ASSERT(sizeof(struct shmd_worker_row) == 384, "size of worker_row");
+SHMD_ASSERT(sizeof(struct shmd_worker_row) == 448, "size of worker_row");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, seq) == 0, "offset of worker_row.seq");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, state) == 4, "offset of worker_row.state");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, pid) == 8, "offset of worker_row.pid");
@@ -431,6 +444,9 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_not_started) == 356, "offs
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_operator) == 360, "offset of worker_row.restarts_operator");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_watchdog) == 364, "offset of worker_row.restarts_watchdog");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_unknown) == 368, "offset of worker_row.restarts_unknown");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, drained_number) == 372, "offset of worker_row.drained_number");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, event) == 376, "offset of worker_row.event");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, drained) == 384, "offset of worker_row.drained");
 
 /* One process that holds segments. The index of the row is the id that stamps slots. */
 struct shmd_attachment_row {
@@ -508,10 +524,17 @@ struct shmd_group_info {
     SHMD_ATOMIC(uint64_t) metric_offset;       /* 80, creator: of the first MetricRow of the first instance; those of the next instance follow */
     SHMD_ATOMIC(uint32_t) metric_rows;         /* 88, creator: rows that each instance has */
     SHMD_ATOMIC(uint32_t) metric_count;        /* 92, daemon: rows that have memory: InstanceCount times MetricRows */
-    SHMD_ATOMIC(uint32_t) instance_count;      /* 96, daemon: instances whose pages and metric rows have memory; the others are not to be touched */
-    uint8_t reserved_100[28];
+    SHMD_ATOMIC(uint32_t) instance_count;      /* 96, daemon: instances whose pages, metric rows and logs have memory; the others are not to be touched */
+    uint8_t reserved_100[4];
+    SHMD_ATOMIC(uint32_t) log_count;           /* 104, daemon: WorkerLogs that have memory: InstanceCount, or 0 if there are none */
+    SHMD_ATOMIC(uint32_t) log_stride;          /* 108, creator: bytes from one WorkerLog to the next */
+    SHMD_ATOMIC(uint64_t) log_offset;          /* 112, creator: of the first WorkerLog; its ring follows it */
+    SHMD_ATOMIC(uint64_t) log_size;            /* 120, creator: bytes of a ring, a power of two; 0: there are none */
+    SHMD_ATOMIC(uint32_t) log_nap;             /* 128, peers: see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it */
+    SHMD_ATOMIC(uint32_t) log_bell;            /* 132, peers: doorbell (futex) of the daemon: raised by a record as LogNap says */
+    uint8_t reserved_136[120];
 };
-SHMD_ASSERT(sizeof(struct shmd_group_info) == 128, "size of group_info");
+SHMD_ASSERT(sizeof(struct shmd_group_info) == 256, "size of group_info");
 SHMD_ASSERT(offsetof(struct shmd_group_info, bell) == 0, "offset of group_info.bell");
 SHMD_ASSERT(offsetof(struct shmd_group_info, instance_cap) == 64, "offset of group_info.instance_cap");
 SHMD_ASSERT(offsetof(struct shmd_group_info, instance_stride) == 68, "offset of group_info.instance_stride");
@@ -520,6 +543,12 @@ SHMD_ASSERT(offsetof(struct shmd_group_info, metric_offset) == 80, "offset of gr
 SHMD_ASSERT(offsetof(struct shmd_group_info, metric_rows) == 88, "offset of group_info.metric_rows");
 SHMD_ASSERT(offsetof(struct shmd_group_info, metric_count) == 92, "offset of group_info.metric_count");
 SHMD_ASSERT(offsetof(struct shmd_group_info, instance_count) == 96, "offset of group_info.instance_count");
+SHMD_ASSERT(offsetof(struct shmd_group_info, log_count) == 104, "offset of group_info.log_count");
+SHMD_ASSERT(offsetof(struct shmd_group_info, log_stride) == 108, "offset of group_info.log_stride");
+SHMD_ASSERT(offsetof(struct shmd_group_info, log_offset) == 112, "offset of group_info.log_offset");
+SHMD_ASSERT(offsetof(struct shmd_group_info, log_size) == 120, "offset of group_info.log_size");
+SHMD_ASSERT(offsetof(struct shmd_group_info, log_nap) == 128, "offset of group_info.log_nap");
+SHMD_ASSERT(offsetof(struct shmd_group_info, log_bell) == 132, "offset of group_info.log_bell");
 
 /* The page of one instance. The daemon zeroes it before it starts the instance, and only then. */
 struct shmd_instance_page {
@@ -584,6 +613,37 @@ struct shmd_metric_buckets {
 SHMD_ASSERT(sizeof(struct shmd_metric_buckets) == 256, "size of metric_buckets");
 SHMD_ASSERT(offsetof(struct shmd_metric_buckets, state) == 0, "offset of metric_buckets.state");
 SHMD_ASSERT(offsetof(struct shmd_metric_buckets, first) == 8, "offset of metric_buckets.first");
+
+/* Head of the log of one instance: a ring of records that goes on over the instance's restarts. docs/log.md argues it. */
+struct shmd_worker_log {
+    SHMD_ATOMIC(uint64_t) head;                /* 0, instance: position after the newest record; raised, with release, after its bytes are written */
+    SHMD_ATOMIC(uint64_t) limit;               /* 8, instance: end of the chunk (an eighth of the ring) that is being written; raised before its first byte is: what lies more than the ring's size before it is given up */
+    uint8_t reserved_16[240];
+};
+SHMD_ASSERT(sizeof(struct shmd_worker_log) == 256, "size of worker_log");
+SHMD_ASSERT(offsetof(struct shmd_worker_log, head) == 0, "offset of worker_log.head");
+SHMD_ASSERT(offsetof(struct shmd_worker_log, limit) == 8, "offset of worker_log.limit");
+
+/* Head of a record in a WorkerLog; text, attributes and source follow, in that order, padded to 8 bytes. A record lies within one chunk. */
+struct shmd_worker_record {
+    SHMD_ATOMIC(uint32_t) bytes;               /* 0, instance: bytes of the record with this head, a multiple of 8; 0: the rest of the chunk is empty */
+    SHMD_ATOMIC(uint32_t) level;               /* 4, instance: syslog priority: 3 error, 4 warning, 6 info, 7 debug */
+    SHMD_ATOMIC(uint64_t) seq;                 /* 8, instance: 1, 2, 3, … over all instances that wrote here: a gap is what a reader lost */
+    SHMD_ATOMIC(uint64_t) unix_ns;             /* 16, instance: wall clock */
+    SHMD_ATOMIC(uint32_t) text;                /* 24, instance: bytes of text */
+    SHMD_ATOMIC(uint32_t) attrs;               /* 28, instance: bytes of attributes: the inside of a JSON object, without its braces */
+    SHMD_ATOMIC(uint32_t) source;              /* 32, instance: bytes of the source: FILE:LINE */
+    SHMD_ATOMIC(uint32_t) pid;                 /* 36, instance: process that wrote it */
+};
+SHMD_ASSERT(sizeof(struct shmd_worker_record) == 40, "size of worker_record");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, bytes) == 0, "offset of worker_record.bytes");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, level) == 4, "offset of worker_record.level");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, seq) == 8, "offset of worker_record.seq");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, unix_ns) == 16, "offset of worker_record.unix_ns");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, text) == 24, "offset of worker_record.text");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, attrs) == 28, "offset of worker_record.attrs");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, source) == 32, "offset of worker_record.source");
+SHMD_ASSERT(offsetof(struct shmd_worker_record, pid) == 36, "offset of worker_record.pid");
 
 /* Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth. */
 struct shmd_queue_info {
@@ -867,7 +927,7 @@ SHMD_ASSERT(offsetof(struct shmd_call_slot, request) == 8, "offset of call_slot.
 SHMD_ASSERT(offsetof(struct shmd_call_slot, reply) == 16, "offset of call_slot.reply");
 SHMD_ASSERT(offsetof(struct shmd_call_slot, bell) == 24, "offset of call_slot.bell");
 
-/* Head of the log segment: a ring of records that the daemon alone writes. */
+/* Head of the log segment's ring of records, which the daemon alone writes. */
 struct shmd_log_info {
     SHMD_ATOMIC(uint64_t) ring_offset;         /* 0, creator: of the ring */
     SHMD_ATOMIC(uint64_t) ring_size;           /* 8, creator: bytes, a power of two */
@@ -875,7 +935,9 @@ struct shmd_log_info {
     SHMD_ATOMIC(uint64_t) tail;                /* 64, daemon: position of the oldest whole record; raised before its bytes are overwritten */
     SHMD_ATOMIC(uint64_t) head;                /* 72, daemon: position after the newest record; raised after its bytes are written */
     SHMD_ATOMIC(uint32_t) bell;                /* 80, daemon: raised and woken (futex) after a record */
-    uint8_t reserved_84[172];
+    uint8_t reserved_84[4];
+    SHMD_ATOMIC(uint64_t) given;               /* 88, daemon: number of the last record that was handed to standard error or the journal */
+    uint8_t reserved_96[160];
 };
 SHMD_ASSERT(sizeof(struct shmd_log_info) == 256, "size of log_info");
 SHMD_ASSERT(offsetof(struct shmd_log_info, ring_offset) == 0, "offset of log_info.ring_offset");
@@ -883,8 +945,26 @@ SHMD_ASSERT(offsetof(struct shmd_log_info, ring_size) == 8, "offset of log_info.
 SHMD_ASSERT(offsetof(struct shmd_log_info, tail) == 64, "offset of log_info.tail");
 SHMD_ASSERT(offsetof(struct shmd_log_info, head) == 72, "offset of log_info.head");
 SHMD_ASSERT(offsetof(struct shmd_log_info, bell) == 80, "offset of log_info.bell");
+SHMD_ASSERT(offsetof(struct shmd_log_info, given) == 88, "offset of log_info.given");
 
-/* Head of a log record; the text follows, padded to 8 bytes. A record may wrap at the end of the ring. */
+/* Head of the log segment's ring of events, which the daemon alone writes. Events are LogRecords too. */
+struct shmd_event_info {
+    SHMD_ATOMIC(uint64_t) ring_offset;         /* 0, creator: of the ring */
+    SHMD_ATOMIC(uint64_t) ring_size;           /* 8, creator: bytes, a power of two */
+    uint8_t reserved_16[48];
+    SHMD_ATOMIC(uint64_t) tail;                /* 64, daemon: position of the oldest whole event; raised before its bytes are overwritten */
+    SHMD_ATOMIC(uint64_t) head;                /* 72, daemon: position after the newest event; raised after its bytes are written */
+    SHMD_ATOMIC(uint32_t) bell;                /* 80, daemon: raised and woken (futex) after an event */
+    uint8_t reserved_84[172];
+};
+SHMD_ASSERT(sizeof(struct shmd_event_info) == 256, "size of event_info");
+SHMD_ASSERT(offsetof(struct shmd_event_info, ring_offset) == 0, "offset of event_info.ring_offset");
+SHMD_ASSERT(offsetof(struct shmd_event_info, ring_size) == 8, "offset of event_info.ring_size");
+SHMD_ASSERT(offsetof(struct shmd_event_info, tail) == 64, "offset of event_info.tail");
+SHMD_ASSERT(offsetof(struct shmd_event_info, head) == 72, "offset of event_info.head");
+SHMD_ASSERT(offsetof(struct shmd_event_info, bell) == 80, "offset of event_info.bell");
+
+/* Head of a log record; text, attributes and source follow, in that order, padded to 8 bytes. A record may wrap at the end of the ring. */
 struct shmd_log_record {
     SHMD_ATOMIC(uint32_t) length;              /* 0, daemon: bytes of text */
     SHMD_ATOMIC(uint32_t) level;               /* 4, daemon: syslog priority: 3 error, 4 warning, 6 info, 7 debug */
@@ -893,9 +973,12 @@ struct shmd_log_record {
     SHMD_ATOMIC(uint32_t) pid;                 /* 24, daemon: process that said it */
     SHMD_ATOMIC(uint32_t) stream;              /* 28, daemon: see Stream */
     SHMD_ATOMIC(uint32_t) worker;              /* 32, daemon: index of the WorkerRow plus 1; 0 for the daemon itself */
-    uint8_t reserved_36[12];
+    SHMD_ATOMIC(uint32_t) attrs;               /* 36, daemon: bytes of attributes: the inside of a JSON object, without its braces */
+    SHMD_ATOMIC(uint64_t) position;            /* 40, daemon: of a record that a worker logged: the position behind it in its WorkerLog; else 0 */
+    SHMD_ATOMIC(uint32_t) source;              /* 48, daemon: bytes of the source: FILE:LINE */
+    SHMD_ATOMIC(uint32_t) number;              /* 52, daemon: of a record that a worker logged: the low half of its WorkerRecord.Seq */
 };
-SHMD_ASSERT(sizeof(struct shmd_log_record) == 48, "size of log_record");
+SHMD_ASSERT(sizeof(struct shmd_log_record) == 56, "size of log_record");
 SHMD_ASSERT(offsetof(struct shmd_log_record, length) == 0, "offset of log_record.length");
 SHMD_ASSERT(offsetof(struct shmd_log_record, level) == 4, "offset of log_record.level");
 SHMD_ASSERT(offsetof(struct shmd_log_record, seq) == 8, "offset of log_record.seq");
@@ -903,5 +986,9 @@ SHMD_ASSERT(offsetof(struct shmd_log_record, unix_ns) == 16, "offset of log_reco
 SHMD_ASSERT(offsetof(struct shmd_log_record, pid) == 24, "offset of log_record.pid");
 SHMD_ASSERT(offsetof(struct shmd_log_record, stream) == 28, "offset of log_record.stream");
 SHMD_ASSERT(offsetof(struct shmd_log_record, worker) == 32, "offset of log_record.worker");
+SHMD_ASSERT(offsetof(struct shmd_log_record, attrs) == 36, "offset of log_record.attrs");
+SHMD_ASSERT(offsetof(struct shmd_log_record, position) == 40, "offset of log_record.position");
+SHMD_ASSERT(offsetof(struct shmd_log_record, source) == 48, "offset of log_record.source");
+SHMD_ASSERT(offsetof(struct shmd_log_record, number) == 52, "offset of log_record.number");
 
 #endif /* SHMD_LAYOUT_H */

@@ -172,6 +172,9 @@ static void roster(void) {
         WORD(w, restarts_unknown);
         WORD(w, rolled);
         WORD(w, config_hash);
+        WORD(w, drained);
+        WORD(w, event);
+        WORD(w, drained_number);
     }
     for (uint64_t i = 0; i < LOAD(r, attachment_cap); i++) {
         uint64_t offset = LOAD(r, attachment_offset) + i * sizeof(struct shmd_attachment_row);
@@ -231,6 +234,12 @@ static void group(void) {
     WORD(g, metric_rows);
     WORD(g, metric_count);
     WORD(g, instance_count);
+    WORD(g, log_count);
+    WORD(g, log_stride);
+    WORD(g, log_offset);
+    WORD(g, log_size);
+    WORD(g, log_nap);
+    WORD(g, log_bell);
     for (uint64_t i = 0; i < LOAD(g, instance_count); i++) {
         uint64_t offset = LOAD(g, instance_offset) + i * LOAD(g, instance_stride);
         const struct shmd_instance_page *p = place(offset, sizeof *p);
@@ -261,6 +270,14 @@ static void group(void) {
         TEXT(m, name);
         TEXT(m, unit);
         TEXT(m, help);
+    }
+    for (uint64_t i = 0; i < LOAD(g, log_count); i++) {
+        uint64_t offset = LOAD(g, log_offset) + i * LOAD(g, log_stride);
+        const struct shmd_worker_log *l = place(offset, sizeof *l);
+        begin("WorkerLog", i);
+        number("_offset", offset);
+        WORD(l, head);
+        WORD(l, limit);
     }
 }
 
@@ -483,6 +500,15 @@ static void record_log(void) {
     WORD(l, tail);
     WORD(l, head);
     WORD(l, bell);
+    WORD(l, given);
+    const struct shmd_event_info *e = place(SHMD_EVENT_INFO_OFFSET, sizeof *e);
+    begin("EventInfo", 0);
+    number("_offset", SHMD_EVENT_INFO_OFFSET);
+    WORD(e, ring_offset);
+    WORD(e, ring_size);
+    WORD(e, tail);
+    WORD(e, head);
+    WORD(e, bell);
     uint64_t ring_size = LOAD(l, ring_size), head = LOAD(l, head), row = 0;
     const unsigned char *ring = place(LOAD(l, ring_offset), ring_size);
     if (ring_size == 0 || (ring_size & (ring_size - 1)) != 0)
@@ -491,7 +517,8 @@ static void record_log(void) {
         struct shmd_log_record r; /* a copy, unwrapped */
         for (size_t i = 0; i < sizeof r; i++)
             ((unsigned char *)&r)[i] = ring[(p + i) & (ring_size - 1)];
-        uint64_t length = LOAD(&r, length);
+        uint64_t parts[] = {LOAD(&r, length), LOAD(&r, attrs), LOAD(&r, source)}, length = parts[0] + parts[1] + parts[2];
+        static const char *const names[] = {"_text", "_attrs", "_source"};
         if (head - p < sizeof r || length > head - p - sizeof r)
             fail("a record reaches beyond the head");
         begin("LogRecord", row);
@@ -503,10 +530,16 @@ static void record_log(void) {
         WORD(&r, pid);
         WORD(&r, stream);
         WORD(&r, worker);
-        printf("%s._text=", at);
-        for (uint64_t i = 0; i < length; i++)
-            putchar(ring[(p + sizeof r + i) & (ring_size - 1)]);
-        printf("\n");
+        WORD(&r, attrs);
+        WORD(&r, position);
+        WORD(&r, source);
+        WORD(&r, number);
+        for (uint64_t k = 0, from = p + sizeof r; k < 3; k++) {
+            printf("%s.%s=", at, names[k]);
+            for (uint64_t i = 0; i < parts[k]; i++)
+                putchar(ring[from++ & (ring_size - 1)]);
+            printf("\n");
+        }
         p += sizeof r + ((length + 7) & ~(uint64_t)7);
     }
 }

@@ -147,12 +147,12 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 				return usagef("region %q is no name of a region: 1 to 31 of a-z, 0-9, - and _, the first a letter or digit", cut(a.region))
 			case a.timeout < 0:
 				return usagef("timeout %v is below zero; 0 means no limit", a.timeout)
-			case a.output == "table", a.output == "json", a.output == "short" && cmd.Name() == "logs":
+			case a.output == "table", a.output == "json", (a.output == "short" || a.output == "cat") && cmd.Name() == "logs":
 				return nil
-			case a.output == "short":
-				return usagef("output format short is for logs; here there are table and json")
+			case a.output == "short", a.output == "cat":
+				return usagef("output format %s is for logs; here there are table and json", a.output)
 			}
-			return usagef("output format %q: there are table and json (and short, for logs)", a.output)
+			return usagef("output format %q: there are table and json (and short and cat, for logs)", a.output)
 		},
 	}
 	root.SetIn(a.stdin)

@@ -341,7 +341,7 @@ func meaning(layout, name string, n uint64) string {
 type logRecord struct {
 	position uint64
 	fields   []field
-	text     string
+	text     string // with attributes and source behind it
 }
 
 // records decodes the ring of a log segment, oldest first, and hands over at most limit records (0: all). left is how many bytes
@@ -387,19 +387,28 @@ func (m image) records(list []section, limit int, each func(logRecord) error) (l
 		if err != nil {
 			return 0, err
 		}
-		length := uint64(binary.LittleEndian.Uint32(b))
-		whole := protocol.SizeofLogRecord + (length+7)&^7
-		if length > protocol.MaxLogText || whole > head-p {
+		part := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(b[at:])) }
+		texts, attrs := part(protocol.OffsetofLogRecordLength), part(protocol.OffsetofLogRecordAttrs)
+		length := texts + attrs + part(protocol.OffsetofLogRecordSource)
+		bytes := protocol.SizeofLogRecord + (length+7)&^7
+		if length > protocol.MaxLogText || bytes > head-p {
 			return 0, m.damaged(place, "log record of %d bytes, %d bytes before the head (or it was overwritten while it was read)", length, head-p)
 		}
 		text, err := get(p+protocol.SizeofLogRecord, int(length))
 		if err != nil {
 			return 0, err
 		}
-		if err := each(logRecord{p, decode(layout, b, place), strings.ToValidUTF8(string(text), "\uFFFD")}); err != nil {
+		whole := string(text[:texts])
+		if attrs > 0 {
+			whole += " {" + string(text[texts:texts+attrs]) + "}"
+		}
+		if source := text[texts+attrs:]; len(source) > 0 {
+			whole += " " + string(source)
+		}
+		if err := each(logRecord{p, decode(layout, b, place), strings.ToValidUTF8(whole, "\uFFFD")}); err != nil {
 			return 0, err
 		}
-		p += whole
+		p += bytes
 	}
 	return 0, nil
 }

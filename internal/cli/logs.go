@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,45 +18,52 @@ import (
 )
 
 func (a *app) logsCommand() *cobra.Command {
-	var follow bool
-	var last int
+	var sel selection
 	c := a.verb(cobra.Command{
-		Use:   "logs [-f] [-n N] [-o short|json] [NAME...]",
-		Short: "print what workers wrote and the daemon logged",
-		Long: `logs prints the log that the region keeps in its memory: what workers wrote to
-standard output and standard error, line by line, and what the daemon logged.
-The log is a ring: it keeps the newest records (log_size in [region]); the
-daemon's own log, or the journal, keeps all. With names it prints what those
-workers and groups wrote, and what the daemon logged about them.
+		Use:   "logs [-f] [-n N] [-S TIME] [-U TIME] [-p PRIORITY] [-g REGEXP] [-o short|cat|json] [NAME...]",
+		Short: "print what workers logged and wrote, and what the daemon logged",
+		Long: `logs prints the log that the region keeps in its memory: records that workers
+logged through the library, what they wrote to standard output and standard
+error, line by line, and what the daemon logged. The log is a ring: it keeps the
+newest records (log_size in [region]); the daemon's own log, or the journal,
+keeps all. With names it prints what is from or about those workers and groups.
 
-A line reads TIME WORKER[PID] TEXT; ! in front of the text marks standard
-error, and the daemon's warnings and errors. Where the ring overtook the
-reader it says "lost N". -o json prints one object a line.
+A line reads TIME WORKER[PID] TEXT KEY=VALUE...; ! in front of the text marks
+standard error, warnings and errors. Where the ring overtook the reader it says
+"lost N". -o cat prints text and attributes alone, -o json one object a line.
 
-With -f it goes on with what is written, until the daemon has ended. It reads
-memory, and also works while the daemon hangs or is dead.`,
+-f, -n, -S, -U, -p and -g are those of journalctl: -p takes a priority (err,
+warning, info, debug) and shows it and what is more urgent, or a range; -g a
+regular expression, of which case matters only if it has a capital letter.
+
+It reads memory, and also works while the daemon hangs or is dead: then the
+records that it has not seen come from the workers' own rings. -f goes on over
+restarts of workers and of the daemon, until the region has stopped or its last
+process has ended.`,
 		Example: `  shmctl logs -f
-  shmctl logs -n 20 parser
-  shmctl logs -o json | jq -r 'select(.level == "error") | .text'`,
+  shmctl logs -n 20 -p warning parser
+  shmctl logs -S -10min -g 'timeout|refused'
+  shmctl logs -o json | jq -r 'select(.attrs.status == 500) | .text'`,
 		ValidArgsFunction: a.complete(workerNames),
 	}, func(cmd *cobra.Command, names []string) error {
-		if last < -1 || last == -1 && cmd.Flags().Changed("lines") {
-			return usagef("-n %d: give the number of records, 0 or more", last)
+		if err := sel.parse(time.Now()); err != nil {
+			return err
 		}
 		return anyNames(cmd, names)
-	}, func(ctx context.Context, names []string) error { return a.logs(ctx, names, follow, last) })
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is written from now on")
-	c.Flags().IntVarP(&last, "lines", "n", -1, "only the last `N` records; without it all that are kept")
+	}, func(ctx context.Context, names []string) error { return a.logs(ctx, names, sel) })
+	sel.register(c.Flags(), "records")
+	c.Flags().StringVarP(&sel.priority, "priority", "p", "", "only of this `priority` and more urgent ones, or a range: err..info")
+	c.Flags().StringVarP(&sel.grep, "grep", "g", "", "only whose text or attributes match this `regexp`")
 	return c
 }
 
-func (a *app) logs(ctx context.Context, names []string, follow bool, last int) error {
+func (a *app) logs(ctx context.Context, names []string, sel selection) error {
 	s, err := a.open(ctx, false)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	log, err := s.log()
+	log, err := s.log(protocol.OpenLog)
 	if err != nil {
 		return err
 	}
@@ -63,49 +71,18 @@ func (a *app) logs(ctx context.Context, names []string, follow bool, last int) e
 	if err != nil {
 		return err
 	}
-	workers, err := s.Roster.Workers()
-	if err != nil {
-		a.warn("%v", err)
-	}
-	p := logPrinter{a: a, out: bufio.NewWriter(a.stdout), workers: workers}
-	if groups, err := s.Roster.Groups(); err == nil {
-		p.groups = groups
-	}
+	p := &logPrinter{a: a, out: bufio.NewWriter(a.stdout), sel: sel, log: log, cursor: log.Oldest()}
+	p.print = p.record
+	p.learn(s)
 	if len(names) > 0 {
-		p.only = append([]int{}, targets.Workers...) // not nil, also for a group without instances
+		p.sel.only = append([]int{}, targets.Workers...) // not nil, also for a group without instances
 	}
-
-	// What is there already, of which the last N are kept back until all of it is known.
-	cursor := log.Oldest()
-	if last == 0 {
-		cursor = log.Newest()
-	}
-	var kept []line
-	err = p.drain(cursor, func(l line) error {
-		if last < 0 {
-			return p.print(l)
-		}
-		if kept = append(kept, l); len(kept) >= last && len(kept)-last > last+64 {
-			kept = slices.Delete(kept, 0, len(kept)-last)
-		}
-		return nil
-	})
-	for _, l := range kept[max(len(kept)-max(last, 0), 0):] {
-		if err == nil {
-			err = p.print(l)
-		}
-	}
-	if flushed := p.out.Flush(); err == nil {
-		err = flushed
-	}
-	if err != nil || !follow {
-		return err
-	}
-	return p.follow(ctx, s, log, cursor)
+	p.rings = newRings(s, p.workers)
+	return p.run(ctx, s)
 }
 
-// log is the region's log.
-func (s *session) log() (*protocol.Log, error) {
+// log opens one of the rings of the region's log segment.
+func (s *session) log(open func([]byte) (*protocol.Log, error)) (*protocol.Log, error) {
 	seg := s.segments["log"]
 	if seg == nil {
 		why := s.missing["log"]
@@ -114,7 +91,7 @@ func (s *session) log() (*protocol.Log, error) {
 		}
 		return nil, fmt.Errorf("log of region %q: %w", s.name(), why)
 	}
-	return protocol.OpenLog(seg.Bytes())
+	return open(seg.Bytes())
 }
 
 // line is a record, or the number of records that were lost.
@@ -123,19 +100,67 @@ type line struct {
 	lost uint64
 }
 
-// logPrinter prints records.
+// logPrinter prints records of a log.
 type logPrinter struct {
 	a       *app
 	out     *bufio.Writer
+	sel     selection
+	log     *protocol.Log
+	cursor  *protocol.LogCursor
+	rings   *rings // of the workers; nil: what they log is not asked for
+	print   func(line) error
 	workers []protocol.Worker
 	groups  []protocol.Group
-	only    []int // indexes of workers; nil for everything
 }
 
-// drain hands over what the cursor has, as far as it is asked for.
-func (p *logPrinter) drain(c *protocol.LogCursor, each func(line) error) error {
+// learn takes the names of workers and groups from the roster.
+func (p *logPrinter) learn(s *session) {
+	workers, err := s.Roster.Workers()
+	if err != nil {
+		p.a.warn("%v", err)
+	}
+	p.workers = workers
+	if groups, err := s.Roster.Groups(); err == nil {
+		p.groups = groups
+	}
+}
+
+// run prints what is asked for.
+func (p *logPrinter) run(ctx context.Context, s *session) error {
+	// What is there already, of which the last N are kept back until all of it is known.
+	last := p.sel.last
+	var kept []line
+	each := func(l line) error {
+		if last < 0 {
+			return p.print(l)
+		}
+		if kept = append(kept, l); len(kept)-last > last+64 {
+			kept = slices.Delete(kept, 0, len(kept)-last)
+		}
+		return nil
+	}
+	err := p.drain(each)
+	if err == nil {
+		err = p.undrained(each, 0)
+	}
+	for _, l := range kept[max(len(kept)-max(last, 0), 0):] {
+		if err == nil {
+			err = p.print(l)
+		}
+	}
+	if flushed := p.out.Flush(); err == nil {
+		err = flushed
+	}
+	if err != nil || !p.sel.follow {
+		return err
+	}
+	return p.goOn(ctx, s)
+}
+
+// drain hands over what the log has, as far as it is asked for.
+func (p *logPrinter) drain(each func(line) error) error {
 	for {
-		r, lost, ok, err := c.Next()
+		r, lost, ok, err := p.cursor.Next()
 		if err != nil {
 			p.a.warn("%v; going on with the next record", err)
 			return nil
@@ -148,7 +173,7 @@ func (p *logPrinter) drain(c *protocol.LogCursor, each func(line) error) error {
 				return err
 			}
 		}
-		if p.only != nil && !slices.Contains(p.only, r.Worker) {
+		if p.rings.known(r) || !p.sel.passes(r) {
 			continue
 		}
 		if err := each(line{Record: r}); err != nil {
@@ -157,68 +182,136 @@ func (p *logPrinter) drain(c *protocol.LogCursor, each func(line) error) error {
 	}
 }
 
-// follow prints what comes, until the daemon has ended.
-func (p *logPrinter) follow(ctx context.Context, s *session, log *protocol.Log, c *protocol.LogCursor) error {
+// undrained hands over what workers have logged, longer than the time ago, and the daemon has not put into the log.
+func (p *logPrinter) undrained(each func(line) error, since time.Duration) error {
+	for _, l := range p.rings.take(since) {
+		if l.lost == 0 && !p.sel.passes(l.Record) {
+			continue
+		}
+		if err := each(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hung is how long a record may wait in a worker's ring for a daemon that lives.
+const hung = time.Second
+
+// goOn prints what comes, until the region has stopped or nobody is left who could write anything.
+func (p *logPrinter) goOn(ctx context.Context, s *session) error {
 	for {
-		bell := log.Bell().Load()
+		bell := p.log.Bell().Load()
 		alive := s.Daemon().Alive // before the last look at what it wrote
-		if err := p.drain(c, p.print); err != nil {
+		more := alive || s.lives()
+		if err := p.drain(p.print); err != nil {
+			return err
+		}
+		patience := hung
+		if !alive {
+			patience = 0
+		}
+		if err := p.undrained(p.print, patience); err != nil {
 			return err
 		}
 		if err := p.out.Flush(); err != nil {
 			return err
 		}
-		if !alive {
+		if !more {
 			return nil
 		}
-		err := sys.FutexWait(log.Bell(), bell, look)
+		err := sys.FutexWait(p.log.Bell(), bell, look)
 		if err != nil && !errors.Is(err, sys.ErrAgain) && !errors.Is(err, sys.ErrTimedOut) {
 			return err
 		}
 		switch cause := context.Cause(ctx); {
 		case ctx.Err() == nil:
 		case errors.Is(ctx.Err(), context.DeadlineExceeded):
-			return explain(cause, "the daemon has not ended")
+			return explain(cause, "the region has not stopped")
 		default: // the user has seen enough
 			return nil
 		}
 	}
 }
 
-// recordJSON is a record in a stream of objects.
-type recordJSON struct {
-	Time   string `json:"time"`
-	Seq    uint64 `json:"seq"`
-	Level  string `json:"level"`
-	Stream string `json:"stream"`
-	Worker string `json:"worker"` // "": the daemon
-	Group  string `json:"group"`
-	Pid    int    `json:"pid"`
-	Text   string `json:"text"`
+// lives reports whether a worker of a region lives whose daemon has died: the next one may go on with it.
+func (s *session) lives() bool {
+	if s.Roster.Daemon().State == protocol.DaemonStateStopped {
+		return false
+	}
+	workers, _ := s.Roster.Workers()
+	for _, w := range workers {
+		if w.Process() == 0 {
+			continue
+		}
+		if alive, _ := control.Alive(w.Process(), w.StartTicks); alive {
+			return true
+		}
+	}
+	return false
 }
 
-func (p *logPrinter) print(l line) error {
+// recordJSON is a record in a stream of objects.
+type recordJSON struct {
+	Time   string          `json:"time"`
+	Seq    uint64          `json:"seq"` // 0: it comes from the worker's ring, the daemon has not numbered it
+	Level  string          `json:"level"`
+	Stream string          `json:"stream"`
+	Worker string          `json:"worker"` // "": the daemon
+	Group  string          `json:"group"`
+	Pid    int             `json:"pid"`
+	Text   string          `json:"text"`
+	Source string          `json:"source,omitempty"`
+	Attrs  json.RawMessage `json:"attrs,omitempty"`
+}
+
+func (p *logPrinter) object(v any) error {
+	e := json.NewEncoder(p.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// lost prints that records are missing.
+func (p *logPrinter) lost(n uint64) error {
 	if p.a.json() {
-		var v any = struct {
+		return p.object(struct {
 			Lost uint64 `json:"lost"`
-		}{l.lost}
-		if l.lost == 0 {
-			worker, group := p.names(l.Record)
-			v = recordJSON{timestamp(l.Time), l.Seq, levelName(l.Level), l.Stream.String(), worker, group, l.Pid, l.Text}
-		}
-		e := json.NewEncoder(p.out)
-		e.SetEscapeHTML(false)
-		return e.Encode(v)
+		}{n})
 	}
+	_, err := fmt.Fprintln(p.out, p.a.paint(yellow, fmt.Sprintf("lost %d", n)))
+	return err
+}
+
+// attrsJSON is a record's attributes as an object, or as a text if they are none: a worker may write anything there.
+func attrsJSON(r protocol.Record) json.RawMessage {
+	if r.Attrs == "" {
+		return nil
+	}
+	if o := "{" + r.Attrs + "}"; json.Valid([]byte(o)) {
+		return json.RawMessage(o)
+	}
+	text, _ := json.Marshal(r.Attrs)
+	return text
+}
+
+// record prints a record.
+func (p *logPrinter) record(l line) error {
 	if l.lost > 0 {
-		_, err := fmt.Fprintln(p.out, p.a.paint(yellow, fmt.Sprintf("lost %d", l.lost)))
+		return p.lost(l.lost)
+	}
+	worker, group := p.names(l.Record)
+	if p.a.json() {
+		return p.object(recordJSON{timestamp(l.Time), l.Seq, levelName(l.Level), l.Stream.String(), worker, group, l.Pid, l.Text, l.Source, attrsJSON(l.Record)})
+	}
+	text := printable(strings.ReplaceAll(textOf(l.Record), "\t", "    "))
+	if p.a.output == "cat" {
+		_, err := fmt.Fprintln(p.out, text)
 		return err
 	}
-	worker, _ := p.names(l.Record)
 	if worker == "" {
 		worker = "shmd"
 	}
-	text, mark := l.Text, ""
+	mark := ""
 	c := plain
 	switch {
 	case l.Level <= 3:
@@ -230,7 +323,6 @@ func (p *logPrinter) print(l line) error {
 	case l.Level >= 7:
 		c = faint
 	}
-	text = printable(strings.ReplaceAll(text, "\t", "    "))
 	_, err := fmt.Fprintf(p.out, "%s %s %s\n", p.a.paint(faint, l.Time.Format("15:04:05.000")), p.a.paint(bold, fmt.Sprintf("%s[%d]", printable(worker), l.Pid)),
 		p.a.paint(c, mark+text))
 	return err

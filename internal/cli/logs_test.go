@@ -15,7 +15,7 @@ import (
 // newLog makes a log in ordinary memory.
 func newLog(t *testing.T) *protocol.Log {
 	const ring = 64 << 10
-	log, err := protocol.FormatLog(make([]byte, protocol.LogSize(ring)), protocol.Header{Name: "log", Region: "test", Generation: 1}, ring)
+	log, err := protocol.FormatLog(make([]byte, protocol.LogSize(ring, ring)), protocol.Header{Name: "log", Region: "test", Generation: 1}, ring, ring)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,14 +32,17 @@ func TestLogsLost(t *testing.T) {
 	}
 	for _, output := range []string{"table", "json"} {
 		var out bytes.Buffer
-		p := logPrinter{a: &app{output: output, stdout: os.Stdout, noColor: true}, out: bufio.NewWriter(&out), workers: []protocol.Worker{{Name: "talk.0"}}}
-		c := log.Oldest()
+		p := logPrinter{a: &app{output: output, stdout: os.Stdout, noColor: true}, out: bufio.NewWriter(&out), workers: []protocol.Worker{{Name: "talk.0"}}, log: log, cursor: log.Oldest()}
+		p.print = p.record
+		if err := p.sel.parse(time.Now()); err != nil {
+			t.Fatal(err)
+		}
 		write(1, 3)
-		if err := p.drain(c, p.print); err != nil {
+		if err := p.drain(p.print); err != nil {
 			t.Fatal(err)
 		}
 		write(4, 1000)
-		if err := p.drain(c, p.print); err != nil {
+		if err := p.drain(p.print); err != nil {
 			t.Fatal(err)
 		}
 		p.out.Flush()
@@ -72,7 +75,7 @@ func TestLogsLost(t *testing.T) {
 func TestLogsPrintable(t *testing.T) {
 	var out bytes.Buffer
 	p := logPrinter{a: &app{output: "table", stdout: os.Stdout, noColor: true}, out: bufio.NewWriter(&out)}
-	if err := p.print(line{Record: protocol.Record{Time: time.Unix(0, 0), Level: 3, Pid: 7, Worker: -1, Text: "a\x1b[31mb\nc\td\xff\u009b"}}); err != nil {
+	if err := p.record(line{Record: protocol.Record{Time: time.Unix(0, 0), Level: 3, Pid: 7, Worker: -1, Text: "a\x1b[31mb\nc\td\xff\u009b"}}); err != nil {
 		t.Fatal(err)
 	}
 	p.out.Flush()

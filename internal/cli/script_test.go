@@ -282,7 +282,7 @@ func cmdFollow(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c := exec.CommandContext(ctx, filepath.Join(bin, "shmctl"), append([]string{"logs", "-f"}, args[1:]...)...)
+	c := exec.CommandContext(ctx, filepath.Join(bin, "shmctl"), append([]string{"logs", "-f", "-n", "all"}, args[1:]...)...)
 	c.Env = s.env
 	out, err := c.StdoutPipe()
 	ts.Check(err)

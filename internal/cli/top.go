@@ -132,7 +132,7 @@ func (w *watched) open(ctx context.Context) error {
 		return err
 	}
 	w.s, w.reader, w.cursor = s, s.reader(), nil
-	if log, err := s.log(); err == nil {
+	if log, err := s.log(protocol.OpenLog); err == nil {
 		w.cursor = log.Oldest()
 	}
 	w.printer = logPrinter{a: w.a}
@@ -181,7 +181,7 @@ func (w *watched) sample() top.Sample {
 			out.Log = append(out.Log, top.LogLine{Time: r.Time, Text: fmt.Sprintf("lost %d", lost), Bad: true})
 		}
 		worker, _ := w.printer.names(r)
-		out.Log = append(out.Log, top.LogLine{Time: r.Time, Worker: worker, Text: r.Text, Bad: r.Level <= 4 || r.Stream == protocol.StreamStderr})
+		out.Log = append(out.Log, top.LogLine{Time: r.Time, Worker: worker, Text: textOf(r), Bad: r.Level <= 4 || r.Stream == protocol.StreamStderr})
 	}
 	return out
 }

@@ -25,6 +25,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.killCommand(),
 		a.waitCommand(),
 		a.logsCommand(),
+		a.eventsCommand(),
 		a.pubCommand(),
 		a.subCommand(),
 		a.getCommand(),

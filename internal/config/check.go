@@ -350,9 +350,9 @@ func (v *validator) memory(s system) {
 		}
 		return
 	}
-	need := saturate(channels, v.c.Region.LogSize)
+	need := saturate(channels, v.c.Region.LogSize+v.c.Region.EventsSize)
 	for _, g := range v.c.Groups {
-		need = saturate(need, int64(g.Count)*(pageOverhead+metricRow*int64(max(g.Metrics, 0))))
+		need = saturate(need, int64(g.Count)*(pageOverhead+g.LogSize+metricRow*int64(max(g.Metrics, 0))))
 	}
 	switch limit, source, err := s.memory(); {
 	case err != nil:

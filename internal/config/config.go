@@ -35,6 +35,8 @@ const (
 	MaxDeliveries  = 63        // what the slot's state word can count
 	MinLogSize     = 64 << 10  // bytes of the log ring: four of the longest records
 	MaxLogSize     = 1 << 30   // bytes of the log ring
+	MinWorkerLog   = 16 << 10  // bytes of the log ring of an instance
+	MaxLogRate     = 1 << 30   // records a second
 	MaxChannelSize = 1 << 46   // bytes of a channel, sparse or not: what a process can map
 	MaxFileSize    = 256 << 10 // bytes of a configuration file
 	MaxCrashLimit  = 1 << 20   // restarts
@@ -62,6 +64,7 @@ type Config struct {
 type Region struct {
 	Name           string        `toml:"name"`
 	LogSize        int64         `toml:"log_size"`        // bytes of the log's ring, a power of two
+	EventsSize     int64         `toml:"events_size"`     // bytes of the events' ring, a power of two
 	MaxAttachments int           `toml:"max_attachments"` // outsiders attached at a time; workers come on top
 	OrphanTimeout  time.Duration `toml:"orphan_timeout"`  // workers quit by themselves when no daemon has lived for so long; 0: never
 	HugePages      bool          `toml:"huge_pages"`      // segments lie in huge pages
@@ -119,6 +122,9 @@ type Group struct {
 	CrashWindow  time.Duration     `toml:"crash_window"`  //
 	Metrics      int               `toml:"metrics"`       // rows of an instance's metric table
 	Watchdog     time.Duration     `toml:"watchdog"`      // a ready instance without a heartbeat for so long is hung; 0: never
+	LogSize      int64             `toml:"log_size"`      // bytes of the ring that each instance logs to, a power of two
+	LogRate      int               `toml:"log_rate"`      // records and lines a second of one instance that are kept; 0: no limit
+	LogBurst     int               `toml:"log_burst"`     // how many may come at once
 	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
 	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
 	User         string            `toml:"user"`          // name or uid; empty: the daemon's own
@@ -163,7 +169,7 @@ const (
 )
 
 func defaultRegion() Region {
-	return Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, OrphanTimeout: time.Minute, Dumps: 3, DumpSize: 64 << 20}
+	return Region{Name: "default", LogSize: 1 << 20, EventsSize: 1 << 20, MaxAttachments: 1024, OrphanTimeout: time.Minute, Dumps: 3, DumpSize: 64 << 20}
 }
 
 func defaultChannel(name string) Channel {
@@ -240,6 +246,8 @@ func defaultGroup(name string) Group {
 		CrashLimit:   10,
 		CrashWindow:  time.Minute,
 		Metrics:      48,
+		LogSize:      64 << 10,
+		LogBurst:     1000,
 	}
 }
 

@@ -16,6 +16,7 @@ const complete = `
 [region]
 name = "prod"
 log_size = "64KiB"
+events_size = "128KiB"
 max_attachments = 0
 orphan_timeout = "90s"
 huge_pages = true
@@ -78,6 +79,9 @@ crash_limit = 0
 crash_window = "2h"
 watchdog = "5s"
 metrics = 5
+log_size = "32KiB"
+log_rate = 100
+log_burst = 7
 env = { A = "1", "b.c" = "" }
 dir = "/srv"
 user = "nobody"
@@ -115,7 +119,7 @@ func TestComplete(t *testing.T) {
 		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
 		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
-		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
+		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, LogSize: 32 << 10, LogRate: 100, LogBurst: 7, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
 	filter := defaultGroup("filter")
 	filter.Command, filter.Stdin, filter.Stdout = []string{"sed"}, "lines", "results"
@@ -124,7 +128,7 @@ func TestComplete(t *testing.T) {
 	a.Builtin, a.Ready, a.Consume, a.Produce = BuiltinWordcount, ReadyExec, []string{"jobs"}, []string{"results"}
 	want := &Config{
 		Path:   "dir/prod.toml",
-		Region: Region{Name: "prod", OrphanTimeout: 90 * time.Second, LogSize: 64 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
+		Region: Region{Name: "prod", OrphanTimeout: 90 * time.Second, LogSize: 64 << 10, EventsSize: 128 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},
@@ -182,7 +186,7 @@ func TestEmptyFileIsARegionOfDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Region != (Region{Name: "default", LogSize: 1 << 20, MaxAttachments: 1024, OrphanTimeout: time.Minute, Dumps: 3, DumpSize: 64 << 20}) || len(c.Channels)+len(c.Groups) > 0 {
+		if c.Region != (Region{Name: "default", LogSize: 1 << 20, EventsSize: 1 << 20, MaxAttachments: 1024, OrphanTimeout: time.Minute, Dumps: 3, DumpSize: 64 << 20}) || len(c.Channels)+len(c.Groups) > 0 {
 			t.Errorf("%q: %+v", text, c)
 		}
 	}
@@ -202,7 +206,7 @@ func TestDefaultsOfChannelAndGroup(t *testing.T) {
 		t.Errorf("got %+v", c.Channels)
 	}
 	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
-		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute, Metrics: 48,
+		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute, Metrics: 48, LogSize: 64 << 10, LogBurst: 1000,
 		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second}
 	if !reflect.DeepEqual(c.Groups, []Group{w}) {
 		t.Errorf("got %+v", c.Groups)

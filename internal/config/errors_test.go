@@ -32,7 +32,7 @@ input = "jobs"
 4:1: unknown key "hugepages" in [region]; did you mean "huge_pages"?
 5:1: unknown key "Mlock" in [region]; did you mean "mlock"?
 6:1: unknown key "slots" in [region]; it belongs below a header [channel.NAME]
-7:1: unknown key "colour" in [region]; there are name, log_size, max_attachments, orphan_timeout, huge_pages, mlock, prefault, dont_dump, dumps, dump_size, dump_dir
+7:1: unknown key "colour" in [region]; there are name, log_size, events_size, max_attachments, orphan_timeout, huge_pages, mlock, prefault, dont_dump, dumps, dump_size, dump_dir
 10:1: unknown key "instances" in [worker.w]; did you mean "count"?
 11:1: unknown key "cwd" in [worker.w]; did you mean "dir"?
 12:1: unknown key "timeout" in [worker.w]; did you mean "stop_timeout"?
@@ -284,6 +284,11 @@ consume = ["d"]
 11:1: unknown key "prefetch" in [channel.d]; did you mean "max_leases"?`},
 	{"sparse and huge", "[region]\nhuge_pages = true\n[channel.a]\nsparse = true",
 		`4:1: sparse in [channel.a]: a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]`},
+
+	{"logs of a group", "[worker.a]\nbuiltin = \"idle\"\nlog_size = \"8KiB\"\nlog_rate = -1\nlog_burst = 0", `
+3:1: log_size in [worker.a]: 8KiB is out of range (16KiB to 1GiB, a power of two); the nearest are 16KiB and 32KiB
+4:1: log_rate in [worker.a]: -1 is out of range; use 0 to 1073741824
+5:1: log_burst in [worker.a]: 0 is out of range; use 1 to 1073741824`},
 
 	{"group values", `
 [worker.a]

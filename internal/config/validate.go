@@ -78,6 +78,7 @@ func (v *validator) region() {
 		v.fail(at.key("name"), "%s", badName(r.Name))
 	}
 	v.power(at.key("log_size"), r.LogSize, MinLogSize, MaxLogSize, FormatSize)
+	v.power(at.key("events_size"), r.EventsSize, MinLogSize, MaxLogSize, FormatSize)
 	v.between(at.key("max_attachments"), r.MaxAttachments, 0, MaxOutsiders)
 	v.duration(at.key("orphan_timeout"), r.OrphanTimeout, 0)
 	v.between(at.key("dumps"), r.Dumps, 0, MaxDumps)
@@ -243,6 +244,9 @@ func (v *validator) group(g *Group) {
 	v.between(at.key("metrics"), g.Metrics, 0, MaxMetrics)
 	v.duration(at.key("crash_window"), g.CrashWindow, time.Millisecond)
 	v.supervision(at, g)
+	v.power(at.key("log_size"), g.LogSize, MinWorkerLog, MaxLogSize, FormatSize)
+	v.between(at.key("log_rate"), g.LogRate, 0, MaxLogRate)
+	v.between(at.key("log_burst"), g.LogBurst, 1, MaxLogRate)
 	v.environment(at.key("env"), g.Env)
 	if g.Dir != "" && !strings.HasPrefix(g.Dir, "/") {
 		v.fail(at.key("dir"), "%q is not absolute; begin it with /", g.Dir)

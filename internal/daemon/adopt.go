@@ -53,6 +53,9 @@ func (d *Daemon) adopt(e *estate, now time.Time) (*adopted, error) {
 	if err := d.mem.log.Resume(); err != nil {
 		d.log.Warn("the log begins anew", "error", err)
 	}
+	if err := d.mem.events.Resume(); err != nil {
+		d.log.Warn("the events begin anew", "error", err)
+	}
 	return d.takeOver(e, now)
 }
 
@@ -176,6 +179,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.sink.handOn()
 	for _, w := range d.workers {
 		if torn[w.index] { // its writer died in the middle
 			w.row.Attachment, w.row.Since = byWorker[w.index], now
@@ -214,7 +218,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 	for id, row := range rows { // outsiders, and what was being repaired
 		if row.State == protocol.AttachmentLive {
 			if pidfd := d.livingOrEnded(e, id, row); pidfd != nil && !isEnded(pidfd) {
-				d.outsiders[id] = &outsider{id: id, name: row.Name, pid: row.Pid, pidfd: pidfd, channels: d.mem.names}
+				d.outsiders[id] = &outsider{id: id, name: row.Name, pid: row.Pid, pidfd: pidfd, channels: d.mem.names, told: true}
 				a.unknown++
 				continue
 			} else if pidfd != nil {
@@ -319,6 +323,7 @@ func (d *Daemon) endUnrecorded(w *worker) {
 
 // goOn is the supervisor's first step after an adoption: it watches what lives, and deals with what has ended.
 func (d *Daemon) goOn(a *adopted) {
+	d.missedEvents()
 	for _, w := range d.workers {
 		if w.gone() {
 			continue
@@ -348,10 +353,12 @@ func (d *Daemon) goOn(a *adopted) {
 		sys.ReapOrphans(d.isWorker)
 		d.pause = time.Duration(sys.MonotonicNs() - h.Begun)
 		close(d.wentOn)
+		d.event(eventUpgrade, d.conf.Region.Name, h.From, "pid", os.Getpid(), "version", d.version, "pause", d.pause.Round(time.Microsecond).String(), "living", a.living, "ended", len(a.ended))
 		d.log.Info("daemon upgraded", "region", d.conf.Region.Name, "pid", os.Getpid(), "from_version", h.From, "version", d.version, "pause", d.pause.Round(time.Microsecond).String(),
 			"living", a.living, "ended", len(a.ended), "outsiders", a.unknown)
 		return
 	}
+	d.event(eventAdopt, d.conf.Region.Name, a.from, "pid", os.Getpid(), "version", d.version, "living", a.living, "ended", len(a.ended), "outsiders", a.unknown)
 	d.log.Info("region adopted", "region", d.conf.Region.Name, "pid", os.Getpid(), "version", d.version, "from", a.from, "living", a.living, "ended", len(a.ended),
 		"outsiders", a.unknown, "channels", len(d.mem.names))
 }

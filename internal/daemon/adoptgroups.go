@@ -78,6 +78,14 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 			}
 		}
 	}
+	drained := drainedIn(d.mem.log, roster)
+	for _, g := range d.living() {
+		for _, w := range g.instances {
+			w.limit = newRateLimit(w.conf, w.row.Name, d.log)
+			position, number := drained(w.index)
+			g.drain.carry(w, position, number)
+		}
+	}
 	d.nameWorkers()
 	return torn, nil
 }
@@ -88,6 +96,7 @@ func (d *Daemon) adoptGroup(i int, row protocol.Group) (*group, error) {
 		return nil, nil
 	}
 	g := &group{index: i, policy: new(supervise.Policy), row: row, segment: d.mem.groups[row.Name]}
+	defer func() { g.drain = newDrain(d, g.segment) }()
 	g.machine = d.machine.AddGroup(g.policy)
 	k := slices.IndexFunc(d.conf.Groups, func(c config.Group) bool { return c.Name == row.Name })
 	if k < 0 {

@@ -37,12 +37,12 @@ type Options struct {
 
 // Daemon is a running daemon. It is made by Run and not used outside of it.
 type Daemon struct {
-	conf    *config.Config
-	version string
-	log     hclog.InterceptLogger
-	ring    *ring
-	spool   *spool
-	dumps   *failureDumps
+	conf     *config.Config
+	version  string
+	log      hclog.InterceptLogger
+	sink     *sink
+	eventLog eventLog
+	dumps    *failureDumps
 
 	dir      string // of the socket and the lock
 	sockPath string
@@ -101,9 +101,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	dropInherited()
 	// Who reads the log may go away: that is no reason to die. Ignoring the signal would be handed down to the workers.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	d.log, d.ring, d.spool = newLogger(o.Log, o.Config.Region.Name, o.Level)
-	defer d.spool.end()
-	d.lines.log, d.lines.spool, d.systemd.log = d.log, d.spool, d.log
+	d.log, d.sink = newLogger(o.Log, o.Config.Region.Name, o.Level)
+	defer d.sink.spool.end()
+	d.lines.log, d.lines.spool, d.systemd.log = d.log, d.sink.spool, d.log
 	if err = handedErr; err == nil {
 		err = d.prepare()
 	}
@@ -141,10 +141,14 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.endLeftBehind()
 		d.forgetSegments()
 	}
+	for _, g := range d.living() {
+		g.drain.look()
+	}
 	d.lines.end()
 	d.systemd.end()
 	if err == nil {
 		d.log.Info("region stopped")
+		d.event(eventRegion, d.conf.Region.Name, "stopped")
 	}
 	return err
 }
@@ -221,6 +225,7 @@ func (d *Daemon) prepare() (err error) {
 	if d.adopted != nil {
 		return nil
 	}
+	d.event(eventRegion, name, "created", "pid", os.Getpid(), "version", d.version, "workers", len(d.workers))
 	d.log.Info("region created", "region", name, "pid", os.Getpid(), "version", d.version, "socket", d.sockPath, "config", d.conf.Path, "workers", len(d.workers), "channels", len(d.mem.names))
 	return nil
 }
@@ -255,7 +260,8 @@ func (d *Daemon) succeed(now time.Time) error {
 	for _, name := range e.names {
 		d.systemd.remove(name)
 	}
-	d.ring.detach()
+	d.sink.detach()
+	d.eventLog.detach()
 	if d.mem != nil {
 		d.mem.Close()
 	}
@@ -291,7 +297,8 @@ func (d *Daemon) release() {
 	if d.server != nil {
 		d.server.close()
 	}
-	d.ring.detach()
+	d.sink.detach()
+	d.eventLog.detach()
 	for _, o := range d.outsiders {
 		o.pidfd.Close()
 	}

@@ -14,6 +14,7 @@ func (d *Daemon) moveDeadLetters(ctx context.Context, name string, c *channel) {
 		n, err := c.queue.MoveDead(c.dead, daemonID)
 		if n > 0 {
 			d.log.Warn("messages were moved to the dead-letter channel", "channel", name, "to", name+deadSuffix, "messages", n)
+			d.event(eventDeadLetter, name, "dead", "to", name+deadSuffix, "messages", n)
 		}
 		return err
 	}

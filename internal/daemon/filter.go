@@ -42,8 +42,10 @@ func (d *Daemon) noticeFilter(w *worker) {
 	switch {
 	case row.Stalled && !before.Stalled:
 		d.log.Warn("filter does not answer", append(fields, "reason", row.Reason)...)
+		d.event(eventStall, row.Name, "no-answer", "reason", row.Reason, "pid", row.Pid)
 	case !row.Stalled && before.Stalled:
 		d.log.Info("filter answers again", fields...)
+		d.event(eventStall, row.Name, "answers", "pid", row.Pid)
 	case row.Pid != before.Pid && row.Pid != w.proc.pid:
 		d.log.Info("filter runs", fields...)
 	}

@@ -20,6 +20,7 @@ type group struct {
 	policy    *supervise.Policy
 	machine   int // its number there
 	segment   *protocol.GroupSegment
+	drain     *drain         // of what its instances log
 	row       protocol.Group // as it was last written
 	instances []*worker      // by number, those on their way out included
 	ready     bool           // an instance has been ready
@@ -64,6 +65,7 @@ func (d *Daemon) addGroup(conf *config.Group) (*group, error) {
 		return nil, fmt.Errorf("there is no room for group %q: the region has room for %s", conf.Name, plural(d.mem.roster.GroupCap(), "group"))
 	}
 	g := &group{index: i, segment: d.mem.groups[conf.Name], policy: new(supervise.Policy)}
+	g.drain = newDrain(d, g.segment)
 	g.machine = d.machine.AddGroup(g.policy)
 	if i == len(d.groups) {
 		d.groups = append(d.groups, g)
@@ -155,6 +157,7 @@ func (d *Daemon) resize(g *group) (changed bool) {
 	}
 	if count := min(n, len(g.instances)); g.row.Count != count {
 		d.log.Info("group scaled", "group", g.conf.Name, "from", g.row.Count, "to", count)
+		d.event(eventScale, g.conf.Name, "scale", "from", g.row.Count, "to", count)
 		g.row.Count, changed = count, true
 		d.writeGroup(g)
 	}
@@ -193,6 +196,11 @@ func (d *Daemon) addInstance(g *group, instance int) *worker {
 	w.row = row
 	d.writeRow(w)
 	g.put(w)
+	if old == nil || old.row.Name != name {
+		d.mem.roster.SetDrained(w.index, g.drain.end(instance), 0)
+	}
+	position, number := d.mem.roster.Drained(w.index)
+	g.drain.carry(w, position, number)
 	return w
 }
 
@@ -221,6 +229,7 @@ func (d *Daemon) dismiss(g *group) (any bool) {
 		w.row.State, w.row.Reason, w.row.Since = protocol.StateGone, "scaled down", time.Now()
 		d.writeRow(w)
 		d.machine.Remove(w.index)
+		g.drain.drop(w)
 		g.instances = g.instances[:n-1]
 		any = true
 	}
@@ -238,7 +247,8 @@ func (d *Daemon) nameWorkers() {
 			names[w.row.Name] = w.index
 		}
 	}
-	d.ring.attach(d.mem.log, names)
+	d.sink.attach(d.mem.log, names)
+	d.eventLog.attach(d.mem.events)
 }
 
 // scale looks at what is wanted of all groups.

@@ -208,7 +208,11 @@ func (h *handover) takeLock(dir, region string) *lock {
 // captureHanded goes on with the outputs of workers.
 func (d *Daemon) captureHanded(h *handover) {
 	for _, p := range h.Outputs {
-		d.lines.capture(os.NewFile(uintptr(p.FD), p.Name), source{worker: p.Worker, name: p.Name, group: p.Group, pid: p.Pid, stream: protocol.Stream(p.Stream)}, p.Begun)
+		s := source{worker: p.Worker, name: p.Name, group: p.Group, pid: p.Pid, stream: protocol.Stream(p.Stream)}
+		if p.Worker >= 0 && p.Worker < len(d.workers) {
+			s.limit = d.workers[p.Worker].limit
+		}
+		d.lines.capture(os.NewFile(uintptr(p.FD), p.Name), s, p.Begun)
 	}
 }
 

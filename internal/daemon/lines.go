@@ -39,6 +39,7 @@ type source struct {
 	name, group string
 	pid         int
 	stream      protocol.Stream
+	limit       *rateLimit
 }
 
 // capture reads r, which it closes, until its last writer has gone. begun is the begin of a line that was read before.
@@ -144,10 +145,16 @@ func (l *lines) end() {
 	l.readers.Wait()
 }
 
+// spoolLost is said of records that were dropped on their way out.
+const spoolLost = "log records were dropped: whoever reads the log did not keep up; shmctl logs has them"
+
 func (l *lines) line(s source, text string) {
+	if !s.limit.allow() {
+		return
+	}
 	l.spool.room()
 	if n := l.spool.lost(); n > 0 {
-		l.log.Warn("log records were dropped: whoever reads the log did not keep up; shmctl logs has them", "records", n)
+		l.log.Warn(spoolLost, "records", n)
 	}
-	l.log.Info(text, "worker", s.name, "group", s.group, "pid", s.pid, "stream", s.stream.String())
+	l.log.Info(text, "worker", s.name, "group", s.group, "pid", s.pid, "stream", s.stream)
 }

@@ -107,6 +107,7 @@ func (d *Daemon) bells(ctx context.Context) error {
 			d.watchChannel(name)
 		}
 	})
+	d.watch(ctx, "evictions", d.watchEvictions)
 	bell := d.mem.command.Bell()
 	for v := bell.Load(); ; v = bell.Load() {
 		d.post(d.reconcileAll)
@@ -125,6 +126,9 @@ func (d *Daemon) watchGroup(g *group) {
 	}
 	bell := g.segment.Bell()
 	d.watch(d.ringing, groupSegment(g.conf.Name), func(ctx context.Context) {
+		var drained sync.WaitGroup
+		defer drained.Wait()
+		drained.Go(func() { g.drain.run(ctx) })
 		for v := bell.Load(); ; v = bell.Load() {
 			done := make(chan struct{})
 			d.post(func() {

@@ -2,9 +2,10 @@ package daemon
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,47 +13,244 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/shmd/shmd/internal/attrs"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
-// newLogger returns the daemon's logger. It writes to out: to the journal in its native format if out is connected to it, as text
-// if out is a terminal, else as JSON, one object a line. Records also go to the region's log segment once there is one (ring).
-// It never waits for whoever reads the log: see spool.
-func newLogger(out *os.File, region string, level hclog.Level) (hclog.InterceptLogger, *ring, *spool) {
-	s := newSpool()
-	o := &hclog.LoggerOptions{Name: "shmd", Level: level, Output: spooledFile{out, s}, JSONFormat: !isTerminal(out), TimeFormat: "2006-01-02T15:04:05.000Z07:00"}
+// newLogger returns the daemon's logger. What is logged goes to sink; the logger itself writes nothing.
+func newLogger(out *os.File, region string, level hclog.Level) (hclog.InterceptLogger, *sink) {
+	s := &sink{level: level, region: region, out: out, spool: newSpool()}
+	o := hclog.LoggerOptions{Name: "shmd", Level: level, JSONFormat: !isTerminal(out), TimeFormat: "2006-01-02T15:04:05.000Z07:00"}
 	if isTerminal(out) && os.Getenv("NO_COLOR") == "" {
 		o.Color = hclog.ForceColor
 	}
-	toJournal, _ := journal.StderrIsJournalStream()
-	toJournal = toJournal && out == os.Stderr
-	if toJournal {
-		o.Output = io.Discard
+	if toJournal, _ := journal.StderrIsJournalStream(); !toJournal || out != os.Stderr {
+		text := o
+		text.Output, text.TimeFn = &s.line, func() time.Time { return s.at }
+		s.text = hclog.New(&text)
 	}
-	log := hclog.NewInterceptLogger(o)
-	r := &ring{level: level}
-	log.RegisterSink(r)
-	if toJournal {
-		log.RegisterSink(toJournald{region, level, s})
-	}
-	return log, r, s
-}
-
-// spooledFile is a file that is written through a spool. Each Write is one record.
-type spooledFile struct {
-	f *os.File
-	s *spool
-}
-
-func (w spooledFile) Write(p []byte) (int, error) {
-	p = bytes.Clone(p)
-	w.s.put(len(p), func() { w.f.Write(p) })
-	return len(p), nil
+	o.Output, o.Exclude = io.Discard, func(hclog.Level, string, ...any) bool { return true }
+	log := hclog.NewInterceptLogger(&o)
+	log.RegisterSink(s)
+	return log, s
 }
 
 func isTerminal(f *os.File) bool {
 	st, err := f.Stat()
 	return err == nil && st.Mode()&os.ModeCharDevice != 0 && st.Mode()&os.ModeDevice != 0 && f.Name() != os.DevNull
+}
+
+// sink is where every record goes: what the daemon logs, lines that workers write, and records from their logs. It puts each into the
+// region's log segment, once there is one, and then hands it to whoever reads the daemon's log: to the journal in its native format if
+// standard error is connected to it, as text if it is a terminal, else as JSON, one object a line. It waits for nobody: see spool.
+//
+// How far the handing over has come is in the segment (LogInfo.Given), so that the next daemon goes on there.
+type sink struct {
+	level  hclog.Level // the least that is kept of what the daemon logs, and handed over
+	region string
+	out    *os.File
+	spool  *spool
+
+	mu      sync.Mutex   // the order is the same everywhere, and the log segment has one writer at a time
+	text    hclog.Logger // writes to line; nil: the journal gets the records
+	line    bytes.Buffer
+	at      time.Time // of the record that text formats
+	log     *protocol.Log
+	workers map[string]int // index by name
+	names   []string       // by index
+}
+
+// attach makes the records go to a log segment from now on.
+func (s *sink) attach(log *protocol.Log, workers map[string]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := slices.Clone(s.names)
+	for name, i := range workers {
+		for len(names) <= i {
+			names = append(names, "")
+		}
+		if old := names[i]; old != "" && old != name && s.log != nil {
+			log.Write(protocol.Record{Time: time.Now(), Level: int(journal.PriDebug), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: i, Text: rowReused})
+		}
+		names[i] = name
+	}
+	s.log, s.workers, s.names = log, workers, names
+}
+
+// handOn hands over what an earlier daemon put into the log segment and did not come to hand over.
+func (s *sink) handOn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := s.log
+	given := log.Given().Load()
+	for c := log.Oldest(); ; {
+		r, _, ok, err := c.Next()
+		if !ok || err != nil {
+			break
+		}
+		if r.Seq > given {
+			s.give(r, s.pairs(r), spoolForAll)
+		}
+	}
+}
+
+// rowReused is what the log says where the row of a worker that is gone becomes another's: what comes before is not about the latter.
+const rowReused = "another worker has this row of the roster from now on"
+
+// detach ends that, before the segment is unmapped.
+func (s *sink) detach() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = nil
+}
+
+// Accept implements hclog.SinkAdapter: it is what the daemon logs, and the lines that workers write.
+func (s *sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	if level < s.level {
+		return
+	}
+	r := protocol.Record{Time: time.Now(), Level: int(priority(level)), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: -1, Text: msg}
+	for i := 0; i+1 < len(args); i += 2 {
+		switch v := args[i+1].(type) {
+		case int:
+			if args[i] == "pid" {
+				r.Pid = v
+			}
+		case protocol.Stream:
+			r.Stream = v
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := 0; i+1 < len(args); i += 2 {
+		if name, ok := args[i+1].(string); ok && args[i] == "worker" {
+			if k, ok := s.workers[name]; ok {
+				r.Worker = k
+			}
+		}
+	}
+	if r.Stream == protocol.StreamDaemon {
+		r.Attrs = attrs.Format(args)
+	}
+	s.keep(&r)
+	s.give(r, args, spoolForAll)
+}
+
+// record takes a record from a worker's log. If the reader of the daemon's log does not keep up it is left out there.
+func (s *sink) record(r protocol.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep(&r)
+	if levelOf(r.Level) >= s.level {
+		s.give(r, s.pairs(r), spoolForLines)
+	}
+}
+
+// keep puts a record into the log segment.
+func (s *sink) keep(r *protocol.Record) {
+	if s.log != nil {
+		r.Seq = s.log.Write(*r)
+	}
+}
+
+// pairs are the keys and values of a record, as hclog takes them.
+func (s *sink) pairs(r protocol.Record) (pairs []any) {
+	list, err := attrs.Parse(r.Attrs)
+	for _, a := range list {
+		pairs = append(pairs, a.Key, a.Value)
+	}
+	if err != nil {
+		pairs = append(pairs, "attrs", r.Attrs, "attrs_error", err)
+	}
+	if r.Stream == protocol.StreamDaemon {
+		return pairs
+	}
+	if r.Worker >= 0 && r.Worker < len(s.names) {
+		name := s.names[r.Worker]
+		pairs = append(pairs, "worker", name, "group", name[:max(strings.LastIndexByte(name, '.'), 0)])
+	}
+	pairs = append(pairs, "pid", r.Pid, "stream", r.Stream)
+	if r.Source != "" {
+		pairs = append(pairs, "source", r.Source)
+	}
+	return pairs
+}
+
+// give hands a record over, when it is its turn.
+func (s *sink) give(r protocol.Record, pairs []any, room int) {
+	for i, v := range pairs {
+		if stream, ok := v.(protocol.Stream); ok {
+			pairs[i] = stream.String()
+		}
+	}
+	if s.text == nil {
+		vars := s.fields(r, pairs)
+		s.spool.put(len(r.Text)+len(r.Attrs), room, func() {
+			text := r.Text
+			if r.Attrs != "" {
+				list, _ := attrs.Parse(r.Attrs)
+				text += " " + attrs.Text(list)
+			}
+			journal.Send(text, journal.Priority(r.Level), vars)
+			s.given(r.Seq)
+		})
+		return
+	}
+	s.line.Reset()
+	s.at = r.Time
+	s.text.Log(levelOf(r.Level), r.Text, pairs...)
+	line := bytes.Clone(s.line.Bytes())
+	s.spool.put(len(line), room, func() {
+		s.out.Write(line)
+		s.given(r.Seq)
+	})
+}
+
+// given writes down that everything up to a record is handed over.
+func (s *sink) given(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log != nil && seq != 0 {
+		s.log.Given().Store(seq)
+	}
+}
+
+// fields are the fields of a record in the journal. Those that say where it comes from cannot be another's.
+func (s *sink) fields(r protocol.Record, pairs []any) map[string]string {
+	vars := map[string]string{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if name := journalName(attrs.Attr{Value: pairs[i]}.String()); name != "" {
+			vars[name] = attrs.Attr{Value: pairs[i+1]}.String()
+		}
+	}
+	delete(vars, "PID")
+	delete(vars, "MESSAGE")
+	delete(vars, "PRIORITY")
+	vars["REGION"], vars["SYSLOG_IDENTIFIER"], vars["WORKER_PID"] = s.region, "shmd", strconv.Itoa(r.Pid)
+	if id := os.Getenv("INVOCATION_ID"); id != "" {
+		vars["INVOCATION_ID"] = id
+	}
+	if r.Stream == protocol.StreamDaemon {
+		if _, about := vars["WORKER"]; !about {
+			delete(vars, "WORKER_PID")
+		}
+		return vars
+	}
+	vars["STREAM"] = r.Stream.String()
+	delete(vars, "CODE_FILE")
+	delete(vars, "CODE_LINE")
+	if file, line, ok := cutLast(r.Source, ':'); ok {
+		vars["CODE_FILE"], vars["CODE_LINE"] = file, line
+		delete(vars, "SOURCE")
+	}
+	return vars
+}
+
+func cutLast(s string, c byte) (before, after string, ok bool) {
+	if i := strings.LastIndexByte(s, c); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
 }
 
 // priority maps hclog's levels to syslog's.
@@ -68,113 +266,27 @@ func priority(l hclog.Level) journal.Priority {
 	return journal.PriDebug
 }
 
-// ring puts records into the region's log segment.
-type ring struct {
-	level   hclog.Level // the least that is kept
-	mu      sync.Mutex  // the log has one writer at a time
-	log     *protocol.Log
-	workers map[string]int // index by name
+// levelOf maps syslog's priorities to hclog's levels.
+func levelOf(priority int) hclog.Level {
+	switch {
+	case priority <= 3:
+		return hclog.Error
+	case priority == 4:
+		return hclog.Warn
+	case priority <= 6:
+		return hclog.Info
+	}
+	return hclog.Debug
 }
 
-// attach makes the records go to a log segment from now on.
-func (r *ring) attach(log *protocol.Log, workers map[string]int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.log, r.workers = log, workers
-}
-
-// detach ends that, before the segment is unmapped.
-func (r *ring) detach() { r.attach(nil, nil) }
-
-// Accept implements hclog.SinkAdapter.
-func (r *ring) Accept(_ string, level hclog.Level, msg string, args ...any) {
-	if level < r.level {
-		return
-	}
-	rec := protocol.Record{Time: time.Now(), Level: int(priority(level)), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: -1, Text: msg}
-	name, isLine, rest := fields(args)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.log == nil {
-		return
-	}
-	if i, ok := r.workers[name]; ok {
-		rec.Worker = i
-	}
-	if pid, ok := rest["pid"].(int); ok {
-		rec.Pid = pid
-	}
-	if isLine {
-		rec.Stream = protocol.StreamStdout
-		if rest["stream"] == protocol.StreamStderr.String() {
-			rec.Stream = protocol.StreamStderr
-		}
-	} else {
-		rec.Text = withFields(msg, args)
-	}
-	r.log.Write(rec)
-}
-
-// fields looks for what the log segment has fields of its own for. isLine: it is a line that a worker wrote.
-func fields(args []any) (worker string, isLine bool, all map[string]any) {
-	all = map[string]any{}
-	for i := 0; i+1 < len(args); i += 2 {
-		if k, ok := args[i].(string); ok {
-			all[k] = args[i+1]
-		}
-	}
-	worker, _ = all["worker"].(string)
-	_, isLine = all["stream"].(string)
-	return worker, isLine, all
-}
-
-// withFields appends key=value pairs to a message.
-func withFields(msg string, args []any) string {
-	var b strings.Builder
-	b.WriteString(msg)
-	for i := 0; i+1 < len(args); i += 2 {
-		v := fmt.Sprint(args[i+1])
-		if strings.ContainsAny(v, " \"\n=") {
-			v = fmt.Sprintf("%q", v)
-		}
-		fmt.Fprintf(&b, " %v=%s", args[i], v)
-	}
-	return b.String()
-}
-
-// toJournald sends records to the journal with native fields.
-type toJournald struct {
-	region string
-	level  hclog.Level
-	s      *spool
-}
-
-// Accept implements hclog.SinkAdapter.
-func (j toJournald) Accept(_ string, level hclog.Level, msg string, args ...any) {
-	if level < j.level {
-		return
-	}
-	_, isLine, all := fields(args)
-	vars := map[string]string{"REGION": j.region, "SYSLOG_IDENTIFIER": "shmd"}
-	for k, v := range all {
-		vars[journalName(k)] = fmt.Sprint(v)
-	}
-	if pid, ok := vars["PID"]; ok {
-		delete(vars, "PID")
-		vars["WORKER_PID"] = pid
-	}
-	if !isLine {
-		msg = withFields(msg, args)
-	}
-	j.s.put(len(msg), func() { journal.Send(msg, priority(level), vars) })
-}
-
-// journalName makes a journal field of a key: capitals, digits and underscores.
+// journalName makes a journal field of a key: capitals, digits and underscores, a letter first, 64 of them at most; "" for what cannot be one.
 func journalName(k string) string {
-	return strings.Map(func(c rune) rune {
+	name := strings.Map(func(c rune) rune {
 		if c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' {
 			return c
 		}
 		return '_'
 	}, strings.ToUpper(k))
+	name = strings.TrimLeft(name, "_0123456789")
+	return name[:min(len(name), 64)]
 }

@@ -22,6 +22,7 @@ type memory struct {
 	roster   *protocol.Roster
 	command  *protocol.Command
 	log      *protocol.Log
+	events   *protocol.Log
 	groups   map[string]*protocol.GroupSegment // by name of the group
 	channels map[string]*channel
 	names    []string // of the channels, in the order of the configuration, each with its dead-letter channel behind it
@@ -92,10 +93,13 @@ func makeMemory(c *config.Config, dir string, header protocol.Header, left map[s
 	if err != nil {
 		return nil, err
 	}
-	m.log, err = build(m, c.Region, "log", protocol.LogSize(c.Region.LogSize), false, func(b []byte, h protocol.Header) (*protocol.Log, error) {
-		return protocol.FormatLog(b, h, c.Region.LogSize)
+	m.log, err = build(m, c.Region, "log", protocol.LogSize(c.Region.LogSize, c.Region.EventsSize), false, func(b []byte, h protocol.Header) (*protocol.Log, error) {
+		return protocol.FormatLog(b, h, c.Region.LogSize, c.Region.EventsSize)
 	}, protocol.OpenLog)
 	if err != nil {
+		return nil, err
+	}
+	if m.events, err = protocol.OpenEvents(m.segments["log"].Bytes()); err != nil {
 		return nil, err
 	}
 	for i := range c.Groups {
@@ -164,7 +168,7 @@ func (m *memory) create(r config.Region, name string, size int64, sparse bool) (
 // grow under the eyes of who has mapped it.
 func (m *memory) addGroup(r config.Region, g *config.Group) error {
 	name := groupSegment(g.Name)
-	size := protocol.GroupConfig{Instances: config.MaxWorkers, Metrics: g.Metrics}
+	size := protocol.GroupConfig{Instances: config.MaxWorkers, Metrics: g.Metrics, LogSize: g.LogSize}
 	s, err := build(m, r, name, protocol.GroupSize(size), true, func(b []byte, h protocol.Header) (*protocol.GroupSegment, error) {
 		if err := m.segments[name].Allocate(0, int64(sys.PageSize()), r.Mlock); err != nil { // the head
 			return nil, err

@@ -56,6 +56,7 @@ type outsider struct {
 	pid      int
 	pidfd    *os.File
 	channels []string
+	told     bool // there is an event of its attaching, and will be one of its end
 }
 
 // peer is who is at the other end of a connection.
@@ -483,6 +484,9 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		d.outsiders[o.id] = o
 		d.systemd.store(pidfdName(o.id), o.pidfd)
 		d.log.Debug("attached", "attachment", o.id, "name", o.name, "pid", o.pid, "uid", p.uid, "role", role.String(), "channels", strings.Join(channels, ","))
+		if o.told = len(channels) > 0 || role == protocol.RoleOperate; o.told {
+			d.event(eventAttach, o.name, role.String(), "pid", o.pid, "uid", p.uid, "attachment", o.id, "channels", strings.Join(channels, ","))
+		}
 	})
 	if !ok {
 		err = errors.New("the region is stopping")
@@ -502,4 +506,7 @@ func (d *Daemon) outsiderGone(o *outsider, how string) {
 	d.giveBack(o.id, o.channels)
 	d.forget(o.id)
 	d.log.Debug("outsider gone", "attachment", o.id, "name", o.name, "pid", o.pid, "how", how)
+	if o.told {
+		d.event(eventDetach, o.name, how, "pid", o.pid, "attachment", o.id)
+	}
 }

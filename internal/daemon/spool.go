@@ -8,7 +8,7 @@ import (
 
 // spool hands log records to whoever takes them (standard error, the journal) from a goroutine of its own, in order: a reader that
 // does not read must not stop the supervisor. It holds a limited amount: then workers' lines wait, and with them the workers once
-// their pipes are full, and the daemon's own records are dropped and counted. The log segment has all of them.
+// their pipes are full, and records from workers' logs are dropped and counted; the daemon's own come later to that. The log segment has all of them.
 type spool struct {
 	mu      sync.Mutex
 	more    *sync.Cond // records came, or it ends
@@ -39,12 +39,12 @@ func newSpool() *spool {
 	return s
 }
 
-// put takes a record, whose text has size bytes and which give hands over. It never waits.
-func (s *spool) put(size int, give func()) {
+// put takes a record, whose text has size bytes and which give hands over, if what is held is no more than room then. It never waits.
+func (s *spool) put(size, room int, give func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size += spoolRecord
-	if s.held+size > spoolForAll || s.ended {
+	if s.held+size > room || s.ended {
 		s.dropped++
 		return
 	}

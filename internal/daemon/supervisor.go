@@ -104,7 +104,7 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	}
 	w.row.RestartsBy[w.row.Cause] += uint32(a.Restarts - w.row.Restarts)
 	w.row.Restarts, w.row.Restarted = a.Restarts, a.Restarted
-	d.writeRow(w)
+	d.stateEvent(w, c)
 	d.unsettled = true
 	if c.To == protocol.StateFailed {
 		d.dumpFailure(w, c.Reason)
@@ -196,6 +196,8 @@ func (d *Daemon) arm(w *worker) supervise.Event {
 	g.segment.Reset(w.instance)
 	w.row.Attachment = id
 	w.conf, w.row.ConfigHash = g.conf, g.hash
+	w.limit = newRateLimit(g.conf, w.row.Name, d.log)
+	g.drain.limit(w)
 	return supervise.Prepared{Restart: restart}
 }
 
@@ -211,7 +213,7 @@ func (d *Daemon) start(w *worker) supervise.Event {
 		return d.startFailed(w, err)
 	}
 	w.proc = p
-	w.row.Pid, w.row.StartTicks = p.pid, p.ticks
+	w.row.Pid, w.row.StartTicks, w.lastPid = p.pid, p.ticks, p.pid
 	if w.conf.Filter() {
 		w.row.ShimPid = p.pid
 	}
@@ -267,8 +269,9 @@ func (d *Daemon) workerDied(w *worker) {
 		d.deaths.Remove(p.pidfd)
 		p.pidfd.Close()
 	}
-	w.proc = nil
+	w.proc, w.lastPid = nil, p.pid
 	sys.ReapOrphans(d.isWorker)
+	w.group.drain.ended(w)
 
 	how, clean := d.describeEnd(w, exit), exit.Code == 0 && exit.Signal == 0
 	fields := []any{"worker", w.row.Name, "group", w.conf.Name, "pid", p.pid, "how", how, "ran", time.Since(p.started).Round(time.Millisecond).String()}
@@ -367,6 +370,7 @@ func (d *Daemon) giveBack(id uint16, channels []string) {
 		r := c.Repair(func(owner uint16) bool { return owner == id })
 		if r != (protocol.Repaired{}) {
 			d.log.Info("channel repaired", "channel", name, "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
+			d.event(eventRepair, name, "death", "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
 		}
 	}
 	d.setAttachment(id, protocol.Attachment{})
@@ -380,6 +384,7 @@ func (d *Daemon) beginShutdown(why string) {
 	}
 	d.stopping = true
 	d.log.Info("region stops", "why", why)
+	d.event(eventRegion, d.conf.Region.Name, "stop", "why", why)
 	d.setDaemonState(protocol.DaemonStateStopping)
 	d.systemd.notify("STOPPING=1")
 	var workers, groups []int

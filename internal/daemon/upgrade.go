@@ -190,7 +190,7 @@ func (d *Daemon) replace(binary *os.File, conns []resting) error {
 	if err := d.systemd.flush(quietWithin); err != nil {
 		return err
 	}
-	if err := d.spool.flush(quietWithin); err != nil {
+	if err := d.sink.spool.flush(quietWithin); err != nil {
 		return err
 	}
 	var k keeper
@@ -212,8 +212,10 @@ func (d *Daemon) replace(binary *os.File, conns []resting) error {
 	if err != nil {
 		return err
 	}
-	d.ring.mu.Lock() // no record is half written
-	defer d.ring.mu.Unlock()
+	d.sink.mu.Lock() // no record is half written, and no event
+	defer d.sink.mu.Unlock()
+	d.eventLog.mu.Lock()
+	defer d.eventLog.mu.Unlock()
 	return sys.Exec("/proc/self/fd/"+strconv.Itoa(program), os.Args, append(os.Environ(), upgradeVariable+"="+strconv.Itoa(number)))
 }
 

@@ -28,8 +28,10 @@ type worker struct {
 	row      protocol.Worker // the row as it was last written
 	leaving  bool            // its group is to have fewer instances
 
-	proc  *process    // nil when no process runs
-	timer *time.Timer // that the machine set last
+	proc    *process    // nil when no process runs
+	lastPid int         // of the last process, for the events of its end
+	timer   *time.Timer // that the machine set last
+	limit   *rateLimit  // of what it logs; nil: none
 }
 
 // process is a running worker process.
@@ -131,7 +133,7 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 func (d *Daemon) capture(w *worker, p *process) {
 	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
 		if p.outputs[i] != nil {
-			d.lines.capture(p.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream}, nil)
+			d.lines.capture(p.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream, limit: w.limit}, nil)
 		}
 	}
 }

@@ -151,7 +151,7 @@ def sections(buf):
         offset, step, count = number(offset), number(stride), number(count)
         if stride == 0:
             heads[name] = read(buf, offset, name)
-        elif step < SIZES[name] or count * step > size or offset + count * step > size:
+        elif step < SIZES[name] or count * step > size or count and offset + (count - 1) * step + SIZES[name] > size:
             raise ValueError(
                 "%%s: %%d x %%d bytes at offset %%d do not lie within the segment's %%d bytes"
                 %% (name, count, step, offset, size)

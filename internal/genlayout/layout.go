@@ -146,7 +146,7 @@ var Structs = []Struct{
 		w32("Rollout", 192, daemon, "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"),
 		text("RolloutNote", 200, 120, daemon, "why the rolling restart was given up, for people; cut"),
 	}},
-	{Name: "WorkerRow", Size: 384, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{
+	{Name: "WorkerRow", Size: 448, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
 		w32("State", 4, daemon, "see State"),
 		w32("Pid", 8, daemon, "0 when no process runs"),
@@ -174,6 +174,9 @@ var Structs = []Struct{
 		w32("RestartsOperator", 360, daemon, "of Restarts, those after CauseOperator"),
 		w32("RestartsWatchdog", 364, daemon, "of Restarts, those after CauseWatchdog"),
 		w32("RestartsUnknown", 368, daemon, "of Restarts, those after CauseUnknown"),
+		w32("DrainedNumber", 372, daemon, "low half of the number of the last record before Drained; not guarded by Seq"),
+		w64("Event", 376, daemon, "number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it"),
+		w64("Drained", 384, daemon, "position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq"),
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
@@ -203,7 +206,7 @@ var Structs = []Struct{
 		w64("FlaggedNs", 16, operator, "CLOCK_MONOTONIC at the store of the flag"),
 		w32("MaxUnavailable", 24, operator, "of a group: how many instances may be missing at a time in a rolling restart; 0: one"),
 	}},
-	{Name: "GroupInfo", Size: 128, Doc: "Head of a group segment.", Fields: []Field{
+	{Name: "GroupInfo", Size: 256, Doc: "Head of a group segment.", Fields: []Field{
 		w32("Bell", 0, "instances", "doorbell of the daemon: raised and woken when an instance becomes ready"),
 		w32("InstanceCap", 64, creator, "instance pages there is room for"),
 		w32("InstanceStride", 68, creator, "bytes from one instance page to the next"),
@@ -211,7 +214,13 @@ var Structs = []Struct{
 		w64("MetricOffset", 80, creator, "of the first MetricRow of the first instance; those of the next instance follow"),
 		w32("MetricRows", 88, creator, "rows that each instance has"),
 		w32("MetricCount", 92, daemon, "rows that have memory: InstanceCount times MetricRows"),
-		w32("InstanceCount", 96, daemon, "instances whose pages and metric rows have memory; the others are not to be touched"),
+		w32("InstanceCount", 96, daemon, "instances whose pages, metric rows and logs have memory; the others are not to be touched"),
+		w32("LogCount", 104, daemon, "WorkerLogs that have memory: InstanceCount, or 0 if there are none"),
+		w32("LogStride", 108, creator, "bytes from one WorkerLog to the next"),
+		w64("LogOffset", 112, creator, "of the first WorkerLog; its ring follows it"),
+		w64("LogSize", 120, creator, "bytes of a ring, a power of two; 0: there are none"),
+		w32("LogNap", 128, anyPeer, "see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it"),
+		w32("LogBell", 132, anyPeer, "doorbell (futex) of the daemon: raised by a record as LogNap says"),
 	}},
 	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []Field{
 		w32("AttachedPid", 0, instance, "pid of the process that attached; 0 while none did"),
@@ -240,6 +249,20 @@ var Structs = []Struct{
 	{Name: "MetricBuckets", Size: 256, Doc: "A MetricRow that holds buckets of the histogram before it: State is MetricStateBuckets, the rest is what lies here.", Fields: []Field{
 		w32("State", 0, instance, "see MetricState"),
 		w64("First", 8, instance, "the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md"),
+	}},
+	{Name: "WorkerLog", Size: 256, Doc: "Head of the log of one instance: a ring of records that goes on over the instance's restarts. docs/log.md argues it.", Fields: []Field{
+		w64("Head", 0, instance, "position after the newest record; raised, with release, after its bytes are written"),
+		w64("Limit", 8, instance, "end of the chunk (an eighth of the ring) that is being written; raised before its first byte is: what lies more than the ring's size before it is given up"),
+	}},
+	{Name: "WorkerRecord", Size: 40, Doc: "Head of a record in a WorkerLog; text, attributes and source follow, in that order, padded to 8 bytes. A record lies within one chunk.", Fields: []Field{
+		w32("Bytes", 0, instance, "bytes of the record with this head, a multiple of 8; 0: the rest of the chunk is empty"),
+		w32("Level", 4, instance, "syslog priority: 3 error, 4 warning, 6 info, 7 debug"),
+		w64("Seq", 8, instance, "1, 2, 3, … over all instances that wrote here: a gap is what a reader lost"),
+		w64("UnixNs", 16, instance, "wall clock"),
+		w32("Text", 24, instance, "bytes of text"),
+		w32("Attrs", 28, instance, "bytes of attributes: the inside of a JSON object, without its braces"),
+		w32("Source", 32, instance, "bytes of the source: FILE:LINE"),
+		w32("Pid", 36, instance, "process that wrote it"),
 	}},
 	{Name: "QueueInfo", Size: 1024, Doc: "Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.", Fields: []Field{
 		w32("Slots", 0, creator, "a power of two"),
@@ -359,14 +382,22 @@ var Structs = []Struct{
 		w64("Reply", 16, serveSide, "length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is"),
 		w32("Bell", 24, anyPeer, "doorbell (futex) of the caller: raised by an answer if asleep is set"),
 	}},
-	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []Field{
+	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment's ring of records, which the daemon alone writes.", Fields: []Field{
 		w64("RingOffset", 0, creator, "of the ring"),
 		w64("RingSize", 8, creator, "bytes, a power of two"),
 		w64("Tail", 64, daemon, "position of the oldest whole record; raised before its bytes are overwritten"),
 		w64("Head", 72, daemon, "position after the newest record; raised after its bytes are written"),
 		w32("Bell", 80, daemon, "raised and woken (futex) after a record"),
+		w64("Given", 88, daemon, "number of the last record that was handed to standard error or the journal"),
 	}},
-	{Name: "LogRecord", Size: 48, Doc: "Head of a log record; the text follows, padded to 8 bytes. A record may wrap at the end of the ring.", Fields: []Field{
+	{Name: "EventInfo", Size: 256, Doc: "Head of the log segment's ring of events, which the daemon alone writes. Events are LogRecords too.", Fields: []Field{
+		w64("RingOffset", 0, creator, "of the ring"),
+		w64("RingSize", 8, creator, "bytes, a power of two"),
+		w64("Tail", 64, daemon, "position of the oldest whole event; raised before its bytes are overwritten"),
+		w64("Head", 72, daemon, "position after the newest event; raised after its bytes are written"),
+		w32("Bell", 80, daemon, "raised and woken (futex) after an event"),
+	}},
+	{Name: "LogRecord", Size: 56, Doc: "Head of a log record; text, attributes and source follow, in that order, padded to 8 bytes. A record may wrap at the end of the ring.", Fields: []Field{
 		w32("Length", 0, daemon, "bytes of text"),
 		w32("Level", 4, daemon, "syslog priority: 3 error, 4 warning, 6 info, 7 debug"),
 		w64("Seq", 8, daemon, "1, 2, 3, …: a gap is what a reader lost"),
@@ -374,6 +405,10 @@ var Structs = []Struct{
 		w32("Pid", 24, daemon, "process that said it"),
 		w32("Stream", 28, daemon, "see Stream"),
 		w32("Worker", 32, daemon, "index of the WorkerRow plus 1; 0 for the daemon itself"),
+		w32("Attrs", 36, daemon, "bytes of attributes: the inside of a JSON object, without its braces"),
+		w64("Position", 40, daemon, "of a record that a worker logged: the position behind it in its WorkerLog; else 0"),
+		w32("Source", 48, daemon, "bytes of the source: FILE:LINE"),
+		w32("Number", 52, daemon, "of a record that a worker logged: the low half of its WorkerRecord.Seq"),
 	}},
 }
 
@@ -481,6 +516,12 @@ var Consts = []Const{
 	{"Stream", "Daemon", 1, "the daemon's own records"},
 	{"Stream", "Stdout", 2, "a line that a worker wrote to standard output"},
 	{"Stream", "Stderr", 3, "a line that a worker wrote to standard error"},
+	{"Stream", "Log", 4, "a record that a worker logged"},
+	{"Stream", "Event", 5, "a change of state, in the ring of events"},
+
+	{"LogNap", "Awake", 0, "it looks again by itself, or there is no daemon: nobody rings"},
+	{"LogNap", "Naps", 1, "it looks again soon: an instance rings that has filled half its ring since"},
+	{"LogNap", "Sleeps", 2, "an instance rings after its next record"},
 }
 
 // Sections say what lies where in a segment of each kind.
@@ -489,7 +530,7 @@ var Sections = []Section{
 	{"roster", "RosterInfo", "256", "", "1", ""},
 	{"roster", "SegmentRow", "RosterInfo.SegmentOffset", "128", "RosterInfo.SegmentCount", ""},
 	{"roster", "GroupRow", "RosterInfo.GroupOffset", "320", "RosterInfo.GroupCount", ""},
-	{"roster", "WorkerRow", "RosterInfo.WorkerOffset", "384", "RosterInfo.WorkerCount", ""},
+	{"roster", "WorkerRow", "RosterInfo.WorkerOffset", "448", "RosterInfo.WorkerCount", ""},
 	{"roster", "AttachmentRow", "RosterInfo.AttachmentOffset", "128", "RosterInfo.AttachmentCap", ""},
 	{"command", "CommandInfo", "256", "", "1", ""},
 	{"command", "CommandRow", "CommandInfo.GroupOffset", "64", "CommandInfo.GroupCap", "groups"},
@@ -497,6 +538,7 @@ var Sections = []Section{
 	{"group", "GroupInfo", "256", "", "1", ""},
 	{"group", "InstancePage", "GroupInfo.InstanceOffset", "GroupInfo.InstanceStride", "GroupInfo.InstanceCount", ""},
 	{"group", "MetricRow", "GroupInfo.MetricOffset", "256", "GroupInfo.MetricCount", ""},
+	{"group", "WorkerLog", "GroupInfo.LogOffset", "GroupInfo.LogStride", "GroupInfo.LogCount", ""},
 	{"queue", "QueueInfo", "256", "", "1", ""},
 	{"queue", "QueueCounters", "1280", "64", "16", "stripes"},
 	{"queue", "SlotHeader", "QueueInfo.SlotsOffset", "QueueInfo.Stride", "QueueInfo.Slots", ""},
@@ -509,4 +551,5 @@ var Sections = []Section{
 	{"topic", "TopicCursor", "TopicInfo.CursorsOffset", "128", "TopicInfo.Cursors", ""},
 	{"topic", "SlotHeader", "TopicInfo.SlotsOffset", "TopicInfo.Stride", "TopicInfo.Headers", ""},
 	{"log", "LogInfo", "256", "", "1", ""},
+	{"log", "EventInfo", "512", "", "1", ""},
 }

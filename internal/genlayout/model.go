@@ -53,6 +53,7 @@ var groupDocs = map[string]string{
 	"CursorPhase": "the phase of a subscriber's row, bits 0-3 of its state word",
 	"DeadReason":  "why a message was moved to the dead-letter channel",
 	"Stream":      "where a record of the log comes from",
+	"LogNap":      "what the daemon does between two looks at the logs of a group's instances",
 }
 
 // stateBits is the slot's state word, lowest bits first.

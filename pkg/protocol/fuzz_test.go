@@ -468,8 +468,8 @@ func FuzzLatestWords(f *testing.F) {
 func FuzzLog(f *testing.F) {
 	f.Add(uint16(256+64), []byte{8}, uint16(4096), []byte{255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte) {
-		b := heap(LogSize(64 << 10))
-		l, err := FormatLog(b, header("log"), 64<<10)
+		b := heap(LogSize(64<<10, 64<<10))
+		l, err := FormatLog(b, header("log"), 64<<10, 64<<10)
 		if err != nil {
 			t.Fatal(err)
 		}

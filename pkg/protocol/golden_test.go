@@ -143,6 +143,7 @@ var (
 		{Seq: 2, Time: goldenTime.Add(1), Level: 6, Stream: StreamStdout, Pid: 4300, Worker: 0, Text: "this record wraps at the end of the ring, größer als 64"},
 		{Seq: 3, Time: goldenTime.Add(2), Level: 3, Stream: StreamStderr, Pid: 4301, Worker: 1, Text: ""},
 		{Seq: 4, Time: goldenTime.Add(3), Level: 7, Stream: StreamDaemon, Pid: 4242, Worker: -1, Text: "8 bytes."},
+		{Seq: 5, Time: goldenTime.Add(4), Level: 4, Stream: StreamLog, Pid: 4301, Worker: 1, Text: "slow", Attrs: `"took":12.5,"größe":1`, Source: "serve.go:17", Position: 616, Number: 9},
 	}
 )
 
@@ -243,8 +244,9 @@ func readCommand(t *testing.T, b []byte) {
 }
 
 func makeGroup(t *testing.T) []byte {
-	b := make([]byte, GroupSize(GroupConfig{Instances: 2, Metrics: 16}))
-	g, err := FormatGroup(b, goldenHeader("group/parser"), GroupConfig{Instances: 2, Metrics: 16})
+	size := GroupConfig{Instances: 2, Metrics: 16, LogSize: MinInstanceLog}
+	b := make([]byte, GroupSize(size))
+	g, err := FormatGroup(b, goldenHeader("group/parser"), size)
 	noErr(t, err)
 	p := g.Page(0)
 	p.AttachedPid.Store(4300)
@@ -269,6 +271,10 @@ func makeGroup(t *testing.T) []byte {
 			c.Value.Store(math.Float64bits(2.5))
 		}
 	}
+	w := g.Log(0).Resume(4300)
+	for i := range 3 { // the last one begins the second chunk
+		w.Write(&LogEntry{UnixNs: goldenTime.UnixNano() + int64(i), Level: 6, Text: strings.Repeat("x", 700*i), Attrs: []byte(`"n":1`), Source: "main.go:9"})
+	}
 	p = g.Page(1)
 	p.AttachedPid.Store(4301)
 	p.QuitSeenNs.Store(88_000_000_003)
@@ -286,6 +292,19 @@ func readGroup(t *testing.T, b []byte) {
 	g, err := OpenGroup(b)
 	noErr(t, err)
 	wantEqual(t, g.Instances(), 2)
+	var logged []Record
+	for c := g.Log(0).Oldest(); ; {
+		r, _, ok, err := c.Next()
+		noErr(t, err)
+		if !ok {
+			break
+		}
+		logged = append(logged, r)
+	}
+	wantEqual(t, len(logged), 3)
+	wantEqual(t, logged[2], Record{Seq: 3, Time: goldenTime.Add(2), Level: 6, Stream: StreamLog, Pid: 4300, Worker: -1, Text: strings.Repeat("x", 1400), Attrs: `"n":1`,
+		Source: "main.go:9", Position: 2048 + 1456, Number: 3})
+	wantEqual(t, []uint64{g.Log(0).Head(), g.Log(1).Head()}, []uint64{2048 + 1456, 0})
 	p, q := g.Page(0), g.Page(1)
 	wantEqual(t, []uint32{p.FilterPid.Load(), p.Stalled.Load()}, []uint32{4302, 1})
 	wantEqual(t, Text(p.Note[:]), "no answer, größer")
@@ -425,8 +444,8 @@ func readLatest(t *testing.T, b []byte) {
 
 func makeLog(t *testing.T) []byte {
 	const ring = 64 << 10
-	b := make([]byte, LogSize(ring))
-	l, err := FormatLog(b, goldenHeader("log"), ring)
+	b := make([]byte, LogSize(ring, ring))
+	l, err := FormatLog(b, goldenHeader("log"), ring, ring)
 	noErr(t, err)
 	l.info.Tail.Store(3*ring - 120) // as after two laps: the second record wraps
 	l.info.Head.Store(3*ring - 120)
@@ -590,11 +609,13 @@ func decodeRing(t *testing.T, b []byte, info object) []object {
 	var rows []object
 	for p := info.get("tail").(uint64); p != info.get("head").(uint64); {
 		row := append(object{{"_position", p}}, decodeStruct(t, get(p, SizeofLogRecord), 0, "LogRecord")...)
-		n := row.get("length").(uint64)
+		length, attrs, source := row.get("length").(uint64), row.get("attrs").(uint64), row.get("source").(uint64)
+		n := length + attrs + source
 		if n > size || len(rows) > 100 {
 			t.Fatalf("record of %d bytes at position %d", n, p)
 		}
-		rows = append(rows, append(row, member{"_text", string(get(p+SizeofLogRecord, n))}))
+		body := string(get(p+SizeofLogRecord, n))
+		rows = append(rows, append(row, member{"_text", body[:length]}, member{"_attrs", body[length : length+attrs]}, member{"_source", body[length+attrs:]}))
 		p += SizeofLogRecord + (n+7)&^7
 	}
 	return rows

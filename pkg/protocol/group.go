@@ -7,9 +7,9 @@ import (
 	"github.com/shmd/shmd/internal/sys"
 )
 
-// GroupSegment is a view of a group segment: one page and one metric table for each instance, which that instance alone
-// writes while it runs; the daemon zeroes a page before it launches the instance. The segment is sparse: it has room for more instances than there
-// are, and only what belongs to the first Instances of them has memory.
+// GroupSegment is a view of a group segment: one page, one metric table and one log for each instance, which that instance alone
+// writes while it runs; the daemon zeroes a page before it launches the instance, and leaves the rest. The segment is sparse: it has room for more
+// instances than there are, and only what belongs to the first Instances of them has memory.
 type GroupSegment struct {
 	b       []byte
 	h       Header
@@ -19,19 +19,27 @@ type GroupSegment struct {
 	stride  int64
 	metrics int64 // offset of the metric table of instance 0
 	rows    int   // of each metric table
+
+	logs      int64 // offset of the log of instance 0
+	logStride int64
+	logSize   int64 // 0: there are no logs
 }
 
 // GroupConfig gives the size of a group segment.
 type GroupConfig struct {
-	Instances int // that there is room for
-	Metrics   int // rows of each instance's metric table
+	Instances int   // that there is room for
+	Metrics   int   // rows of each instance's metric table
+	LogSize   int64 // bytes of the ring of each instance's log: a power of two, MinInstanceLog to MaxInstanceLog; 0: they have none
 }
 
 const groupPages = 4096 // offset of the first instance page
 
 // GroupSize returns the bytes that a group segment needs.
 func GroupSize(c GroupConfig) int64 {
-	return groupMetrics(c) + (int64(c.Instances)*int64(c.Metrics)*SizeofMetricRow+4095)&^4095
+	if c.LogSize == 0 {
+		return groupLogs(c)
+	}
+	return groupLogs(c) + int64(c.Instances)*instanceLogRoom(c.LogSize)
 }
 
 // groupMetrics returns the offset of the metric tables.
@@ -39,8 +47,17 @@ func groupMetrics(c GroupConfig) int64 {
 	return groupPages + int64(c.Instances)*SizeofInstancePage
 }
 
-// FormatGroup makes a group segment in b, which must be zero and have memory for all instances; see SetInstances. Errors: ErrTooShort.
+// groupLogs returns the offset of the logs.
+func groupLogs(c GroupConfig) int64 {
+	return groupMetrics(c) + (int64(c.Instances)*int64(c.Metrics)*SizeofMetricRow+4095)&^4095
+}
+
+// FormatGroup makes a group segment in b, which must be zero and have memory for all instances; see SetInstances. Errors: ErrTooShort, bad
+// geometry.
 func FormatGroup(b []byte, h Header, c GroupConfig) (*GroupSegment, error) {
+	if c.LogSize != 0 && (c.LogSize < MinInstanceLog || c.LogSize > MaxInstanceLog || c.LogSize&(c.LogSize-1) != 0) {
+		return nil, fmt.Errorf("log of %d bytes for each instance: the size must be a power of two from %d to %d", c.LogSize, MinInstanceLog, MaxInstanceLog)
+	}
 	h.Kind = KindGroup
 	if err := format(b, h, GroupSize(c)); err != nil {
 		return nil, err
@@ -53,6 +70,12 @@ func FormatGroup(b []byte, h Header, c GroupConfig) (*GroupSegment, error) {
 	info.MetricOffset.Store(uint64(groupMetrics(c)))
 	info.MetricRows.Store(uint32(c.Metrics))
 	info.MetricCount.Store(uint32(c.Instances * c.Metrics))
+	if c.LogSize != 0 {
+		info.LogCount.Store(uint32(c.Instances))
+		info.LogStride.Store(uint32(instanceLogRoom(c.LogSize)))
+		info.LogOffset.Store(uint64(groupLogs(c)))
+		info.LogSize.Store(uint64(c.LogSize))
+	}
 	publish(b)
 	return OpenGroup(b)
 }
@@ -76,16 +99,51 @@ func OpenGroup(b []byte) (*GroupSegment, error) {
 		return nil, err
 	}
 	g.cap, g.offset, g.stride = int(count), int64(offset), int64(stride)
-	metrics, rows := g.info.MetricOffset.Load(), g.info.MetricRows.Load()
-	if rows == 0 {
-		return g, nil
+	if metrics, rows := g.info.MetricOffset.Load(), g.info.MetricRows.Load(); rows != 0 {
+		if err := table(h.Name, b, bodyOffset+OffsetofGroupInfoMetricOffset, metrics, count, uint64(rows)*SizeofMetricRow); err != nil {
+			return nil, err
+		}
+		g.metrics, g.rows = int64(metrics), int(rows)
 	}
-	if err := table(h.Name, b, bodyOffset+OffsetofGroupInfoMetricOffset, metrics, count, uint64(rows)*SizeofMetricRow); err != nil {
+	if err := g.openLogs(count); err != nil {
 		return nil, err
 	}
-	g.metrics, g.rows = int64(metrics), int(rows)
 	return g, nil
 }
+
+// openLogs checks the places of the logs, where there are any.
+func (g *GroupSegment) openLogs(instances uint32) error {
+	stride, offset, size := g.info.LogStride.Load(), g.info.LogOffset.Load(), g.info.LogSize.Load()
+	if size == 0 {
+		return nil
+	}
+	if size < MinInstanceLog || size > MaxInstanceLog || size&(size-1) != 0 || uint64(stride) < SizeofWorkerLog+size || stride%64 != 0 {
+		return &CorruptError{g.h.Name, bodyOffset + OffsetofGroupInfoLogSize, fmt.Sprintf("logs of %d bytes, %d bytes apart", size, stride)}
+	}
+	if err := table(g.h.Name, g.b, bodyOffset+OffsetofGroupInfoLogOffset, offset, instances, uint64(stride)); err != nil {
+		return err
+	}
+	g.logs, g.logStride, g.logSize = int64(offset), int64(stride), int64(size)
+	return nil
+}
+
+// Log returns the log of instance i, which must be below Cap, and below Instances if it is to be touched; nil if the segment was made without
+// logs.
+func (g *GroupSegment) Log(i int) *InstanceLog {
+	if uint(i) >= uint(g.cap) {
+		panic(fmt.Sprintf("group segment %q: there is no log %d of %d", g.h.Name, i, g.cap))
+	}
+	if g.logSize == 0 {
+		return nil
+	}
+	at := g.logs + int64(i)*g.logStride
+	ring := at + SizeofWorkerLog
+	return &InstanceLog{name: g.h.Name, at: ring, info: overlayWorkerLog(g.b, at), ring: g.b[ring : ring+g.logSize : ring+g.logSize],
+		nap: &g.info.LogNap, bell: &g.info.LogBell}
+}
+
+// LogNap says what the daemon does between two looks at the instances' logs; LogBell is the futex that it sleeps on then.
+func (g *GroupSegment) LogNap() (nap, bell *atomic.Uint32) { return &g.info.LogNap, &g.info.LogBell }
 
 // Header returns the segment's header.
 func (g *GroupSegment) Header() Header { return g.h }
@@ -99,6 +157,9 @@ func (g *GroupSegment) Instances() int { return min(int(g.info.InstanceCount.Loa
 // SetInstances says how many instances have memory: after it was given. Only the daemon calls it.
 func (g *GroupSegment) SetInstances(n int) {
 	g.info.MetricCount.Store(uint32(n * g.rows))
+	if g.logSize > 0 {
+		g.info.LogCount.Store(uint32(n))
+	}
 	g.info.InstanceCount.Store(uint32(n))
 }
 
@@ -111,6 +172,9 @@ func (g *GroupSegment) Parts(i, n int) []Part {
 	if size := int64(g.rows) * SizeofMetricRow; size > 0 {
 		parts = append(parts, Part{g.metrics + int64(i)*size, int64(n-i) * size})
 	}
+	if g.logSize > 0 {
+		parts = append(parts, Part{g.logs + int64(i)*g.logStride, int64(n-i) * g.logStride})
+	}
 	return parts
 }
 
@@ -122,7 +186,7 @@ func (g *GroupSegment) Page(i int) *InstancePage {
 	return overlayInstancePage(g.b, g.offset+int64(i)*g.stride)
 }
 
-// Reset zeroes the page of instance i, and takes from its metrics the process that they belonged to: what was counted stays. Only the
+// Reset zeroes the page of instance i, and takes from its metrics the process that they belonged to: what was counted stays, and so does the log. Only the
 // daemon calls it, only while the instance has no process; it may be killed anywhere in it, and do it again.
 func (g *GroupSegment) Reset(i int) {
 	p := g.Page(i)

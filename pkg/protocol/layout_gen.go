@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x4806977d9f1e493e
+const LayoutHash uint64 = 0x66aaad49b48e997c
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -633,6 +633,8 @@ const (
 	StreamDaemon Stream = 1 // the daemon's own records
 	StreamStdout Stream = 2 // a line that a worker wrote to standard output
 	StreamStderr Stream = 3 // a line that a worker wrote to standard error
+	StreamLog    Stream = 4 // a record that a worker logged
+	StreamEvent  Stream = 5 // a change of state, in the ring of events
 )
 
 // String returns the name in lower case, its words separated by '-'; "stream(99)" for an unknown value.
@@ -644,8 +646,34 @@ func (v Stream) String() string {
 		return "stdout"
 	case StreamStderr:
 		return "stderr"
+	case StreamLog:
+		return "log"
+	case StreamEvent:
+		return "event"
 	}
 	return "stream(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// LogNap is what the daemon does between two looks at the logs of a group's instances.
+type LogNap uint32
+
+const (
+	LogNapAwake  LogNap = 0 // it looks again by itself, or there is no daemon: nobody rings
+	LogNapNaps   LogNap = 1 // it looks again soon: an instance rings that has filled half its ring since
+	LogNapSleeps LogNap = 2 // an instance rings after its next record
+)
+
+// String returns the name in lower case, its words separated by '-'; "log-nap(99)" for an unknown value.
+func (v LogNap) String() string {
+	switch v {
+	case LogNapAwake:
+		return "awake"
+	case LogNapNaps:
+		return "naps"
+	case LogNapSleeps:
+		return "sleeps"
+	}
+	return "log-nap(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
 
 // SegmentHeader is 256 bytes. The first 256 bytes of every segment. Magic is stored last, with release.
@@ -847,7 +875,7 @@ const (
 	OffsetofGroupRowRolloutNote   = 200
 )
 
-// WorkerRow is 384 bytes. One instance: its actual state. Row i of the command segment's worker table belongs to it.
+// WorkerRow is 448 bytes. One instance: its actual state. Row i of the command segment's worker table belongs to it.
 type WorkerRow struct {
 	_ structs.HostLayout
 
@@ -905,12 +933,18 @@ type WorkerRow struct {
 	RestartsWatchdog atomic.Uint32
 	// RestartsUnknown is at 368, written by daemon: of Restarts, those after CauseUnknown
 	RestartsUnknown atomic.Uint32
-	_               [12]byte
+	// DrainedNumber is at 372, written by daemon: low half of the number of the last record before Drained; not guarded by Seq
+	DrainedNumber atomic.Uint32
+	// Event is at 376, written by daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it
+	Event atomic.Uint64
+	// Drained is at 384, written by daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq
+	Drained atomic.Uint64
+	_       [56]byte
 }
 
 // Size of WorkerRow and offsets of its fields, in bytes.
 const (
-	SizeofWorkerRow                     = 384
+	SizeofWorkerRow                     = 448
 	OffsetofWorkerRowSeq                = 0
 	OffsetofWorkerRowState              = 4
 	OffsetofWorkerRowPid                = 8
@@ -938,6 +972,9 @@ const (
 	OffsetofWorkerRowRestartsOperator   = 360
 	OffsetofWorkerRowRestartsWatchdog   = 364
 	OffsetofWorkerRowRestartsUnknown    = 368
+	OffsetofWorkerRowDrainedNumber      = 372
+	OffsetofWorkerRowEvent              = 376
+	OffsetofWorkerRowDrained            = 384
 )
 
 // AttachmentRow is 128 bytes. One process that holds segments. The index of the row is the id that stamps slots.
@@ -1046,7 +1083,7 @@ const (
 	OffsetofCommandRowMaxUnavailable = 24
 )
 
-// GroupInfo is 128 bytes. Head of a group segment.
+// GroupInfo is 256 bytes. Head of a group segment.
 type GroupInfo struct {
 	_ structs.HostLayout
 
@@ -1065,14 +1102,27 @@ type GroupInfo struct {
 	MetricRows atomic.Uint32
 	// MetricCount is at 92, written by daemon: rows that have memory: InstanceCount times MetricRows
 	MetricCount atomic.Uint32
-	// InstanceCount is at 96, written by daemon: instances whose pages and metric rows have memory; the others are not to be touched
+	// InstanceCount is at 96, written by daemon: instances whose pages, metric rows and logs have memory; the others are not to be touched
 	InstanceCount atomic.Uint32
-	_             [28]byte
+	_             [4]byte
+	// LogCount is at 104, written by daemon: WorkerLogs that have memory: InstanceCount, or 0 if there are none
+	LogCount atomic.Uint32
+	// LogStride is at 108, written by creator: bytes from one WorkerLog to the next
+	LogStride atomic.Uint32
+	// LogOffset is at 112, written by creator: of the first WorkerLog; its ring follows it
+	LogOffset atomic.Uint64
+	// LogSize is at 120, written by creator: bytes of a ring, a power of two; 0: there are none
+	LogSize atomic.Uint64
+	// LogNap is at 128, written by peers: see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it
+	LogNap atomic.Uint32
+	// LogBell is at 132, written by peers: doorbell (futex) of the daemon: raised by a record as LogNap says
+	LogBell atomic.Uint32
+	_       [120]byte
 }
 
 // Size of GroupInfo and offsets of its fields, in bytes.
 const (
-	SizeofGroupInfo                 = 128
+	SizeofGroupInfo                 = 256
 	OffsetofGroupInfoBell           = 0
 	OffsetofGroupInfoInstanceCap    = 64
 	OffsetofGroupInfoInstanceStride = 68
@@ -1081,6 +1131,12 @@ const (
 	OffsetofGroupInfoMetricRows     = 88
 	OffsetofGroupInfoMetricCount    = 92
 	OffsetofGroupInfoInstanceCount  = 96
+	OffsetofGroupInfoLogCount       = 104
+	OffsetofGroupInfoLogStride      = 108
+	OffsetofGroupInfoLogOffset      = 112
+	OffsetofGroupInfoLogSize        = 120
+	OffsetofGroupInfoLogNap         = 128
+	OffsetofGroupInfoLogBell        = 132
 )
 
 // InstancePage is 4096 bytes. The page of one instance. The daemon zeroes it before it starts the instance, and only then.
@@ -1184,6 +1240,59 @@ const (
 	SizeofMetricBuckets        = 256
 	OffsetofMetricBucketsState = 0
 	OffsetofMetricBucketsFirst = 8
+)
+
+// WorkerLog is 256 bytes. Head of the log of one instance: a ring of records that goes on over the instance's restarts. docs/log.md argues it.
+type WorkerLog struct {
+	_ structs.HostLayout
+
+	// Head is at 0, written by instance: position after the newest record; raised, with release, after its bytes are written
+	Head atomic.Uint64
+	// Limit is at 8, written by instance: end of the chunk (an eighth of the ring) that is being written; raised before its first byte is: what lies more than the ring's size before it is given up
+	Limit atomic.Uint64
+	_     [240]byte
+}
+
+// Size of WorkerLog and offsets of its fields, in bytes.
+const (
+	SizeofWorkerLog        = 256
+	OffsetofWorkerLogHead  = 0
+	OffsetofWorkerLogLimit = 8
+)
+
+// WorkerRecord is 40 bytes. Head of a record in a WorkerLog; text, attributes and source follow, in that order, padded to 8 bytes. A record lies within one chunk.
+type WorkerRecord struct {
+	_ structs.HostLayout
+
+	// Bytes is at 0, written by instance: bytes of the record with this head, a multiple of 8; 0: the rest of the chunk is empty
+	Bytes atomic.Uint32
+	// Level is at 4, written by instance: syslog priority: 3 error, 4 warning, 6 info, 7 debug
+	Level atomic.Uint32
+	// Seq is at 8, written by instance: 1, 2, 3, … over all instances that wrote here: a gap is what a reader lost
+	Seq atomic.Uint64
+	// UnixNs is at 16, written by instance: wall clock
+	UnixNs atomic.Uint64
+	// Text is at 24, written by instance: bytes of text
+	Text atomic.Uint32
+	// Attrs is at 28, written by instance: bytes of attributes: the inside of a JSON object, without its braces
+	Attrs atomic.Uint32
+	// Source is at 32, written by instance: bytes of the source: FILE:LINE
+	Source atomic.Uint32
+	// Pid is at 36, written by instance: process that wrote it
+	Pid atomic.Uint32
+}
+
+// Size of WorkerRecord and offsets of its fields, in bytes.
+const (
+	SizeofWorkerRecord         = 40
+	OffsetofWorkerRecordBytes  = 0
+	OffsetofWorkerRecordLevel  = 4
+	OffsetofWorkerRecordSeq    = 8
+	OffsetofWorkerRecordUnixNs = 16
+	OffsetofWorkerRecordText   = 24
+	OffsetofWorkerRecordAttrs  = 28
+	OffsetofWorkerRecordSource = 32
+	OffsetofWorkerRecordPid    = 36
 )
 
 // QueueInfo is 1024 bytes. Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.
@@ -1629,7 +1738,7 @@ const (
 	OffsetofCallSlotBell    = 24
 )
 
-// LogInfo is 256 bytes. Head of the log segment: a ring of records that the daemon alone writes.
+// LogInfo is 256 bytes. Head of the log segment's ring of records, which the daemon alone writes.
 type LogInfo struct {
 	_ structs.HostLayout
 
@@ -1644,7 +1753,10 @@ type LogInfo struct {
 	Head atomic.Uint64
 	// Bell is at 80, written by daemon: raised and woken (futex) after a record
 	Bell atomic.Uint32
-	_    [172]byte
+	_    [4]byte
+	// Given is at 88, written by daemon: number of the last record that was handed to standard error or the journal
+	Given atomic.Uint64
+	_     [160]byte
 }
 
 // Size of LogInfo and offsets of its fields, in bytes.
@@ -1655,9 +1767,38 @@ const (
 	OffsetofLogInfoTail       = 64
 	OffsetofLogInfoHead       = 72
 	OffsetofLogInfoBell       = 80
+	OffsetofLogInfoGiven      = 88
 )
 
-// LogRecord is 48 bytes. Head of a log record; the text follows, padded to 8 bytes. A record may wrap at the end of the ring.
+// EventInfo is 256 bytes. Head of the log segment's ring of events, which the daemon alone writes. Events are LogRecords too.
+type EventInfo struct {
+	_ structs.HostLayout
+
+	// RingOffset is at 0, written by creator: of the ring
+	RingOffset atomic.Uint64
+	// RingSize is at 8, written by creator: bytes, a power of two
+	RingSize atomic.Uint64
+	_        [48]byte
+	// Tail is at 64, written by daemon: position of the oldest whole event; raised before its bytes are overwritten
+	Tail atomic.Uint64
+	// Head is at 72, written by daemon: position after the newest event; raised after its bytes are written
+	Head atomic.Uint64
+	// Bell is at 80, written by daemon: raised and woken (futex) after an event
+	Bell atomic.Uint32
+	_    [172]byte
+}
+
+// Size of EventInfo and offsets of its fields, in bytes.
+const (
+	SizeofEventInfo             = 256
+	OffsetofEventInfoRingOffset = 0
+	OffsetofEventInfoRingSize   = 8
+	OffsetofEventInfoTail       = 64
+	OffsetofEventInfoHead       = 72
+	OffsetofEventInfoBell       = 80
+)
+
+// LogRecord is 56 bytes. Head of a log record; text, attributes and source follow, in that order, padded to 8 bytes. A record may wrap at the end of the ring.
 type LogRecord struct {
 	_ structs.HostLayout
 
@@ -1675,19 +1816,30 @@ type LogRecord struct {
 	Stream atomic.Uint32
 	// Worker is at 32, written by daemon: index of the WorkerRow plus 1; 0 for the daemon itself
 	Worker atomic.Uint32
-	_      [12]byte
+	// Attrs is at 36, written by daemon: bytes of attributes: the inside of a JSON object, without its braces
+	Attrs atomic.Uint32
+	// Position is at 40, written by daemon: of a record that a worker logged: the position behind it in its WorkerLog; else 0
+	Position atomic.Uint64
+	// Source is at 48, written by daemon: bytes of the source: FILE:LINE
+	Source atomic.Uint32
+	// Number is at 52, written by daemon: of a record that a worker logged: the low half of its WorkerRecord.Seq
+	Number atomic.Uint32
 }
 
 // Size of LogRecord and offsets of its fields, in bytes.
 const (
-	SizeofLogRecord         = 48
-	OffsetofLogRecordLength = 0
-	OffsetofLogRecordLevel  = 4
-	OffsetofLogRecordSeq    = 8
-	OffsetofLogRecordUnixNs = 16
-	OffsetofLogRecordPid    = 24
-	OffsetofLogRecordStream = 28
-	OffsetofLogRecordWorker = 32
+	SizeofLogRecord           = 56
+	OffsetofLogRecordLength   = 0
+	OffsetofLogRecordLevel    = 4
+	OffsetofLogRecordSeq      = 8
+	OffsetofLogRecordUnixNs   = 16
+	OffsetofLogRecordPid      = 24
+	OffsetofLogRecordStream   = 28
+	OffsetofLogRecordWorker   = 32
+	OffsetofLogRecordAttrs    = 36
+	OffsetofLogRecordPosition = 40
+	OffsetofLogRecordSource   = 48
+	OffsetofLogRecordNumber   = 52
 )
 
 // StructInfo describes one struct of the layout to programs that show memory without knowing its types.
@@ -1786,7 +1938,7 @@ var Layouts = []StructInfo{
 		{"rollout", "u32", 192, 4, "daemon", "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"},
 		{"rollout_note", "text", 200, 120, "daemon", "why the rolling restart was given up, for people; cut"},
 	}},
-	{Name: "WorkerRow", Size: 384, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{
+	{Name: "WorkerRow", Size: 448, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
 		{"state", "u32", 4, 4, "daemon", "see State"},
 		{"pid", "u32", 8, 4, "daemon", "0 when no process runs"},
@@ -1814,6 +1966,9 @@ var Layouts = []StructInfo{
 		{"restarts_operator", "u32", 360, 4, "daemon", "of Restarts, those after CauseOperator"},
 		{"restarts_watchdog", "u32", 364, 4, "daemon", "of Restarts, those after CauseWatchdog"},
 		{"restarts_unknown", "u32", 368, 4, "daemon", "of Restarts, those after CauseUnknown"},
+		{"drained_number", "u32", 372, 4, "daemon", "low half of the number of the last record before Drained; not guarded by Seq"},
+		{"event", "u64", 376, 8, "daemon", "number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it"},
+		{"drained", "u64", 384, 8, "daemon", "position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq"},
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -1843,7 +1998,7 @@ var Layouts = []StructInfo{
 		{"flagged_ns", "u64", 16, 8, "operator", "CLOCK_MONOTONIC at the store of the flag"},
 		{"max_unavailable", "u32", 24, 4, "operator", "of a group: how many instances may be missing at a time in a rolling restart; 0: one"},
 	}},
-	{Name: "GroupInfo", Size: 128, Doc: "Head of a group segment.", Fields: []FieldInfo{
+	{Name: "GroupInfo", Size: 256, Doc: "Head of a group segment.", Fields: []FieldInfo{
 		{"bell", "u32", 0, 4, "instances", "doorbell of the daemon: raised and woken when an instance becomes ready"},
 		{"instance_cap", "u32", 64, 4, "creator", "instance pages there is room for"},
 		{"instance_stride", "u32", 68, 4, "creator", "bytes from one instance page to the next"},
@@ -1851,7 +2006,13 @@ var Layouts = []StructInfo{
 		{"metric_offset", "u64", 80, 8, "creator", "of the first MetricRow of the first instance; those of the next instance follow"},
 		{"metric_rows", "u32", 88, 4, "creator", "rows that each instance has"},
 		{"metric_count", "u32", 92, 4, "daemon", "rows that have memory: InstanceCount times MetricRows"},
-		{"instance_count", "u32", 96, 4, "daemon", "instances whose pages and metric rows have memory; the others are not to be touched"},
+		{"instance_count", "u32", 96, 4, "daemon", "instances whose pages, metric rows and logs have memory; the others are not to be touched"},
+		{"log_count", "u32", 104, 4, "daemon", "WorkerLogs that have memory: InstanceCount, or 0 if there are none"},
+		{"log_stride", "u32", 108, 4, "creator", "bytes from one WorkerLog to the next"},
+		{"log_offset", "u64", 112, 8, "creator", "of the first WorkerLog; its ring follows it"},
+		{"log_size", "u64", 120, 8, "creator", "bytes of a ring, a power of two; 0: there are none"},
+		{"log_nap", "u32", 128, 4, "peers", "see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it"},
+		{"log_bell", "u32", 132, 4, "peers", "doorbell (futex) of the daemon: raised by a record as LogNap says"},
 	}},
 	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []FieldInfo{
 		{"attached_pid", "u32", 0, 4, "instance", "pid of the process that attached; 0 while none did"},
@@ -1879,6 +2040,20 @@ var Layouts = []StructInfo{
 	{Name: "MetricBuckets", Size: 256, Doc: "A MetricRow that holds buckets of the histogram before it: State is MetricStateBuckets, the rest is what lies here.", Fields: []FieldInfo{
 		{"state", "u32", 0, 4, "instance", "see MetricState"},
 		{"first", "u64", 8, 8, "instance", "the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md"},
+	}},
+	{Name: "WorkerLog", Size: 256, Doc: "Head of the log of one instance: a ring of records that goes on over the instance's restarts. docs/log.md argues it.", Fields: []FieldInfo{
+		{"head", "u64", 0, 8, "instance", "position after the newest record; raised, with release, after its bytes are written"},
+		{"limit", "u64", 8, 8, "instance", "end of the chunk (an eighth of the ring) that is being written; raised before its first byte is: what lies more than the ring's size before it is given up"},
+	}},
+	{Name: "WorkerRecord", Size: 40, Doc: "Head of a record in a WorkerLog; text, attributes and source follow, in that order, padded to 8 bytes. A record lies within one chunk.", Fields: []FieldInfo{
+		{"bytes", "u32", 0, 4, "instance", "bytes of the record with this head, a multiple of 8; 0: the rest of the chunk is empty"},
+		{"level", "u32", 4, 4, "instance", "syslog priority: 3 error, 4 warning, 6 info, 7 debug"},
+		{"seq", "u64", 8, 8, "instance", "1, 2, 3, … over all instances that wrote here: a gap is what a reader lost"},
+		{"unix_ns", "u64", 16, 8, "instance", "wall clock"},
+		{"text", "u32", 24, 4, "instance", "bytes of text"},
+		{"attrs", "u32", 28, 4, "instance", "bytes of attributes: the inside of a JSON object, without its braces"},
+		{"source", "u32", 32, 4, "instance", "bytes of the source: FILE:LINE"},
+		{"pid", "u32", 36, 4, "instance", "process that wrote it"},
 	}},
 	{Name: "QueueInfo", Size: 1024, Doc: "Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.", Fields: []FieldInfo{
 		{"slots", "u32", 0, 4, "creator", "a power of two"},
@@ -1997,14 +2172,22 @@ var Layouts = []StructInfo{
 		{"reply", "u64", 16, 8, "the slot's server", "length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is"},
 		{"bell", "u32", 24, 4, "peers", "doorbell (futex) of the caller: raised by an answer if asleep is set"},
 	}},
-	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment: a ring of records that the daemon alone writes.", Fields: []FieldInfo{
+	{Name: "LogInfo", Size: 256, Doc: "Head of the log segment's ring of records, which the daemon alone writes.", Fields: []FieldInfo{
 		{"ring_offset", "u64", 0, 8, "creator", "of the ring"},
 		{"ring_size", "u64", 8, 8, "creator", "bytes, a power of two"},
 		{"tail", "u64", 64, 8, "daemon", "position of the oldest whole record; raised before its bytes are overwritten"},
 		{"head", "u64", 72, 8, "daemon", "position after the newest record; raised after its bytes are written"},
 		{"bell", "u32", 80, 4, "daemon", "raised and woken (futex) after a record"},
+		{"given", "u64", 88, 8, "daemon", "number of the last record that was handed to standard error or the journal"},
 	}},
-	{Name: "LogRecord", Size: 48, Doc: "Head of a log record; the text follows, padded to 8 bytes. A record may wrap at the end of the ring.", Fields: []FieldInfo{
+	{Name: "EventInfo", Size: 256, Doc: "Head of the log segment's ring of events, which the daemon alone writes. Events are LogRecords too.", Fields: []FieldInfo{
+		{"ring_offset", "u64", 0, 8, "creator", "of the ring"},
+		{"ring_size", "u64", 8, 8, "creator", "bytes, a power of two"},
+		{"tail", "u64", 64, 8, "daemon", "position of the oldest whole event; raised before its bytes are overwritten"},
+		{"head", "u64", 72, 8, "daemon", "position after the newest event; raised after its bytes are written"},
+		{"bell", "u32", 80, 4, "daemon", "raised and woken (futex) after an event"},
+	}},
+	{Name: "LogRecord", Size: 56, Doc: "Head of a log record; text, attributes and source follow, in that order, padded to 8 bytes. A record may wrap at the end of the ring.", Fields: []FieldInfo{
 		{"length", "u32", 0, 4, "daemon", "bytes of text"},
 		{"level", "u32", 4, 4, "daemon", "syslog priority: 3 error, 4 warning, 6 info, 7 debug"},
 		{"seq", "u64", 8, 8, "daemon", "1, 2, 3, …: a gap is what a reader lost"},
@@ -2012,6 +2195,10 @@ var Layouts = []StructInfo{
 		{"pid", "u32", 24, 4, "daemon", "process that said it"},
 		{"stream", "u32", 28, 4, "daemon", "see Stream"},
 		{"worker", "u32", 32, 4, "daemon", "index of the WorkerRow plus 1; 0 for the daemon itself"},
+		{"attrs", "u32", 36, 4, "daemon", "bytes of attributes: the inside of a JSON object, without its braces"},
+		{"position", "u64", 40, 8, "daemon", "of a record that a worker logged: the position behind it in its WorkerLog; else 0"},
+		{"source", "u32", 48, 4, "daemon", "bytes of the source: FILE:LINE"},
+		{"number", "u32", 52, 4, "daemon", "of a record that a worker logged: the low half of its WorkerRecord.Seq"},
 	}},
 }
 
@@ -2021,7 +2208,7 @@ var SegmentSections = []SectionInfo{
 	{"roster", "RosterInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"roster", "SegmentRow", SectionValue{Struct: "RosterInfo", Field: "segment_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "RosterInfo", Field: "segment_count"}, ""},
 	{"roster", "GroupRow", SectionValue{Struct: "RosterInfo", Field: "group_offset"}, SectionValue{Number: 320}, SectionValue{Struct: "RosterInfo", Field: "group_count"}, ""},
-	{"roster", "WorkerRow", SectionValue{Struct: "RosterInfo", Field: "worker_offset"}, SectionValue{Number: 384}, SectionValue{Struct: "RosterInfo", Field: "worker_count"}, ""},
+	{"roster", "WorkerRow", SectionValue{Struct: "RosterInfo", Field: "worker_offset"}, SectionValue{Number: 448}, SectionValue{Struct: "RosterInfo", Field: "worker_count"}, ""},
 	{"roster", "AttachmentRow", SectionValue{Struct: "RosterInfo", Field: "attachment_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "RosterInfo", Field: "attachment_cap"}, ""},
 	{"command", "CommandInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"command", "CommandRow", SectionValue{Struct: "CommandInfo", Field: "group_offset"}, SectionValue{Number: 64}, SectionValue{Struct: "CommandInfo", Field: "group_cap"}, "groups"},
@@ -2029,6 +2216,7 @@ var SegmentSections = []SectionInfo{
 	{"group", "GroupInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"group", "InstancePage", SectionValue{Struct: "GroupInfo", Field: "instance_offset"}, SectionValue{Struct: "GroupInfo", Field: "instance_stride"}, SectionValue{Struct: "GroupInfo", Field: "instance_count"}, ""},
 	{"group", "MetricRow", SectionValue{Struct: "GroupInfo", Field: "metric_offset"}, SectionValue{Number: 256}, SectionValue{Struct: "GroupInfo", Field: "metric_count"}, ""},
+	{"group", "WorkerLog", SectionValue{Struct: "GroupInfo", Field: "log_offset"}, SectionValue{Struct: "GroupInfo", Field: "log_stride"}, SectionValue{Struct: "GroupInfo", Field: "log_count"}, ""},
 	{"queue", "QueueInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"queue", "QueueCounters", SectionValue{Number: 1280}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},
 	{"queue", "SlotHeader", SectionValue{Struct: "QueueInfo", Field: "slots_offset"}, SectionValue{Struct: "QueueInfo", Field: "stride"}, SectionValue{Struct: "QueueInfo", Field: "slots"}, ""},
@@ -2041,4 +2229,5 @@ var SegmentSections = []SectionInfo{
 	{"topic", "TopicCursor", SectionValue{Struct: "TopicInfo", Field: "cursors_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "TopicInfo", Field: "cursors"}, ""},
 	{"topic", "SlotHeader", SectionValue{Struct: "TopicInfo", Field: "slots_offset"}, SectionValue{Struct: "TopicInfo", Field: "stride"}, SectionValue{Struct: "TopicInfo", Field: "headers"}, ""},
 	{"log", "LogInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
+	{"log", "EventInfo", SectionValue{Number: 512}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 }

@@ -94,6 +94,9 @@ const (
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsOperator) ^ OffsetofWorkerRowRestartsOperator)
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsWatchdog) ^ OffsetofWorkerRowRestartsWatchdog)
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsUnknown) ^ OffsetofWorkerRowRestartsUnknown)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.DrainedNumber) ^ OffsetofWorkerRowDrainedNumber)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.Event) ^ OffsetofWorkerRowEvent)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.Drained) ^ OffsetofWorkerRowDrained)
 	_ = -uint(unsafe.Sizeof(AttachmentRow{}) ^ SizeofAttachmentRow)
 	_ = -uint(unsafe.Alignof(AttachmentRow{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(AttachmentRow{}.Seq) ^ OffsetofAttachmentRowSeq)
@@ -132,6 +135,12 @@ const (
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.MetricRows) ^ OffsetofGroupInfoMetricRows)
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.MetricCount) ^ OffsetofGroupInfoMetricCount)
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.InstanceCount) ^ OffsetofGroupInfoInstanceCount)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.LogCount) ^ OffsetofGroupInfoLogCount)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.LogStride) ^ OffsetofGroupInfoLogStride)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.LogOffset) ^ OffsetofGroupInfoLogOffset)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.LogSize) ^ OffsetofGroupInfoLogSize)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.LogNap) ^ OffsetofGroupInfoLogNap)
+	_ = -uint(unsafe.Offsetof(GroupInfo{}.LogBell) ^ OffsetofGroupInfoLogBell)
 	_ = -uint(unsafe.Sizeof(InstancePage{}) ^ SizeofInstancePage)
 	_ = -uint(unsafe.Alignof(InstancePage{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(InstancePage{}.AttachedPid) ^ OffsetofInstancePageAttachedPid)
@@ -159,6 +168,20 @@ const (
 	_ = -uint(unsafe.Alignof(MetricBuckets{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(MetricBuckets{}.State) ^ OffsetofMetricBucketsState)
 	_ = -uint(unsafe.Offsetof(MetricBuckets{}.First) ^ OffsetofMetricBucketsFirst)
+	_ = -uint(unsafe.Sizeof(WorkerLog{}) ^ SizeofWorkerLog)
+	_ = -uint(unsafe.Alignof(WorkerLog{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(WorkerLog{}.Head) ^ OffsetofWorkerLogHead)
+	_ = -uint(unsafe.Offsetof(WorkerLog{}.Limit) ^ OffsetofWorkerLogLimit)
+	_ = -uint(unsafe.Sizeof(WorkerRecord{}) ^ SizeofWorkerRecord)
+	_ = -uint(unsafe.Alignof(WorkerRecord{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Bytes) ^ OffsetofWorkerRecordBytes)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Level) ^ OffsetofWorkerRecordLevel)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Seq) ^ OffsetofWorkerRecordSeq)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.UnixNs) ^ OffsetofWorkerRecordUnixNs)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Text) ^ OffsetofWorkerRecordText)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Attrs) ^ OffsetofWorkerRecordAttrs)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Source) ^ OffsetofWorkerRecordSource)
+	_ = -uint(unsafe.Offsetof(WorkerRecord{}.Pid) ^ OffsetofWorkerRecordPid)
 	_ = -uint(unsafe.Sizeof(QueueInfo{}) ^ SizeofQueueInfo)
 	_ = -uint(unsafe.Alignof(QueueInfo{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(QueueInfo{}.Slots) ^ OffsetofQueueInfoSlots)
@@ -283,6 +306,14 @@ const (
 	_ = -uint(unsafe.Offsetof(LogInfo{}.Tail) ^ OffsetofLogInfoTail)
 	_ = -uint(unsafe.Offsetof(LogInfo{}.Head) ^ OffsetofLogInfoHead)
 	_ = -uint(unsafe.Offsetof(LogInfo{}.Bell) ^ OffsetofLogInfoBell)
+	_ = -uint(unsafe.Offsetof(LogInfo{}.Given) ^ OffsetofLogInfoGiven)
+	_ = -uint(unsafe.Sizeof(EventInfo{}) ^ SizeofEventInfo)
+	_ = -uint(unsafe.Alignof(EventInfo{}) ^ 8)
+	_ = -uint(unsafe.Offsetof(EventInfo{}.RingOffset) ^ OffsetofEventInfoRingOffset)
+	_ = -uint(unsafe.Offsetof(EventInfo{}.RingSize) ^ OffsetofEventInfoRingSize)
+	_ = -uint(unsafe.Offsetof(EventInfo{}.Tail) ^ OffsetofEventInfoTail)
+	_ = -uint(unsafe.Offsetof(EventInfo{}.Head) ^ OffsetofEventInfoHead)
+	_ = -uint(unsafe.Offsetof(EventInfo{}.Bell) ^ OffsetofEventInfoBell)
 	_ = -uint(unsafe.Sizeof(LogRecord{}) ^ SizeofLogRecord)
 	_ = -uint(unsafe.Alignof(LogRecord{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(LogRecord{}.Length) ^ OffsetofLogRecordLength)
@@ -292,6 +323,10 @@ const (
 	_ = -uint(unsafe.Offsetof(LogRecord{}.Pid) ^ OffsetofLogRecordPid)
 	_ = -uint(unsafe.Offsetof(LogRecord{}.Stream) ^ OffsetofLogRecordStream)
 	_ = -uint(unsafe.Offsetof(LogRecord{}.Worker) ^ OffsetofLogRecordWorker)
+	_ = -uint(unsafe.Offsetof(LogRecord{}.Attrs) ^ OffsetofLogRecordAttrs)
+	_ = -uint(unsafe.Offsetof(LogRecord{}.Position) ^ OffsetofLogRecordPosition)
+	_ = -uint(unsafe.Offsetof(LogRecord{}.Source) ^ OffsetofLogRecordSource)
+	_ = -uint(unsafe.Offsetof(LogRecord{}.Number) ^ OffsetofLogRecordNumber)
 )
 
 // overlayAt returns the address of b[off], nil unless b[off:off+size] lies within b and both b and off
@@ -363,6 +398,16 @@ func overlayMetricBuckets(b []byte, off int64) *MetricBuckets {
 	return (*MetricBuckets)(overlayAt(b, off, SizeofMetricBuckets))
 }
 
+// overlayWorkerLog returns the WorkerLog at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayWorkerLog(b []byte, off int64) *WorkerLog {
+	return (*WorkerLog)(overlayAt(b, off, SizeofWorkerLog))
+}
+
+// overlayWorkerRecord returns the WorkerRecord at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayWorkerRecord(b []byte, off int64) *WorkerRecord {
+	return (*WorkerRecord)(overlayAt(b, off, SizeofWorkerRecord))
+}
+
 // overlayQueueInfo returns the QueueInfo at b[off], nil if it would not lie within b or not be 8-aligned.
 func overlayQueueInfo(b []byte, off int64) *QueueInfo {
 	return (*QueueInfo)(overlayAt(b, off, SizeofQueueInfo))
@@ -421,6 +466,11 @@ func overlayCallSlot(b []byte, off int64) *CallSlot {
 // overlayLogInfo returns the LogInfo at b[off], nil if it would not lie within b or not be 8-aligned.
 func overlayLogInfo(b []byte, off int64) *LogInfo {
 	return (*LogInfo)(overlayAt(b, off, SizeofLogInfo))
+}
+
+// overlayEventInfo returns the EventInfo at b[off], nil if it would not lie within b or not be 8-aligned.
+func overlayEventInfo(b []byte, off int64) *EventInfo {
+	return (*EventInfo)(overlayAt(b, off, SizeofEventInfo))
 }
 
 // overlayLogRecord returns the LogRecord at b[off], nil if it would not lie within b or not be 8-aligned.

@@ -12,8 +12,8 @@ import (
 func TestLogResume(t *testing.T) {
 	const ring = 64 << 10
 	for _, records := range []int{0, 1, 3, 7, 2000} {
-		b := make([]byte, protocol.LogSize(ring))
-		l, err := protocol.FormatLog(b, protocol.Header{Region: "r", Name: "log", Generation: 1}, ring)
+		b := make([]byte, protocol.LogSize(ring, ring))
+		l, err := protocol.FormatLog(b, protocol.Header{Region: "r", Name: "log", Generation: 1}, ring, ring)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,6 +80,7 @@ type Worker struct {
 	ExitCode, ExitSignal int
 	Stalled              bool // a filter that does not answer
 	Reason               string
+	Event                uint64 // number of the event of the last change of State
 }
 
 // NumCauses is one more than the last Cause.
@@ -391,7 +392,7 @@ func (r *Roster) Worker(i int) (Worker, error) {
 			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(), Restarted: p.Restarted.Load(),
 			Rolled: p.Rolled.Load(), ConfigHash: p.ConfigHash.Load(),
 			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())),
-			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:]), Cause: Cause(p.Cause.Load())}
+			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:]), Cause: Cause(p.Cause.Load()), Event: p.Event.Load()}
 		for c, n := range p.restartsBy() {
 			if n != nil {
 				w.RestartsBy[c] = n.Load()
@@ -445,6 +446,7 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 		p.Restarted.Store(w.Restarted)
 		p.Rolled.Store(w.Rolled)
 		p.ConfigHash.Store(w.ConfigHash)
+		p.Event.Store(w.Event)
 		p.ExitCode.Store(uint32(w.ExitCode))
 		p.ExitSignal.Store(uint32(w.ExitSignal))
 		p.Cause.Store(uint32(w.Cause))
@@ -461,6 +463,24 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 	}
 	r.Changed()
 	return nil
+}
+
+// Drained returns up to where the log of worker i was put into the region's log: the position, and the low half of the number of the record
+// before it. It is no part of what SetWorker writes.
+func (r *Roster) Drained(i int) (position uint64, number uint32) {
+	p, err := row(r, overlayWorkerRow, r.workers, i, r.workers.cap)
+	if err != nil {
+		return 0, 0
+	}
+	return p.Drained.Load(), p.DrainedNumber.Load()
+}
+
+// SetDrained stores what Drained returns.
+func (r *Roster) SetDrained(i int, position uint64, number uint32) {
+	if p, err := row(r, overlayWorkerRow, r.workers, i, r.workers.cap); err == nil {
+		p.DrainedNumber.Store(number)
+		p.Drained.Store(position)
+	}
 }
 
 // AttachmentCap returns the number of rows of the attachment table, row 0 included.

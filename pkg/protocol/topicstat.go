@@ -132,3 +132,6 @@ func (t *Topic) Repair(dead func(owner uint16) bool) Repaired {
 	t.Senders.RingAll()
 	return r
 }
+
+// Evicted returns how many cursors were evicted so far.
+func (t *Topic) Evicted() uint64 { return t.info.Evicted.Load() }

@@ -47,6 +47,7 @@ func Verify(b []byte, o VerifyOptions) []Violation {
 		verifyWith(v, b, OpenGroup, v.group)
 	case KindLog:
 		verifyWith(v, b, OpenLog, v.log)
+		verifyWith(v, b, OpenEvents, v.log)
 	case KindQueue:
 		verifyWith(v, b, OpenQueue, v.queue)
 	case KindTopic:
@@ -193,6 +194,9 @@ func (v *verifier) group(g *GroupSegment) {
 			v.add(at+OffsetofInstancePageReady, "group.ready", "instance %d is ready and no process attached", i)
 		}
 		v.metrics(i, g.Metrics(i))
+		if l := g.Log(i); l != nil {
+			v.records(l.Oldest().Next)
+		}
 	}
 }
 
@@ -232,9 +236,12 @@ func (v *verifier) metrics(instance int, t MetricTable) {
 }
 
 func (v *verifier) log(l *Log) {
-	c := l.Oldest()
+	v.records(l.Oldest().Next)
+}
+
+func (v *verifier) records(next func() (Record, uint64, bool, error)) {
 	for {
-		_, _, ok, err := c.Next()
+		_, _, ok, err := next()
 		if err != nil {
 			violation := violationOf(v.segment, err)
 			violation.Rule = "log.record"

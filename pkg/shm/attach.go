@@ -49,6 +49,7 @@ type Region struct {
 	instance int                    // of a worker
 	index    int                    // of the worker's row; -1 for an outsider
 	groupRow int
+	logRing  *logRing // nil for an outsider
 
 	segments map[string]*region.Segment
 	log      *os.File // of the log segment; nil if it was not handed out
@@ -165,6 +166,7 @@ func attachWorker(names []string) (_ *Region, err error) {
 	if err := r.listen(); err != nil {
 		return nil, err
 	}
+	r.openLog(r.instance)
 	r.Beat()
 	r.watchQuit()
 	r.watchDaemon()

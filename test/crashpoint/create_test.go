@@ -14,7 +14,7 @@ import (
 // opCreate and the index of a kind of creations make that segment.
 const opCreate = 4000
 
-// createRoom is the memory that is made a segment; that of a log lies where logs lie.
+// createRoom is the memory that is made a segment; those of logs and groups lie where logs lie.
 const createRoom = queueRoom + deadRoom
 
 var createHeader = protocol.Header{Name: "jobs of everybody", Region: "crashpoint", Generation: 7, Created: time.Unix(1, 2), BootID: [16]byte{1, 2, 3, 15: 16}}
@@ -31,7 +31,7 @@ var creations = []struct {
 	}, func(b []byte) error { return errOf(protocol.OpenRoster(b)) }},
 	{"command", func(b []byte) error { return errOf(protocol.FormatCommand(b, createHeader, 1, 2)) }, func(b []byte) error { return errOf(protocol.OpenCommand(b)) }},
 	{"group", func(b []byte) error {
-		return errOf(protocol.FormatGroup(b, createHeader, protocol.GroupConfig{Instances: 2, Metrics: 2}))
+		return errOf(protocol.FormatGroup(b, createHeader, protocol.GroupConfig{Instances: 2, Metrics: 2, LogSize: protocol.MinInstanceLog}))
 	}, func(b []byte) error { return errOf(protocol.OpenGroup(b)) }},
 	{"queue", func(b []byte) error {
 		return errOf(protocol.FormatQueue(b, createHeader, protocol.QueueOptions{Slots: 4, SlotSize: 64, MaxDeliveries: 3, MaxLeases: 2, Start: 9}))
@@ -54,7 +54,7 @@ var creations = []struct {
 	{"call", func(b []byte) error {
 		return errOf(protocol.FormatCall(b, createHeader, protocol.CallOptions{Slots: 4, SlotSize: 64, MaxDeliveries: 3, FailOnDeath: true, Start: 9}))
 	}, func(b []byte) error { return errOf(protocol.OpenCall(b)) }},
-	{"log", func(b []byte) error { return errOf(protocol.FormatLog(b, createHeader, logRing)) }, func(b []byte) error { return errOf(protocol.OpenLog(b)) }},
+	{"log", func(b []byte) error { return errOf(protocol.FormatLog(b, createHeader, logRing, logRing)) }, openedLog},
 }
 
 func errOf[T any](_ T, err error) error { return err }
@@ -67,10 +67,17 @@ func openedQueue(b []byte) error {
 	return err
 }
 
+func openedLog(b []byte) error {
+	if _, err := protocol.OpenLog(b); err != nil {
+		return err
+	}
+	return errOf(protocol.OpenEvents(b))
+}
+
 func openedTopic(b []byte) error { return errOf(protocol.OpenTopic(b)) }
 
 func createMemory(b []byte, op uint64) []byte {
-	if creations[op-opCreate].name == "log" {
+	if name := creations[op-opCreate].name; name == "log" || name == "group" {
 		return logMemory(b)
 	}
 	return b[queueAt : queueAt+createRoom : queueAt+createRoom]

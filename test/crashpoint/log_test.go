@@ -20,7 +20,7 @@ const (
 	logAt   = memorySize + trimRoom
 	logRing = 4 * protocol.MaxLogText
 	logHead = 4096
-	logRoom = logHead + logRing
+	logRoom = logHead + 2*logRing
 )
 
 const (
@@ -162,7 +162,7 @@ func kept(values []uint64, v uint64) []uint64 {
 func newLog(name string, start uint64, values []uint64) *lstate {
 	s := &lstate{name: name, start: start, image: make([]byte, logRoom)}
 	h := protocol.Header{Name: "log", Region: "crashpoint", Generation: 1, Created: time.Unix(1, 0)}
-	l := must(protocol.FormatLog(s.image, h, logRing))
+	l := must(protocol.FormatLog(s.image, h, logRing, logRing))
 	for _, at := range []int{protocol.OffsetofLogInfoTail, protocol.OffsetofLogInfoHead} {
 		binary.LittleEndian.PutUint64(s.image[protocol.SizeofSegmentHeader+at:], start)
 	}
@@ -178,7 +178,7 @@ func newLog(name string, start uint64, values []uint64) *lstate {
 // of all numbers of positions.
 func logStates() (all []*lstate) {
 	const large = protocol.MaxLogText
-	rest := logRing - 4*56 - 3*(protocol.SizeofLogRecord+large) - protocol.SizeofLogRecord
+	rest := logRing - 4*(protocol.SizeofLogRecord+8) - 3*(protocol.SizeofLogRecord+large) - protocol.SizeofLogRecord
 	for _, start := range []uint64{0, 1<<64 - 24, 1<<64 - 56} {
 		for _, k := range []struct {
 			name   string
@@ -187,7 +187,7 @@ func logStates() (all []*lstate) {
 			{"empty", nil},
 			{"three records", []uint64{100, 101, 102}},
 			{"full, the oldest are small", []uint64{sized(8, 1), sized(8, 2), sized(5, 3), sized(1, 4), sized(large, 1), sized(large, 2), sized(large, 3), sized(rest, 1)}},
-			{"full, the oldest is large", []uint64{sized(large, 1), sized(large, 2), sized(large, 3), sized(rest+4*56, 1)}},
+			{"full, the oldest is large", []uint64{sized(large, 1), sized(large, 2), sized(large, 3), sized(rest+4*(protocol.SizeofLogRecord+8), 1)}},
 			{"the second lap", []uint64{sized(large, 1), 110, 111, 112, sized(large, 2), sized(large, 3), sized(large, 4), 113, 114}},
 		} {
 			all = append(all, newLog(k.name, start, k.values))

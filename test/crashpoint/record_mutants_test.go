@@ -5,10 +5,10 @@ import "testing"
 // recordMutants are for what has one writer: the log, the roster's rows, and segments that are being made; recordHunters hunt them.
 var recordMutants = []mutant{
 	{"log: head before the bytes [B]", "kill", false, "logring.go", "	l.seq++\n	for i, w :=", "	l.info.Head.Store(end)\n	l.seq++\n	for i, w :="},
-	{"log: head before the text", "kill", false, "logring.go", "	for i := 0; i < len(text); i += 8 {\n		var w", "	l.info.Head.Store(end)\n	for i := 0; i < len(text); i += 8 {\n		var w"},
+	{"log: head before the text", "kill", false, "logring.go", "	at, have := head+SizeofLogRecord, 0\n", "	l.info.Head.Store(end)\n	at, have := head+SizeofLogRecord, 0\n"},
 	{"log: tail after the bytes [A]", "kill", false, "logring.go", "	l.info.Tail.Store(tail) // A: before the bytes of what is dropped are overwritten\n", "	defer l.info.Tail.Store(tail)\n"},
 	{"log: one record too few is dropped", "kill", false, "logring.go", "for end-tail > l.size() {", "for end-tail > l.size()+16 {"},
-	{"log: no length check of the writer", "kill", false, "logring.go", "	if len(text) > MaxLogText {", "	if false {"},
+	{"log: no length check of the writer", "kill", false, "logring.go", "	if len(text)+len(attrs)+len(source) > MaxLogText {", "	if false {"},
 	{"log: no length check of the reader", "unit", false, "logring.go", "good := n <= MaxLogText && int64(end-c.pos) >= int64(recordBytes(n)) && end-c.pos <= l.size()", "good := true"},
 	{"log: what was read counts without a look at tail [A]", "pairs", false, "logring.go", "if int64(l.info.Tail.Load()-c.pos) > 0 { // A", "if false { // A"},
 	{"log: head before tail", "reader", true, "logring.go", "		if tail := l.info.Tail.Load(); int64(tail-c.pos) > 0 {\n			c.pos = tail\n		}\n		end := l.info.Head.Load() //",
@@ -34,7 +34,7 @@ var recordMutants = []mutant{
 	{"create: ready before the header", "create", false, "header.go", "	writeHeader(b, h)\n	return nil\n", "	publish(b)\n	writeHeader(b, h)\n	return nil\n"},
 	{"create: a queue is ready before its geometry", "create", false, "queue.go", "	info.Slots.Store(uint32(o.Slots))\n", "	publish(b)\n	info.Slots.Store(uint32(o.Slots))\n"},
 	{"create: a topic is ready before its slots", "create", false, "topic.go", "	info.Floor.Store(o.Start)\n	if o.Start != 0", "	info.Floor.Store(o.Start)\n	publish(b)\n	if o.Start != 0"},
-	{"create: a log is ready before its size", "create", false, "logring.go", "	info.RingSize.Store(uint64(ring))\n	publish(b)\n", "	publish(b)\n	info.RingSize.Store(uint64(ring))\n"},
+	{"create: a log is ready before its size", "create", false, "logring.go", "	info.RingSize.Store(uint64(events))\n	publish(b)\n", "	publish(b)\n	info.RingSize.Store(uint64(events))\n"},
 	{"create: the roster is ready before its directory", "create", false, "roster.go", "	SetText(info.Dir[:], c.Dir)\n	publish(b)\n", "	publish(b)\n	SetText(info.Dir[:], c.Dir)\n"},
 	{"create: what is not ready is opened", "create", false, "header.go", "	case 0:\n		return Header{}, ErrNotReady\n", "	case 0:\n"},
 }

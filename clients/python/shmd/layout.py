@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x4806977d9f1e493e  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x66aaad49b48e997c  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -203,6 +203,16 @@ class Stream(enum.IntEnum):
     DAEMON = 1  # the daemon's own records
     STDOUT = 2  # a line that a worker wrote to standard output
     STDERR = 3  # a line that a worker wrote to standard error
+    LOG = 4  # a record that a worker logged
+    EVENT = 5  # a change of state, in the ring of events
+
+
+class LogNap(enum.IntEnum):
+    """What the daemon does between two looks at the logs of a group's instances."""
+
+    AWAKE = 0  # it looks again by itself, or there is no daemon: nobody rings
+    NAPS = 1  # it looks again soon: an instance rings that has filled half its ring since
+    SLEEPS = 2  # an instance rings after its next record
 
 
 # Bytes of each struct.
@@ -211,14 +221,16 @@ SIZES = {
     "RosterInfo": 448,
     "SegmentRow": 128,
     "GroupRow": 320,
-    "WorkerRow": 384,
+    "WorkerRow": 448,
     "AttachmentRow": 128,
     "CommandInfo": 512,
     "CommandRow": 64,
-    "GroupInfo": 128,
+    "GroupInfo": 256,
     "InstancePage": 4096,
     "MetricRow": 256,
     "MetricBuckets": 256,
+    "WorkerLog": 256,
+    "WorkerRecord": 40,
     "QueueInfo": 1024,
     "QueueCounters": 64,
     "TopicInfo": 1024,
@@ -231,7 +243,8 @@ SIZES = {
     "CallCounters": 64,
     "CallSlot": 32,
     "LogInfo": 256,
-    "LogRecord": 48,
+    "EventInfo": 256,
+    "LogRecord": 56,
 }
 
 # Fields of each struct: name -> (offset, format of the struct module). The formats are native on purpose:
@@ -328,6 +341,9 @@ FIELDS = {
         "restarts_operator": (360, "I"),  # daemon: of Restarts, those after CauseOperator
         "restarts_watchdog": (364, "I"),  # daemon: of Restarts, those after CauseWatchdog
         "restarts_unknown": (368, "I"),  # daemon: of Restarts, those after CauseUnknown
+        "drained_number": (372, "I"),  # daemon: low half of the number of the last record before Drained; not guarded by Seq
+        "event": (376, "Q"),  # daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it
+        "drained": (384, "Q"),  # daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq
     },
     # One process that holds segments. The index of the row is the id that stamps slots.
     "AttachmentRow": {
@@ -369,7 +385,13 @@ FIELDS = {
         "metric_offset": (80, "Q"),  # creator: of the first MetricRow of the first instance; those of the next instance follow
         "metric_rows": (88, "I"),  # creator: rows that each instance has
         "metric_count": (92, "I"),  # daemon: rows that have memory: InstanceCount times MetricRows
-        "instance_count": (96, "I"),  # daemon: instances whose pages and metric rows have memory; the others are not to be touched
+        "instance_count": (96, "I"),  # daemon: instances whose pages, metric rows and logs have memory; the others are not to be touched
+        "log_count": (104, "I"),  # daemon: WorkerLogs that have memory: InstanceCount, or 0 if there are none
+        "log_stride": (108, "I"),  # creator: bytes from one WorkerLog to the next
+        "log_offset": (112, "Q"),  # creator: of the first WorkerLog; its ring follows it
+        "log_size": (120, "Q"),  # creator: bytes of a ring, a power of two; 0: there are none
+        "log_nap": (128, "I"),  # peers: see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it
+        "log_bell": (132, "I"),  # peers: doorbell (futex) of the daemon: raised by a record as LogNap says
     },
     # The page of one instance. The daemon zeroes it before it starts the instance, and only then.
     "InstancePage": {
@@ -400,6 +422,22 @@ FIELDS = {
     "MetricBuckets": {
         "state": (0, "I"),  # instance: see MetricState
         "first": (8, "Q"),  # instance: the first of 31 buckets, 8 bytes each, by atomic addition; which values a bucket counts is in docs/metrics.md
+    },
+    # Head of the log of one instance: a ring of records that goes on over the instance's restarts. docs/log.md argues it.
+    "WorkerLog": {
+        "head": (0, "Q"),  # instance: position after the newest record; raised, with release, after its bytes are written
+        "limit": (8, "Q"),  # instance: end of the chunk (an eighth of the ring) that is being written; raised before its first byte is: what lies more than the ring's size before it is given up
+    },
+    # Head of a record in a WorkerLog; text, attributes and source follow, in that order, padded to 8 bytes. A record lies within one chunk.
+    "WorkerRecord": {
+        "bytes": (0, "I"),  # instance: bytes of the record with this head, a multiple of 8; 0: the rest of the chunk is empty
+        "level": (4, "I"),  # instance: syslog priority: 3 error, 4 warning, 6 info, 7 debug
+        "seq": (8, "Q"),  # instance: 1, 2, 3, … over all instances that wrote here: a gap is what a reader lost
+        "unix_ns": (16, "Q"),  # instance: wall clock
+        "text": (24, "I"),  # instance: bytes of text
+        "attrs": (28, "I"),  # instance: bytes of attributes: the inside of a JSON object, without its braces
+        "source": (32, "I"),  # instance: bytes of the source: FILE:LINE
+        "pid": (36, "I"),  # instance: process that wrote it
     },
     # Head of a queue: geometry, hints, doorbells. Head and tail are hints; the slots are the truth.
     "QueueInfo": {
@@ -529,15 +567,24 @@ FIELDS = {
         "reply": (16, "Q"),  # the slot's server: length:32 | code:32; bytes of the reply, checked likewise; code 0 for an answer, else that of an error whose text the reply is
         "bell": (24, "I"),  # peers: doorbell (futex) of the caller: raised by an answer if asleep is set
     },
-    # Head of the log segment: a ring of records that the daemon alone writes.
+    # Head of the log segment's ring of records, which the daemon alone writes.
     "LogInfo": {
         "ring_offset": (0, "Q"),  # creator: of the ring
         "ring_size": (8, "Q"),  # creator: bytes, a power of two
         "tail": (64, "Q"),  # daemon: position of the oldest whole record; raised before its bytes are overwritten
         "head": (72, "Q"),  # daemon: position after the newest record; raised after its bytes are written
         "bell": (80, "I"),  # daemon: raised and woken (futex) after a record
+        "given": (88, "Q"),  # daemon: number of the last record that was handed to standard error or the journal
     },
-    # Head of a log record; the text follows, padded to 8 bytes. A record may wrap at the end of the ring.
+    # Head of the log segment's ring of events, which the daemon alone writes. Events are LogRecords too.
+    "EventInfo": {
+        "ring_offset": (0, "Q"),  # creator: of the ring
+        "ring_size": (8, "Q"),  # creator: bytes, a power of two
+        "tail": (64, "Q"),  # daemon: position of the oldest whole event; raised before its bytes are overwritten
+        "head": (72, "Q"),  # daemon: position after the newest event; raised after its bytes are written
+        "bell": (80, "I"),  # daemon: raised and woken (futex) after an event
+    },
+    # Head of a log record; text, attributes and source follow, in that order, padded to 8 bytes. A record may wrap at the end of the ring.
     "LogRecord": {
         "length": (0, "I"),  # daemon: bytes of text
         "level": (4, "I"),  # daemon: syslog priority: 3 error, 4 warning, 6 info, 7 debug
@@ -546,6 +593,10 @@ FIELDS = {
         "pid": (24, "I"),  # daemon: process that said it
         "stream": (28, "I"),  # daemon: see Stream
         "worker": (32, "I"),  # daemon: index of the WorkerRow plus 1; 0 for the daemon itself
+        "attrs": (36, "I"),  # daemon: bytes of attributes: the inside of a JSON object, without its braces
+        "position": (40, "Q"),  # daemon: of a record that a worker logged: the position behind it in its WorkerLog; else 0
+        "source": (48, "I"),  # daemon: bytes of the source: FILE:LINE
+        "number": (52, "I"),  # daemon: of a record that a worker logged: the low half of its WorkerRecord.Seq
     },
 }
 
@@ -578,7 +629,7 @@ SECTIONS = [
     (Kind.ROSTER, "RosterInfo", 256, 0, 1, ""),
     (Kind.ROSTER, "SegmentRow", ("RosterInfo", "segment_offset"), 128, ("RosterInfo", "segment_count"), ""),
     (Kind.ROSTER, "GroupRow", ("RosterInfo", "group_offset"), 320, ("RosterInfo", "group_count"), ""),
-    (Kind.ROSTER, "WorkerRow", ("RosterInfo", "worker_offset"), 384, ("RosterInfo", "worker_count"), ""),
+    (Kind.ROSTER, "WorkerRow", ("RosterInfo", "worker_offset"), 448, ("RosterInfo", "worker_count"), ""),
     (Kind.ROSTER, "AttachmentRow", ("RosterInfo", "attachment_offset"), 128, ("RosterInfo", "attachment_cap"), ""),
     (Kind.COMMAND, "CommandInfo", 256, 0, 1, ""),
     (Kind.COMMAND, "CommandRow", ("CommandInfo", "group_offset"), 64, ("CommandInfo", "group_cap"), "groups"),
@@ -586,6 +637,7 @@ SECTIONS = [
     (Kind.GROUP, "GroupInfo", 256, 0, 1, ""),
     (Kind.GROUP, "InstancePage", ("GroupInfo", "instance_offset"), ("GroupInfo", "instance_stride"), ("GroupInfo", "instance_count"), ""),
     (Kind.GROUP, "MetricRow", ("GroupInfo", "metric_offset"), 256, ("GroupInfo", "metric_count"), ""),
+    (Kind.GROUP, "WorkerLog", ("GroupInfo", "log_offset"), ("GroupInfo", "log_stride"), ("GroupInfo", "log_count"), ""),
     (Kind.QUEUE, "QueueInfo", 256, 0, 1, ""),
     (Kind.QUEUE, "QueueCounters", 1280, 64, 16, "stripes"),
     (Kind.QUEUE, "SlotHeader", ("QueueInfo", "slots_offset"), ("QueueInfo", "stride"), ("QueueInfo", "slots"), ""),
@@ -598,6 +650,7 @@ SECTIONS = [
     (Kind.TOPIC, "TopicCursor", ("TopicInfo", "cursors_offset"), 128, ("TopicInfo", "cursors"), ""),
     (Kind.TOPIC, "SlotHeader", ("TopicInfo", "slots_offset"), ("TopicInfo", "stride"), ("TopicInfo", "headers"), ""),
     (Kind.LOG, "LogInfo", 256, 0, 1, ""),
+    (Kind.LOG, "EventInfo", 512, 0, 1, ""),
 ]
 
 
@@ -655,7 +708,7 @@ def sections(buf):
         offset, step, count = number(offset), number(stride), number(count)
         if stride == 0:
             heads[name] = read(buf, offset, name)
-        elif step < SIZES[name] or count * step > size or offset + count * step > size:
+        elif step < SIZES[name] or count * step > size or count and offset + (count - 1) * step + SIZES[name] > size:
             raise ValueError(
                 "%s: %d x %d bytes at offset %d do not lie within the segment's %d bytes"
                 % (name, count, step, offset, size)

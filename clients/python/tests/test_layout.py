@@ -72,9 +72,12 @@ def records(buf, info):
         row = layout.read(unwrapped, 0, "LogRecord")
         start = layout.SIZES["LogRecord"]
         row["_position"] = position
-        row["_text"] = unwrapped[start : start + row["length"]].decode()
+        end = start
+        for name, length in ("_text", row["length"]), ("_attrs", row["attrs"]), ("_source", row["source"]):
+            row[name] = unwrapped[end : end + length].decode()
+            end += length
         rows.append(row)
-        position += start + (row["length"] + 7) // 8 * 8
+        position += (end + 7) // 8 * 8
     return rows
 
 
