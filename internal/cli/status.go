@@ -16,9 +16,10 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "show the region at a glance",
 		Long: `status shows the daemon, how many workers are in which state, how much waits
-in the channels, and how large the memory is. It reads the memory, so it also
-answers while the daemon hangs or is dead; then a warning on standard error
-says so.`,
+in the channels, and how large the memory is. Below that it lists what is not
+as it should be, the worst first, with the reason and what to do next. It reads
+the memory, so it also answers while the daemon hangs or is dead; then a warning
+on standard error says so.`,
 		Example: `  shmctl status
   shmctl -r web status -o json | jq .workers.ready`,
 	}, noArgs, func(ctx context.Context, _ []string) error { return a.status(ctx) })
@@ -36,11 +37,20 @@ type statusJSON struct {
 		Count int  `json:"count"`
 		Depth *int `json:"depth"` // messages committed and not done; null if a channel could not be read
 	} `json:"channels"`
-	Outsiders int `json:"outsiders"`
+	Attention []noticeJSON `json:"attention"`
+	Outsiders int          `json:"outsiders"`
 	Memory    struct {
 		Segments int   `json:"segments"`
 		Bytes    int64 `json:"bytes"`
 	} `json:"memory"`
+}
+
+// noticeJSON is something that is not as it should be.
+type noticeJSON struct {
+	Grave bool   `json:"grave"` // something does not work; else it may be on purpose, or is being mended
+	Of    string `json:"of"`    // a worker, a channel, shmd
+	What  string `json:"what"`
+	Next  string `json:"next"` // what to do; "": nothing but wait
 }
 
 type daemonJSON struct {
@@ -95,70 +105,41 @@ func (a *app) status(ctx context.Context) error {
 	} else {
 		doc.Daemon.State = "dead"
 	}
-	groups, err := s.Roster.Groups()
-	if err != nil {
+	now := s.reader().Snapshot(0)
+	for _, err := range now.Problems {
 		a.warn("%v", err)
 	}
-	doc.Groups = []groupJSON{}
-	at := map[int]int{} // where a row is in the document
-	for i, g := range groups {
+	doc.Groups, doc.Attention = []groupJSON{}, []noticeJSON{}
+	for _, g := range now.Groups {
 		if g.Name == "" { // free
 			continue
 		}
-		at[i] = len(doc.Groups)
-		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, 0, g.Restart.String(), int64(g.StopTimeout), g.Command, g.RolloutState.String(), g.RolloutNote})
+		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, g.Ready(), g.Restart.String(), int64(g.StopTimeout), g.Command, g.RolloutState.String(), g.RolloutNote})
 	}
-	kept := s.kept()
-	for i := range s.Roster.WorkerCount() {
-		w, err := s.worker(i, kept)
-		if err != nil {
-			a.warn("%v", err)
-			continue
-		}
-		if w.State == protocol.StateGone {
-			continue
-		}
+	for _, w := range now.Workers {
 		doc.Workers.add(w.State)
 		if w.Stalled {
 			doc.Workers.Stalled++
 		}
-		if k, ok := at[w.Group]; ok && w.State == protocol.StateReady {
-			doc.Groups[k].Ready++
-		}
 	}
 	depth, unread := 0, []string{}
-	segments, err := s.Roster.Segments()
-	if err != nil {
-		a.warn("%v", err)
-	}
-	for _, g := range segments {
-		if g.Name == "" { // free
-			continue
-		}
-		doc.Memory.Segments++
-		if seg := s.segments[g.Name]; seg != nil {
-			doc.Memory.Bytes += seg.Held() // of a sparse one less than its size
-		} else {
-			doc.Memory.Bytes += g.Size
-		}
-		if !protocol.IsChannel(g.Kind) {
-			continue
-		}
-		doc.Channels.Count++
-		if seg := s.segments[g.Name]; seg != nil {
-			c, err := protocol.OpenChannel(seg.Bytes())
-			if err == nil {
-				depth += c.Summary().Depth
-				continue
+	doc.Channels.Count, doc.Memory.Segments, doc.Memory.Bytes = len(now.Channels), now.Segments, now.Bytes
+	for _, c := range now.Channels {
+		depth += c.Depth
+		if c.Err != nil {
+			unread = append(unread, c.Name)
+			if s.segments[c.Name] != nil {
+				a.warn("%v", c.Err)
 			}
-			a.warn("%v", err)
 		}
-		unread = append(unread, g.Name)
 	}
 	if len(unread) == 0 {
 		doc.Channels.Depth = &depth
 	} else if !s.answers() {
 		a.warn("no living process holds %s: what waited there is gone", strings.Join(unread, ", "))
+	}
+	for _, n := range now.Attention() {
+		doc.Attention = append(doc.Attention, noticeJSON{n.Grave, n.Of, n.What, n.Next})
 	}
 	doc.Outsiders = len(s.outsiders())
 	if a.json() {
@@ -202,8 +183,27 @@ func (a *app) printStatus(doc statusJSON, alive bool) error {
 	t.add("channels", fmt.Sprintf("%d, %s", doc.Channels.Count, waiting))
 	t.add("outsiders", doc.Outsiders)
 	t.add("memory", fmt.Sprintf("%s in %s", size(doc.Memory.Bytes), count(doc.Memory.Segments, "segment")))
+	if err := t.print(); err != nil || len(doc.Attention) == 0 {
+		return err
+	}
+	a.stdout.WriteString("\n")
+	t = a.newTable("ATTENTION", "WHAT", "NEXT")
+	for i, n := range doc.Attention {
+		if i == maxNotices {
+			t.add("…", fmt.Sprintf("%d more", len(doc.Attention)-i), "shmctl ps; shmctl status -o json")
+			break
+		}
+		of := cell{n.Of, yellow}
+		if n.Grave {
+			of.color = red
+		}
+		t.add(of, n.What, n.Next)
+	}
 	return t.print()
 }
+
+// maxNotices is how many notices are worth printing: who has a thousand failed workers has one problem.
+const maxNotices = 12
 
 func (c *countsJSON) add(s protocol.State) {
 	c.Total++

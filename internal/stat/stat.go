@@ -92,10 +92,11 @@ type Channel struct {
 	Kind            protocol.Kind
 	Slots, SlotSize int
 	protocol.Summary
-	Topic  *protocol.TopicStat // of a topic
-	Oldest *Lease              // the lease that lasts longest of those seen; nil if there is none
-	Leases int                 // that were seen
-	Err    error
+	DeadLetters bool                // it is the dead-letter channel of a queue
+	Topic       *protocol.TopicStat // of a topic
+	Oldest      *Lease              // the lease that lasts longest of those seen; nil if there is none
+	Leases      int                 // that were seen
+	Err         error
 }
 
 // Lease is a lease that somebody holds.
@@ -222,9 +223,12 @@ func (r *Reader) channel(g protocol.Segment, names map[uint16]protocol.Attachmen
 		r.channels[g.Name] = ch
 	}
 	c.Slots, c.SlotSize, c.Summary = ch.Slots(), ch.SlotSize(), ch.Summary()
-	if t, ok := ch.(*protocol.Topic); ok {
-		st := t.Stat()
+	switch ch := ch.(type) {
+	case *protocol.Topic:
+		st := ch.Stat()
 		c.Topic = &st
+	case *protocol.Queue:
+		c.DeadLetters = ch.Flags()&protocol.QueueFlagDeadLetter != 0
 	}
 	if parts&Leases != 0 {
 		c.Oldest, c.Leases = r.oldest(g.Name, ch, names, now)

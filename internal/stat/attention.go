@@ -1,0 +1,121 @@
+package stat
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/shmd/shmd/pkg/protocol"
+)
+
+// Notice is something that is not as it should be, or that somebody wanted otherwise than the configuration says.
+type Notice struct {
+	Grave  bool   // something does not work; else it may be on purpose, or is being mended
+	Of     string // a worker, a channel, or the daemon
+	What   string // what is the matter, and why
+	Next   string // what to do next; empty if there is nothing to do but wait
+	Worker int    // index of the worker's row, or -1
+}
+
+// Attention lists what is not as it should be, the grave first, each with what to do next. It needs a snapshot without parts.
+func (s *Snapshot) Attention() []Notice {
+	var grave, rest []Notice
+	add := func(n Notice) {
+		if n.Grave {
+			grave = append(grave, n)
+		} else {
+			rest = append(rest, n)
+		}
+	}
+	shmctl := "shmctl "
+	if s.Region != "default" {
+		shmctl += "-r " + s.Region + " "
+	}
+	switch {
+	case !s.Status.Alive:
+		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead: workers go on, and nobody repairs or restarts what dies", s.Daemon.Pid), "systemctl start shmd, or shmd -c FILE: it takes the region over", -1})
+	case s.Status.Stopped:
+		add(Notice{true, "shmd", "the daemon is stopped by a signal, or a debugger", fmt.Sprintf("kill -CONT %d", s.Daemon.Pid), -1})
+	}
+	for _, err := range s.Problems {
+		add(Notice{true, "roster", err.Error(), "the daemon writes it again when it starts the worker: " + shmctl + "restart", -1})
+	}
+	for _, g := range s.Groups {
+		if g.Name != "" && g.RolloutState == protocol.RolloutStopped {
+			add(Notice{true, g.Name, "its rolling restart was given up: " + g.RolloutNote, shmctl + "logs " + g.Name + ", then " + shmctl + "restart --rolling " + g.Name, -1})
+		}
+	}
+	for i := range s.Workers {
+		if n, ok := s.Workers[i].notice(shmctl); ok {
+			add(n)
+		}
+	}
+	for i := range s.Channels {
+		if n, ok := s.Channels[i].notice(shmctl); ok {
+			add(n)
+		}
+	}
+	return append(grave, rest...)
+}
+
+func (w *Worker) notice(shmctl string) (Notice, bool) {
+	n := Notice{Of: w.Name, What: w.Reason, Worker: w.Index}
+	switch w.State {
+	case protocol.StateFailed:
+		n.Grave, n.What, n.Next = true, "failed: "+w.Reason, shmctl+"logs "+w.Name+", then "+shmctl+"start "+w.Name
+	case protocol.StateBackoff:
+		n.What, n.Next = "waits to be started again: "+w.Reason, shmctl+"logs "+w.Name
+	case protocol.StateWaiting:
+		n.What = "waits: " + w.Reason
+	case protocol.StateStarting:
+		if time.Since(w.Since) < 5*time.Second {
+			return n, false
+		}
+		n.What, n.Next = fmt.Sprintf("is not ready yet, %s after its start", time.Since(w.Since).Round(time.Second)), shmctl+"logs "+w.Name
+	case protocol.StateStopping:
+		n.What = "is asked to quit: " + w.Reason
+	case protocol.StateExited:
+		switch {
+		case w.Desired == protocol.DesiredStop:
+			n.What, n.Next = "is stopped", shmctl+"start "+w.Name
+		case w.Cause == protocol.CauseExit:
+			return n, false // it has done what it is for
+		default:
+			n.Grave, n.What, n.Next = true, "has ended, and is not started again: "+w.Reason, shmctl+"logs "+w.Name+", then "+shmctl+"start "+w.Name
+		}
+	case protocol.StateReady:
+		if !w.Stalled {
+			return n, false
+		}
+		n.Grave, n.What, n.Next = true, "does not answer: "+w.Reason, "it has to write and flush a line for each (docs/filters.md), or "+shmctl+"restart "+w.Name
+	default:
+		return n, false
+	}
+	return n, true
+}
+
+func (c *Channel) notice(shmctl string) (Notice, bool) {
+	n := Notice{Of: c.Name, Worker: -1}
+	if c.Err != nil {
+		return n, false // its numbers are not ours
+	}
+	if c.Topic != nil {
+		for _, u := range c.Topic.Subscribers {
+			if u.Blocks {
+				n.Grave, n.What = true, fmt.Sprintf("publishers wait, or are about to, for subscriber %d, which is %d messages behind", u.Row, u.Lag)
+				n.Next = fmt.Sprintf("%sch info %s, and to end it %sch evict %s %d", shmctl, c.Name, shmctl, c.Name, u.Row)
+				return n, true
+			}
+		}
+		return n, false
+	}
+	switch {
+	case c.DeadLetters && c.Depth > 0:
+		n.Grave, n.What, n.Next = c.Depth >= c.Slots, fmt.Sprintf("%d dead letters, of at most %d", c.Depth, c.Slots), shmctl+"ch dead "+strings.TrimSuffix(c.Name, ".dead")
+		return n, true
+	case c.Kind == protocol.KindQueue && c.Depth >= c.Slots && c.Slots > 0:
+		n.Grave, n.What, n.Next = true, "is full: producers wait until messages are done", shmctl+"ch info "+c.Name
+		return n, true
+	}
+	return n, false
+}
