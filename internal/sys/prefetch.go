@@ -7,3 +7,14 @@ package sys
 //
 //go:noescape
 func PrefetchLoads(b []byte, stride int)
+
+// PrefetchLine is PrefetchLoads of the line of one byte.
+//
+//go:noescape
+func PrefetchLine(p *byte)
+
+// PrefetchStores asks for lines from the one of p on to be fetched into the cache of this CPU and taken from others, for a write that is to come. It is a
+// hint as PrefetchLoads is.
+//
+//go:noescape
+func PrefetchStores(p *byte, lines int)

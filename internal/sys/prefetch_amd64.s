@@ -14,3 +14,20 @@ test:
 	TESTQ CX, CX
 	JGT  loop
 	RET
+
+// func PrefetchLine(p *byte)
+TEXT ·PrefetchLine(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), SI
+	PREFETCHT0 (SI)
+	RET
+
+// func PrefetchStores(p *byte, lines int)
+TEXT ·PrefetchStores(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), SI
+	MOVQ lines+8(FP), CX
+loop:
+	BYTE $0x0f; BYTE $0x0d; BYTE $0x0e // PREFETCHW (SI)
+	ADDQ $64, SI
+	DECQ CX
+	JGT  loop
+	RET

@@ -120,6 +120,27 @@ func (q *Queue) frame(i uint64) (Frame, error) {
 	return f, nil
 }
 
+// run returns the messages of a slot that lie one after another, and how many they are: a message alone, or a frame of messages of one size of which none
+// was acked and none is to be delivered alone. Else it returns 0, of a damaged slot too. It is what a Frame
+// shows, without one to hand over.
+func (q *Queue) run(i uint64) ([]byte, int) {
+	meta := q.slot(i).meta().Load()
+	length, n := uint32(meta), uint32(meta>>32)
+	switch {
+	case length > uint32(q.slotSize):
+		return nil, 0
+	case n == 0:
+		return q.payload(i)[:length:length], 1
+	case n > MaxFrame || length < frameData || (length-frameData)%n != 0: // n is beyond it with a flag too
+		return nil, 0
+	}
+	p := q.payload(i)
+	if overlayWord(p).Load() != 0 {
+		return nil, 0
+	}
+	return p[frameData:length:length], int(n)
+}
+
 // Len returns the number of messages, those that were acked before included.
 func (f *Frame) Len() int { return f.count }
 
@@ -154,18 +175,6 @@ func (f *Frame) Open() int {
 		return 1
 	}
 	return f.count - bits.OnesCount64(f.done.Load()&(1<<f.count-1))
-}
-
-// Run returns all messages of a frame one after another, and how many they are; they are of one size. It returns nil if they are not, or
-// if some were acked before or are to be delivered one at a time. A slot that is one message is a run of one.
-func (f *Frame) Run() ([]byte, int) {
-	switch {
-	case f.done == nil:
-		return f.p[:f.end:f.end], 1
-	case f.varied || f.single || f.done.Load() != 0:
-		return nil, 0
-	}
-	return f.p[frameData:f.end:f.end], f.count
 }
 
 // Damaged returns the error for a message of which At returns nil.

@@ -164,6 +164,9 @@ func (l *Lane) claim(owner uint16) (uint64, error) {
 		l.room = room
 	}
 	l.next = p + 1
+	if to := p + l.q.ahead; to-l.room <= l.q.mask { // not a slot that the consumer may be reading
+		l.q.own(to)
+	}
 	return p, nil
 }
 
@@ -445,22 +448,24 @@ func (l *Lane) done(p uint64) {
 	l.q.Senders.Ring(int(n))
 }
 
-// lease ends what TryReceive and ReceiveTo share. receiveMu is held.
-func (l *Lane) lease(owner uint16) (Lease, error) {
-	lease, err := l.take(owner)
-	if err != nil {
-		return lease, err
+// lease ends what TryReceive and ReceiveTo share. It returns what Queue.run does, too. receiveMu is held.
+func (l *Lane) lease(owner uint16) (lease Lease, b []byte, n int, err error) {
+	if lease, err = l.take(owner); err != nil {
+		return lease, nil, 0, err
 	}
-	if l.q.slot(lease.slot).meta().Load() > uint64(l.q.slotSize) { // a frame, or damaged
+	if b, n = l.q.run(lease.slot); n > 0 && lease.word.Deliveries() == 0 {
+		lease.open = uint32(n)
+	} else if n != 1 || l.q.slot(lease.slot).meta().Load() > uint64(l.q.slotSize) { // a frame, or damaged
+		b, n = nil, 0
 		if err := l.q.leaseFrame(&lease); err != nil {
 			sys.StoreRelease(&l.q.info.Head, l.head) // before G: Acked is never beyond Head
 			l.end(lease)
-			return Lease{}, fmt.Errorf("%w; what was in the slot was dropped", err)
+			return Lease{}, nil, 0, fmt.Errorf("%w; what was in the slot was dropped", err)
 		}
 	}
 	l.received += uint64(lease.open)
 	sys.StoreRelease(l.receivedAt, l.received)
-	return lease, nil
+	return lease, b, n, nil
 }
 
 // TryReceive leases the next message to the attachment owner. Errors: ErrEmpty, *EndError, *CorruptError (what was in the slot is dropped).
@@ -469,7 +474,7 @@ func (l *Lane) TryReceive(owner uint16) (Lease, error) {
 		return Lease{}, err
 	}
 	defer l.receiveMu.Unlock()
-	lease, err := l.lease(owner)
+	lease, _, _, err := l.lease(owner)
 	if err == nil {
 		sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery
 	}
@@ -626,17 +631,16 @@ func (l *Lane) lockReceive() error {
 
 // receiveTo is ReceiveTo. receiveMu is held, or the end is a Consumer's.
 func (l *Lane) receiveTo(owner uint16, buf []byte) ([]byte, Lease, error) {
-	lease, err := l.lease(owner)
+	lease, b, n, err := l.lease(owner)
 	if err != nil {
 		return buf, lease, err
 	}
 	q := l.q
-	meta := q.slot(lease.slot).meta().Load()
-	if meta > uint64(q.slotSize) {
+	if n != 1 {
 		sys.StoreRelease(&q.info.Head, l.head)
 		return buf, lease, nil
 	}
-	buf = append(buf, q.payload(lease.slot)[:meta]...)
+	buf = append(buf, b...)
 	sys.StoreRelease(&q.info.Head, l.head) // before G: Acked is never beyond Head
 	l.end(lease)
 	l.countAck(1)

@@ -82,9 +82,10 @@ func (q *Queue) putRun(at uint64, b []byte, size int) (n int, meta uint64) {
 	if n = min(len(b)/size, (len(slot)-frameData)/size, MaxFrame); n <= 1 {
 		return 1, uint64(copy(slot, b[:size]))
 	}
-	f := FrameWriter{p: slot, n: n, size: size, end: frameData + n*size}
+	// No FrameWriter: to hand one over is to read in wide words what was just written in narrow ones, for which a processor waits.
+	sys.StoreRelease(overlayWord(slot), 0)
 	copy(slot[frameData:], b[:n*size])
-	return n, f.seal()
+	return n, uint64(n)<<32 | uint64(frameData+n*size)
 }
 
 // Room returns how many slots are free now, those that somebody keeps out of order included.
@@ -132,6 +133,12 @@ func (c *Consumer) Ready() bool {
 	return Word(l.q.slot(l.head).State.Load()) == l.q.ready(l.head)
 }
 
+// Awaited is Ready for a loop: it asks for the second line of the slot too.
+func (c *Consumer) Awaited() bool {
+	c.l.q.fetchSecond(c.l.head)
+	return c.Ready()
+}
+
 // Receive appends the next message to buf and acks it; of a frame it returns the lease instead. Errors: as Lane.TryReceive.
 func (c *Consumer) Receive(buf []byte) ([]byte, Lease, error) { return c.l.receiveTo(c.owner, buf) }
 
@@ -141,19 +148,14 @@ func (c *Consumer) Pending() bool {
 	return c.Ready() || l.returned != i.Returned.Load() || len(l.again) > 0 || int64(i.Tail.Load()-l.head) > 0
 }
 
-// TryReceive leases the next message, or frame of messages. Errors: as Lane.TryReceive.
-func (c *Consumer) TryReceive() (Lease, Frame, error) {
+// TryReceive leases the next slot. It returns all its n messages, which lie in b one after another and are of one size; or, n being 0, messages
+// that are to be taken one by one, from Queue.Frame. Errors: as Lane.TryReceive.
+func (c *Consumer) TryReceive() (lease Lease, b []byte, n int, err error) {
 	l := c.l
-	lease, err := l.lease(c.owner)
-	if err != nil {
-		return lease, Frame{}, err
+	if lease, b, n, err = l.lease(c.owner); err == nil {
+		sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery
 	}
-	sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery
-	f, err := l.q.frame(lease.slot)
-	if err != nil { // it was whole a moment ago
-		c.Ack(lease)
-	}
-	return lease, f, err
+	return lease, b, n, err
 }
 
 // Ack ends a lease. Errors: ErrLost.

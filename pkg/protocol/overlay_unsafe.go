@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"github.com/shmd/shmd/internal/sys"
 	"sync/atomic"
 	"unsafe"
 )
@@ -47,4 +48,14 @@ func (l *Latest) slot(i uint64) *LatestSlot {
 // payload returns the payload of slot i, all SlotSize bytes.
 func (l *Latest) payload(i uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(l.first), (i&l.mask)*l.stride+SizeofLatestSlot)), l.slotSize)
+}
+
+// fetchSecond asks for the second line of slot p, if it has one, while its first is looked at: both come at a time when the producer has written them.
+func (q *Queue) fetchSecond(p uint64) {
+	sys.PrefetchLine((*byte)(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride+min(q.stride-1, 64))))
+}
+
+// own asks for the first lines of slot p, to be written soon.
+func (q *Queue) own(p uint64) {
+	sys.PrefetchStores((*byte)(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride)), q.lines)
 }

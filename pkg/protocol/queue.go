@@ -34,7 +34,9 @@ type Queue struct {
 	slotSize      int
 	stride        uint64
 	offset        uint64
-	first         *byte // of slot 0
+	first         *byte  // of slot 0
+	ahead         uint64 // a lane: so many slots before it writes one, the producer asks for its lines
+	lines         int    // so many
 	maxDeliveries int
 	maxLeases     int
 	flags         QueueFlag
@@ -48,6 +50,7 @@ const (
 	queueCounters = bodyOffset + SizeofQueueInfo
 	queueStripes  = 16
 	queueSlots    = 4096 // offset of slot 0
+	aheadBytes    = 2048 // see Queue.ahead
 )
 
 // stride returns the bytes from one slot to the next: whole cache lines, and whole pages for large slots, whose
@@ -55,6 +58,9 @@ const (
 func (o QueueOptions) stride() int64 {
 	n := int64(SizeofSlotHeader + o.SlotSize)
 	if o.Lane && o.SlotSize < 4096 { // slots are used in order: they need not begin on a line
+		if n > 64 && n <= 128 { // but these take a pair of lines, which processors fetch together
+			return 128
+		}
 		return (n + 15) &^ 15
 	}
 	if o.SlotSize >= 4096 {
@@ -160,6 +166,7 @@ func OpenQueue(b []byte) (*Queue, error) {
 	}
 	lane := flags&QueueFlagLane != 0
 	return &Queue{
+		ahead: min(max(2048/stride, 1), 16), lines: int(min(stride, 256)+63) / 64,
 		b: b, h: h, info: info,
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset, first: &b[offset],

@@ -324,47 +324,57 @@ func (c *Consumer) ReceiveRun(ctx context.Context) (b []byte, n int, err error) 
 }
 
 func (c *Consumer) tryRun() ([]byte, int, error) {
-	if err := c.take(); err != nil {
-		return nil, 0, err
+	b, n, err := c.take()
+	if n > 0 || err != nil {
+		return b, n, err
 	}
-	if c.lease.Deliveries() == 0 {
-		if b, n := c.frame.Run(); n > 0 {
-			c.index = all
-			return b, n, nil
-		}
-	}
-	b, err := c.hand()
+	b, err = c.hand()
 	return b, 1, err
 }
 
 func (c *Consumer) tryNext() ([]byte, error) {
-	if err := c.take(); err != nil {
-		return nil, err
+	b, n, err := c.take()
+	if n == 1 || err != nil {
+		return b, err
+	}
+	if n > 1 { // one by one
+		if c.frame, err = c.q.q.Frame(c.lease); err != nil { // it was whole a moment ago
+			c.Ack()
+			return nil, err
+		}
 	}
 	return c.hand()
 }
 
-// take sees to it that there is a lease, of which nothing is out.
-func (c *Consumer) take() (err error) {
+// take takes the next slot. It returns all its messages, n of them, and they are out; or 0 if they are to be handed out one by one, as those are of
+// a slot that was taken before.
+func (c *Consumer) take() (b []byte, n int, err error) {
 	c.q.r.beat()
 	switch {
 	case !c.open:
-		return ErrClosed
+		return nil, 0, ErrClosed
 	case c.index != none:
-		return errOut
+		return nil, 0, errOut
 	case c.q.r.quit.Err() != nil:
-		return c.q.r.asked()
+		return nil, 0, c.q.r.asked()
 	case c.lease.Open() > 0:
-		return nil
+		return nil, 0, nil
 	}
 	c.run++
-	c.lease, c.frame, err = c.c.TryReceive()
-	if err != nil {
+	if c.lease, b, n, err = c.c.TryReceive(); err != nil {
 		c.lease = protocol.Lease{}
-		return err
+		return nil, 0, err
 	}
 	c.slow = true
-	return nil
+	if n > 0 {
+		c.index = all
+		return b, n, nil
+	}
+	if c.frame, err = c.q.q.Frame(c.lease); err != nil { // it was whole a moment ago
+		c.c.Ack(c.lease)
+		c.lease, c.slow = protocol.Lease{}, false
+	}
+	return nil, 0, err
 }
 
 // hand hands out the next message of the lease.
@@ -425,7 +435,7 @@ func (c *Consumer) glance() {
 	}
 	for i := range glances {
 		for range peeks {
-			if c.c.Ready() {
+			if c.c.Awaited() {
 				if i == 0 {
 					c.lag = min(max(2*c.lag, lag), mostLag)
 				}
@@ -451,7 +461,7 @@ func (c *Consumer) wait(ctx context.Context) error {
 		found := false
 		for n := int32(0); n < turns && !found; n++ {
 			for i := 0; i < peeks && !found; i++ {
-				found = c.c.Ready()
+				found = c.c.Awaited()
 			}
 			if n%16 == 15 && !found { // what does not show in that line: a message that came back, the end
 				if ctx.Err() != nil || q.r.asked() != nil {

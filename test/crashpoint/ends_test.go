@@ -449,7 +449,7 @@ func (e ends) asConsumer(b []byte, owner uint16) uint64 {
 		return resultEmpty
 	}
 	defer c.Close()
-	l, f, err := c.TryReceive()
+	l, run, k, err := c.TryReceive()
 	if err != nil {
 		return result(err)
 	}
@@ -457,7 +457,7 @@ func (e ends) asConsumer(b []byte, owner uint16) uint64 {
 	if n < 0 {
 		return resultTorn
 	}
-	if run, k := f.Run(); k > 0 { // the same messages, in one piece
+	if k > 0 { // the same messages, in one piece
 		size := len(run) / k
 		for i := range k {
 			if v, whole := message(run[i*size : (i+1)*size]); k != n || !whole || v != get(b, wordItems+2*i) {

@@ -44,6 +44,8 @@ var laneMutants = []mutant{
 	{"ack without wake", "wake", false, "lane.go", "	l.q.Senders.Ring(int(n))\n", "	_ = n\n"},
 	{"a slot held for long is freed without wake", "wake", false, "lane.go", "		return false\n	}\n	q.Senders.Ring(1)\n	return true\n", "		return false\n	}\n	return true\n"},
 
+	{"run: what was acked before comes with it", "unit", true, "frame.go", "	if overlayWord(p).Load() != 0 {\n		return nil, 0\n	}\n	return p[frameData:length:length]", "	return p[frameData:length:length]"},
+	{"run: one that killed comes as a whole", "unit", true, "lane.go", "n > 0 && lease.word.Deliveries() == 0 {", "n > 0 {"},
 	{"frame: the bit before the count [O][Q]", "kill", true, "frame.go", "	s := &q.slot(l.slot).State\n	if l.word.Deliveries() > 0 && f.FirstOpen(0) == i {", "	s := &q.slot(l.slot).State\n	if first := f.FirstOpen(0); l.word.Deliveries() > 0 && first == i {\n		f.done.Or(1 << i)"},
 	{"frame: the count does not begin anew [O]", "unit", false, "frame.go", "if l.word.Deliveries() > 0 && f.FirstOpen(0) == i {", "if false {"},
 	{"frame: the last message's ack does not end it", "kill", false, "frame.go", "if f.done == nil || f.Open() == 1 && !f.Done(i) {", "if f.done == nil {"},

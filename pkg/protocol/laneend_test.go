@@ -1,0 +1,85 @@
+package protocol
+
+import "testing"
+
+// A run is a frame of which nothing was acked and nobody died: of every other the messages come one by one.
+func TestLaneRun(t *testing.T) {
+	l := newLane(t, QueueOptions{Slots: 4, SlotSize: 48})
+	out := l.peer(t)
+	p, err := l.Producer(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := out.Consumer(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(want int) Lease {
+		t.Helper()
+		lease, b, n, err := c.TryReceive()
+		if err != nil || n != want || len(b) != 8*want {
+			t.Fatalf("%d messages in %d bytes, %v; want %d", n, len(b), err, want)
+		}
+		return lease
+	}
+	for range 9 { // more than a lap
+		if n, err := p.SendRun([]byte("message0message1message2"), 8); n != 3 || err != nil {
+			t.Fatal(n, err)
+		}
+		lease := take(3)
+		if lease.Open() != 3 {
+			t.Fatalf("%d are open of 3", lease.Open())
+		}
+		if err := c.Ack(lease); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := p.SendRun([]byte("message0message1message2"), 8); n != 3 || err != nil {
+		t.Fatal(n, err)
+	}
+	lease := take(3)
+	f, err := l.q.Frame(lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.AckMessage(&lease, &f, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Return(lease); err != nil {
+		t.Fatal(err)
+	}
+	if lease = take(0); lease.Open() != 2 {
+		t.Fatalf("%d are open of 2 that came back", lease.Open())
+	}
+	if err := out.Nack(lease); err != nil {
+		t.Fatal(err)
+	}
+	if lease = take(0); lease.Deliveries() != 1 {
+		t.Fatalf("%d deliveries of 1", lease.Deliveries())
+	}
+	if err := c.Ack(lease); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.SendRun([]byte("message0message1message2"), 8); n != 3 || err != nil {
+		t.Fatal(n, err)
+	}
+	if err := out.Nack(take(3)); err != nil { // one of them may be what kills
+		t.Fatal(err)
+	}
+	if lease = take(0); lease.Open() != 3 || lease.Deliveries() != 1 {
+		t.Fatalf("%d are open of 3, %d deliveries of 1", lease.Open(), lease.Deliveries())
+	}
+	if err := c.Ack(lease); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.SendRun([]byte("message3"), 8); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	lease = take(1) // a message alone
+	if err := out.Nack(lease); err != nil {
+		t.Fatal(err)
+	}
+	if lease = take(1); lease.Deliveries() != 1 { // again, and with it its count
+		t.Fatalf("%d deliveries of 1", lease.Deliveries())
+	}
+}
