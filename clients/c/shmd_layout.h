@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x66aaad49b48e997c) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xc1c558bca4c73138) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -366,7 +366,7 @@ struct shmd_group_row {
     SHMD_ATOMIC(uint32_t) most;                /* 184, daemon: instances that there may be */
     SHMD_ATOMIC(uint32_t) rollout_state;       /* 188, daemon: see Rollout */
     SHMD_ATOMIC(uint32_t) rollout;             /* 192, daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of */
-    uint8_t reserved_196[4];
+    SHMD_ATOMIC(uint32_t) rank;                /* 196, daemon: how many groups it comes after, one behind the other: of what is stopped together the highest stops first */
     char rollout_note[120];                    /* 200, daemon: why the rolling restart was given up, for people; cut */
 };
 SHMD_ASSERT(sizeof(struct shmd_group_row) == 320, "size of group_row");
@@ -380,6 +380,7 @@ SHMD_ASSERT(offsetof(struct shmd_group_row, command) == 88, "offset of group_row
 SHMD_ASSERT(offsetof(struct shmd_group_row, most) == 184, "offset of group_row.most");
 SHMD_ASSERT(offsetof(struct shmd_group_row, rollout_state) == 188, "offset of group_row.rollout_state");
 SHMD_ASSERT(offsetof(struct shmd_group_row, rollout) == 192, "offset of group_row.rollout");
+SHMD_ASSERT(offsetof(struct shmd_group_row, rank) == 196, "offset of group_row.rank");
 SHMD_ASSERT(offsetof(struct shmd_group_row, rollout_note) == 200, "offset of group_row.rollout_note");
 
 /* One instance: its actual state. Row i of the command segment's worker table belongs to it. */

@@ -138,6 +138,7 @@ static void roster(void) {
         WORD(g, most);
         WORD(g, rollout_state);
         WORD(g, rollout);
+        WORD(g, rank);
         TEXT(g, rollout_note);
     }
     for (uint64_t i = 0; i < LOAD(r, worker_count); i++) {

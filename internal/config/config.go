@@ -125,6 +125,8 @@ type Group struct {
 	LogSize      int64             `toml:"log_size"`      // bytes of the ring that each instance logs to, a power of two
 	LogRate      int               `toml:"log_rate"`      // records and lines a second of one instance that are kept; 0: no limit
 	LogBurst     int               `toml:"log_burst"`     // how many may come at once
+	OnCrash      string            `toml:"on_crash"`      // OnCrashRepair, OnCrashReset
+	After        []string          `toml:"after"`         // groups that have to be ready before an instance is started, and stop after it
 	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
 	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
 	User         string            `toml:"user"`          // name or uid; empty: the daemon's own
@@ -137,11 +139,14 @@ type Access struct {
 	Operate []string `toml:"operate"` // command segment writable; includes observe
 }
 
-// Values of Group.Restart, Group.Ready, Group.Ack, Group.Delimiter, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
+// Values of Group.Restart, Group.OnCrash, Group.Ready, Group.Ack, Group.Delimiter, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
 const (
 	RestartAlways    = "always"
 	RestartOnFailure = "on-failure"
 	RestartNever     = "never"
+
+	OnCrashRepair = "repair"      // what the dead process held is given back, and it is started again
+	OnCrashReset  = "reset-group" // the others of its group end too, and all are started again
 
 	ReadyExec = "exec" // ready as soon as the command runs
 	ReadyCall = "call" // ready when it says so through the library
@@ -238,6 +243,7 @@ func defaultGroup(name string) Group {
 		Ack:          AckOutput,
 		Delimiter:    DelimiterNewline,
 		StallTimeout: 10 * time.Second,
+		OnCrash:      OnCrashRepair,
 		Restart:      RestartAlways,
 		StopTimeout:  DefaultStopTimeout,
 		ReadyTimeout: 30 * time.Second,

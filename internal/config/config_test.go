@@ -78,6 +78,8 @@ backoff_max = "1ms"
 crash_limit = 0
 crash_window = "2h"
 watchdog = "5s"
+on_crash = "reset-group"
+after = ["a"]
 metrics = 5
 log_size = "32KiB"
 log_rate = 100
@@ -119,7 +121,7 @@ func TestComplete(t *testing.T) {
 		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
 		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
-		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, LogSize: 32 << 10, LogRate: 100, LogBurst: 7, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
+		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, OnCrash: OnCrashReset, After: []string{"a"}, LogSize: 32 << 10, LogRate: 100, LogBurst: 7, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
 	filter := defaultGroup("filter")
 	filter.Command, filter.Stdin, filter.Stdout = []string{"sed"}, "lines", "results"
@@ -207,7 +209,7 @@ func TestDefaultsOfChannelAndGroup(t *testing.T) {
 	}
 	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
 		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute, Metrics: 48, LogSize: 64 << 10, LogBurst: 1000,
-		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second}
+		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second, OnCrash: OnCrashRepair}
 	if !reflect.DeepEqual(c.Groups, []Group{w}) {
 		t.Errorf("got %+v", c.Groups)
 	}

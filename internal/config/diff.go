@@ -9,7 +9,7 @@ import (
 )
 
 // atOnce are the keys of a group that hold for the processes that run. All others take a new process.
-var atOnce = []string{"count", "restart", "stop_timeout", "ready", "ready_timeout", "backoff_min", "backoff_max", "crash_limit", "crash_window"}
+var atOnce = []string{"count", "restart", "stop_timeout", "ready", "ready_timeout", "backoff_min", "backoff_max", "crash_limit", "crash_window", "watchdog", "on_crash", "after"}
 
 // StartKeys returns key and value of everything in a group's configuration that a process is started with: if any is another, a running process is out of date.
 // Values are for comparison.

@@ -101,7 +101,8 @@ type stopper struct {
 	targets   []*target
 	left      int      // targets whose process runs
 	daemon    *process // nil: dead, or not to be stopped
-	started   int64    // before the first flag was set
+	began     int64    // before the first flag was set
+	started   int64    // the same of the present wave
 	report    Report
 }
 
@@ -114,6 +115,7 @@ type target struct {
 	page     *protocol.InstancePage // nil: unknown
 	timeout  time.Duration
 	flagged  int64
+	asked    int64  // before the first flag of its wave was set
 	stage    string // the last that was done to it, as in How
 	deadline int64  // of the stage; 0: none
 	exit     int64  // 0: runs
@@ -154,38 +156,6 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 		return s.report, err
 	}
 
-	// Who runs is noted before the flag, since it may be gone a microsecond after it, and again after it: the daemon may
-	// have been in the middle of a launch.
-	earlier := map[int]int64{} // workers that saw an earlier flag, and when that was set
-	coming := map[int]bool{}   // no process, but one was to come
-	for _, i := range targets.Workers {
-		w, err := s.Roster.Worker(i)
-		if err != nil {
-			s.warn("%v: what runs there is found by what it holds", err)
-			continue
-		}
-		coming[i] = w.State == protocol.StateBackoff || w.State == protocol.StateStarting || w.State == protocol.StateWaiting
-		if page := s.page(w); protocol.Flagged(s.Command.WorkerQuit(i)) && page != nil && page.QuitSeenNs.Load() != 0 {
-			earlier[i] = s.Command.WorkerFlaggedNs(i)
-		}
-		if err := s.watch(i, w); err != nil {
-			return s.report, err
-		}
-	}
-	s.started = sys.MonotonicNs()
-	s.Command.Stop(targets.Workers, targets.Groups, targets.Region)
-	for _, i := range targets.Workers {
-		if w, err := s.Roster.Worker(i); err == nil {
-			if err := s.watch(i, w); err != nil {
-				return s.report, err
-			}
-		}
-	}
-	timeouts := s.timeouts()
-	for _, t := range s.targets {
-		s.begin(t, timeouts, earlier)
-	}
-
 	// The wait ends with the context.
 	waitEnded := make(chan struct{})
 	endWait := context.AfterFunc(ctx, func() { s.ep.Close(); close(waitEnded) })
@@ -194,7 +164,32 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 			<-waitEnded
 		}
 	}()
-	err = s.wait()
+	coming := map[int]bool{} // no process, but one was to come
+	for _, i := range targets.Workers {
+		if w, err := s.Roster.Worker(i); err != nil {
+			s.warn("%v: what runs there is found by what it holds", err)
+		} else {
+			coming[i] = w.State == protocol.StateBackoff || w.State == protocol.StateStarting || w.State == protocol.StateWaiting
+		}
+	}
+	s.began = sys.MonotonicNs()
+	timeouts := s.timeouts()
+	waves := s.waves(targets.Workers)
+	if len(waves) > 1 { // so that none of them is started again
+		s.Command.Want(targets.Workers, targets.Groups, targets.Region)
+	}
+	for i, wave := range waves {
+		stop := func() { s.Command.Stop(wave, nil, false) }
+		if i == len(waves)-1 {
+			stop = func() { s.Command.Stop(targets.Workers, targets.Groups, targets.Region) }
+		}
+		if err = s.ask(wave, stop, timeouts); err == nil {
+			err = s.wait()
+		}
+		if err != nil {
+			break
+		}
+	}
 	if err == nil && targets.Region && s.left == 0 && s.escalates {
 		err = s.stopStrays(timeouts)
 	}
@@ -305,7 +300,7 @@ func (s *stopper) begin(t *target, timeouts map[string]time.Duration, earlier ma
 	if t.timeout = timeouts[group]; t.timeout == 0 {
 		t.timeout = defaultStopTimeout
 	}
-	t.stage, t.flagged = HowFlag, s.started
+	t.stage, t.flagged, t.asked = HowFlag, s.started, s.started
 	if t.index >= 0 {
 		t.flagged = s.Command.WorkerFlaggedNs(t.index)
 	}
@@ -376,7 +371,7 @@ func (s *stopper) ended(tokens []uint64) error {
 				return err
 			}
 			if d := s.report.Daemon; d != nil {
-				d.ExitNs = max(now-s.started, 1)
+				d.ExitNs = max(now-s.began, 1)
 				if d.How == "" {
 					d.How = HowExit
 				}
@@ -656,7 +651,7 @@ func (s *stopper) how(t *target, w WorkerReport) string {
 	if t.stage != HowFlag || !s.o.DaemonAnswers {
 		return t.stage
 	}
-	steps := (t.exit - max(t.flagged, s.started)) / int64(t.timeout)
+	steps := (t.exit - max(t.flagged, t.asked)) / int64(t.timeout)
 	if t.deaf() {
 		steps++
 	}

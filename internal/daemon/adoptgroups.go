@@ -86,6 +86,7 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 			g.drain.carry(w, position, number)
 		}
 	}
+	d.order()
 	d.nameWorkers()
 	return torn, nil
 }

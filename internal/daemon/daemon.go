@@ -461,7 +461,8 @@ func restartOf(s string) protocol.Restart {
 // policyOf is what the machine has to know of a group.
 func policyOf(g *config.Group) *supervise.Policy {
 	return &supervise.Policy{Name: g.Name, Restart: restartOf(g.Restart), ReadyAtExec: g.ReadyAtExec(), ReadyTimeout: g.ReadyTimeout, StopTimeout: g.StopTimeout,
-		BackoffMin: g.BackoffMin, BackoffMax: g.BackoffMax, CrashLimit: g.CrashLimit, CrashWindow: g.CrashWindow, Watchdog: g.Watchdog}
+		BackoffMin: g.BackoffMin, BackoffMax: g.BackoffMax, CrashLimit: g.CrashLimit, CrashWindow: g.CrashWindow, Watchdog: g.Watchdog,
+		ResetGroup: g.OnCrash == config.OnCrashReset}
 }
 
 func commandOf(g *config.Group) string {

@@ -51,6 +51,7 @@ func (d *Daemon) addGroups() error {
 			}
 		}
 	}
+	d.order()
 	d.nameWorkers()
 	return nil
 }
@@ -83,8 +84,27 @@ func (d *Daemon) addGroup(conf *config.Group) (*group, error) {
 func (d *Daemon) configure(g *group, conf *config.Group) {
 	g.conf, g.hash = conf, startHash(conf)
 	*g.policy = *policyOf(conf)
+	d.order()
 	g.row.Name, g.row.Restart, g.row.Configured, g.row.Most = conf.Name, restartOf(conf.Restart), conf.Count, d.conf.Most(conf)
-	g.row.StopTimeout, g.row.Command = conf.StopTimeout, commandOf(conf)
+	g.row.StopTimeout, g.row.Command, g.row.Rank = conf.StopTimeout, commandOf(conf), d.conf.Rank(conf)
+}
+
+// order tells the machine which groups come after which. A group that is gone holds up nobody.
+func (d *Daemon) order() {
+	byName := map[string]*group{}
+	for _, g := range d.living() {
+		if g.conf != nil && !g.removed {
+			byName[g.conf.Name] = g
+		}
+	}
+	for _, g := range byName {
+		g.policy.After = nil
+		for _, name := range g.conf.After {
+			if o := byName[name]; o != nil {
+				g.policy.After = append(g.policy.After, o.machine)
+			}
+		}
+	}
 }
 
 // startHash identifies what of a group's configuration a process is started with. It is never 0.

@@ -95,6 +95,8 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	c := a.Change
 	w.row.State, w.row.Reason, w.row.Since = c.To, c.Reason, c.At
 	switch {
+	case c.Cause == supervise.CauseHang:
+		w.row.Cause = protocol.CauseWatchdog
 	case c.Cause == supervise.CauseNotReady:
 		w.row.Cause = protocol.CauseNotReady
 	case c.Cause == supervise.CauseNoStart:
@@ -396,11 +398,21 @@ func (d *Daemon) beginShutdown(why string) {
 	for _, g := range d.living() {
 		groups = append(groups, g.index)
 	}
-	d.mem.command.Stop(workers, groups, true)
+	if d.ordered() { // the machine asks one after the other, and outsiders come last
+		d.mem.command.Want(workers, groups, true)
+		d.machine.End()
+	} else {
+		d.mem.command.Stop(workers, groups, true)
+	}
 	for _, w := range d.workers {
 		d.reconcile(w)
 	}
 	d.checkStopped()
+}
+
+// ordered reports whether some groups come after others.
+func (d *Daemon) ordered() bool {
+	return slices.ContainsFunc(d.living(), func(g *group) bool { return len(g.policy.After) > 0 })
 }
 
 // killAll is the second signal to a daemon that is stopping: it waits no longer.
@@ -419,6 +431,9 @@ func (d *Daemon) checkStopped() {
 		if w.proc != nil {
 			return
 		}
+	}
+	if !protocol.Flagged(d.mem.command.RegionQuit()) { // outsiders: their workers stopped in order
+		d.mem.command.Stop(nil, nil, true)
 	}
 	d.setDaemonState(protocol.DaemonStateStopped)
 	d.finish()

@@ -144,6 +144,7 @@ var Structs = []Struct{
 		w32("Most", 184, daemon, "instances that there may be"),
 		w32("RolloutState", 188, daemon, "see Rollout"),
 		w32("Rollout", 192, daemon, "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"),
+		w32("Rank", 196, daemon, "how many groups it comes after, one behind the other: of what is stopped together the highest stops first"),
 		text("RolloutNote", 200, 120, daemon, "why the rolling restart was given up, for people; cut"),
 	}},
 	{Name: "WorkerRow", Size: 448, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{

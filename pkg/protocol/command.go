@@ -163,6 +163,20 @@ func (c *Command) Stop(workers, groups []int, region bool) {
 	c.Ring()
 }
 
+// Want asks workers, groups or the region to stop, desired state alone: what Stop does for those that are to quit later, when others have.
+func (c *Command) Want(workers, groups []int, region bool) {
+	if region {
+		c.info.Desired.Store(uint32(DesiredStop))
+	}
+	for _, g := range groups {
+		c.groups[g].Desired.Store(uint32(DesiredStop))
+	}
+	for _, w := range workers {
+		c.rows[w].Desired.Store(uint32(DesiredStop)) // K
+	}
+	c.Ring()
+}
+
 // Flag sets the quit flag of worker i and wakes it; desired state is not touched. The daemon uses it for restarts.
 func (c *Command) Flag(i int) {
 	c.rows[i].FlaggedNs.Store(uint64(sys.MonotonicNs()))

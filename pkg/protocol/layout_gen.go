@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x66aaad49b48e997c
+const LayoutHash uint64 = 0xc1c558bca4c73138
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -854,7 +854,8 @@ type GroupRow struct {
 	RolloutState atomic.Uint32
 	// Rollout is at 192, written by daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of
 	Rollout atomic.Uint32
-	_       [4]byte
+	// Rank is at 196, written by daemon: how many groups it comes after, one behind the other: of what is stopped together the highest stops first
+	Rank atomic.Uint32
 	// RolloutNote is at 200, written by daemon: why the rolling restart was given up, for people; cut
 	RolloutNote [15]atomic.Uint64
 }
@@ -872,6 +873,7 @@ const (
 	OffsetofGroupRowMost          = 184
 	OffsetofGroupRowRolloutState  = 188
 	OffsetofGroupRowRollout       = 192
+	OffsetofGroupRowRank          = 196
 	OffsetofGroupRowRolloutNote   = 200
 )
 
@@ -1936,6 +1938,7 @@ var Layouts = []StructInfo{
 		{"most", "u32", 184, 4, "daemon", "instances that there may be"},
 		{"rollout_state", "u32", 188, 4, "daemon", "see Rollout"},
 		{"rollout", "u32", 192, 4, "daemon", "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"},
+		{"rank", "u32", 196, 4, "daemon", "how many groups it comes after, one behind the other: of what is stopped together the highest stops first"},
 		{"rollout_note", "text", 200, 120, "daemon", "why the rolling restart was given up, for people; cut"},
 	}},
 	{Name: "WorkerRow", Size: 448, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{

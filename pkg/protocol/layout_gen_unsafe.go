@@ -64,6 +64,7 @@ const (
 	_ = -uint(unsafe.Offsetof(GroupRow{}.Most) ^ OffsetofGroupRowMost)
 	_ = -uint(unsafe.Offsetof(GroupRow{}.RolloutState) ^ OffsetofGroupRowRolloutState)
 	_ = -uint(unsafe.Offsetof(GroupRow{}.Rollout) ^ OffsetofGroupRowRollout)
+	_ = -uint(unsafe.Offsetof(GroupRow{}.Rank) ^ OffsetofGroupRowRank)
 	_ = -uint(unsafe.Offsetof(GroupRow{}.RolloutNote) ^ OffsetofGroupRowRolloutNote)
 	_ = -uint(unsafe.Sizeof(WorkerRow{}) ^ SizeofWorkerRow)
 	_ = -uint(unsafe.Alignof(WorkerRow{}) ^ 8)

@@ -53,6 +53,7 @@ type Group struct {
 	Most        int // instances that there may be
 	StopTimeout time.Duration
 	Command     string // for people; cut
+	Rank        int    // of what is stopped together the highest stops first
 
 	Rollout      uint32 // the number of the rolling restart that RolloutState tells of
 	RolloutState RolloutState
@@ -331,7 +332,7 @@ func (r *Roster) Group(i int) (Group, error) {
 	var g Group
 	err = readRow(&p.Seq, r.daemonLives, func() {
 		g = Group{Name: Text(p.Name[:]), Restart: Restart(p.Restart.Load()), Configured: int(p.Configured.Load()), Count: int(p.Count.Load()), Most: int(p.Most.Load()),
-			StopTimeout: time.Duration(p.StopTimeoutNs.Load()), Command: Text(p.Command[:]),
+			StopTimeout: time.Duration(p.StopTimeoutNs.Load()), Rank: int(p.Rank.Load()), Command: Text(p.Command[:]),
 			Rollout: p.Rollout.Load(), RolloutState: RolloutState(p.RolloutState.Load()), RolloutNote: Text(p.RolloutNote[:])}
 	})
 	if err != nil {
@@ -358,6 +359,7 @@ func (r *Roster) SetGroup(i int, g Group) error {
 		p.Count.Store(uint32(g.Count))
 		p.Most.Store(uint32(g.Most))
 		p.StopTimeoutNs.Store(uint64(g.StopTimeout))
+		p.Rank.Store(uint32(g.Rank))
 		p.Rollout.Store(g.Rollout)
 		p.RolloutState.Store(uint32(g.RolloutState))
 		SetText(p.Name[:], g.Name)

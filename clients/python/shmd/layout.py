@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x66aaad49b48e997c  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xc1c558bca4c73138  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -310,6 +310,7 @@ FIELDS = {
         "most": (184, "I"),  # daemon: instances that there may be
         "rollout_state": (188, "I"),  # daemon: see Rollout
         "rollout": (192, "I"),  # daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of
+        "rank": (196, "I"),  # daemon: how many groups it comes after, one behind the other: of what is stopped together the highest stops first
         "rollout_note": (200, "120s"),  # daemon: why the rolling restart was given up, for people; cut
     },
     # One instance: its actual state. Row i of the command segment's worker table belongs to it.

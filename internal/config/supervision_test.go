@@ -1,0 +1,40 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestSupervisionIsRefused(t *testing.T) {
+	const w = "[worker.w]\nbuiltin = \"idle\"\n"
+	for text, want := range map[string]string{
+		w + `watchdog = "10ms"`: `watchdog in [worker.w]: 10ms is out of range; use 100ms to 24h`,
+		"[channel.q]\n[worker.w]\ncommand = [\"sed\"]\nstdin = \"q\"\nack = \"written\"\nwatchdog = \"5s\"": "a filter has no heartbeat",
+		"[worker.w]\ncommand = [\"true\"]\nwatchdog = \"5s\"":                                               `add ready = "call"`,
+		w + `on_crash = "reset"`:                                      `unknown on_crash "reset"`,
+		w + "on_crash = \"reset-group\"\nrestart = \"never\"":         `with restart = "never" nothing is started again`,
+		w + `after = ["w"]`:                                           "the group cannot come after itself",
+		w + `after = ["v", "v"]` + "\n[worker.v]\nbuiltin = \"idle\"": `"v" is there twice`,
+		w + `after = ["dbb"]` + "\n[worker.db]\nbuiltin = \"idle\"":   `unknown worker group "dbb"; did you mean "db"?`,
+		w + "after = [\"b\"]\n[worker.a]\nbuiltin = \"idle\"\nafter = [\"w\"]\n[worker.b]\nbuiltin = \"idle\"\nafter = [\"c\", \"a\"]\n[worker.c]\nbuiltin = \"idle\"": "a after w after b after a",
+	} {
+		_, err := Parse("x.toml", []byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n%v\nwant %s", text, err, want)
+		} else if n := strings.Count(err.Error(), "\n"); n > 0 {
+			t.Errorf("%s\nmore than that is refused: %v", text, err)
+		}
+	}
+}
+
+func TestRank(t *testing.T) {
+	c, err := Parse("x.toml", []byte("[worker.web]\nbuiltin = \"idle\"\nafter = [\"api\", \"db\"]\n[worker.api]\nbuiltin = \"idle\"\nafter = [\"db\"]\n[worker.db]\nbuiltin = \"idle\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{2, 1, 0} {
+		if got := c.Rank(&c.Groups[i]); got != want {
+			t.Errorf("%s: %d, want %d", c.Groups[i].Name, got, want)
+		}
+	}
+}
