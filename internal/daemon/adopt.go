@@ -197,7 +197,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 				d.endUnrecorded(w)
 			}
 		}
-		w.proc = &process{pid: row.Pid, ticks: row.StartTicks, started: w.row.Since, running: true, adopted: true}
+		w.proc = &process{pid: row.Pid, ticks: row.StartTicks, started: sinceWhen(w.row.Since, time.Now()), running: true, adopted: true}
 		w.proc.pidfd = d.livingOrEnded(e, id, row)
 		w.proc.adopted = !isChild(w.proc)
 		for i, name := range []string{outputName(id), errorName(id)} {
@@ -386,10 +386,14 @@ func (d *Daemon) resumeRunning(w *worker) {
 	d.notice(w)
 }
 
+// sinceWhen makes of a time that an earlier daemon wrote down, by the wall clock, one of this process: how long ago it is does not change when the clock is set
+// from here on. What was set before cannot be known: a time that is yet to come was just now.
+func sinceWhen(t, now time.Time) time.Time { return now.Add(-max(0, now.Sub(t))) }
+
 // asItWas is what an earlier daemon wrote down of a worker.
 func (d *Daemon) asItWas(w *worker, alive, ended bool) supervise.Adopted {
 	return supervise.Adopted{Desired: d.desired(w), State: w.row.State, Reason: w.row.Reason, Restarts: w.row.Restarts, Restarted: w.row.Restarted,
-		Since: w.row.Since, Clean: w.row.ExitCode == 0 && w.row.ExitSignal == 0, Alive: alive, Ended: ended}
+		Since: sinceWhen(w.row.Since, time.Now()), Clean: w.row.ExitCode == 0 && w.row.ExitSignal == 0, Alive: alive, Ended: ended}
 }
 
 // resumeWaiting goes on with a worker that has no process.

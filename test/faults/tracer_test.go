@@ -61,9 +61,12 @@ type tracer struct {
 	counts map[uint64]int
 	hit    string // the process in which the call failed, "" if none did
 
-	seen  map[int]bool     // threads that have stopped once
-	group map[int]int      // thread to process
-	poll  map[int][]uint64 // process to calls of the runtime's own that it has made
+	skew   *atomic.Int64    // seconds that the wall clock of the programs is ahead, if not nil
+	clocks map[int]uint64   // thread to where the clock is written that it reads
+	skewed atomic.Int64     // how often that was
+	seen   map[int]bool     // threads that have stopped once
+	group  map[int]int      // thread to process
+	poll   map[int][]uint64 // process to calls of the runtime's own that it has made
 }
 
 const (
@@ -102,6 +105,11 @@ func (x *tracer) run(argv, env []string, files []*os.File, started func(pid int)
 	if err := syscall.PtraceSetOptions(pid, options); err != nil {
 		return ws, err
 	}
+	if x.skew != nil {
+		if err := hideVDSO(pid); err != nil {
+			return ws, err
+		}
+	}
 	x.seen[pid] = true
 	x.resume(pid, 0)
 	for {
@@ -126,6 +134,11 @@ func (x *tracer) run(argv, env []string, files []*os.File, started func(pid int)
 		case s == syscall.SIGTRAP:
 			if ws.TrapCause() == syscall.PTRACE_EVENT_EXEC {
 				delete(x.poll, tid) // another program
+				if x.skew != nil {
+					if err := hideVDSO(tid); err != nil && !errors.Is(err, syscall.ESRCH) {
+						return ws, err
+					}
+				}
 			}
 		case s == syscall.SIGSTOP && !x.seen[tid]: // new
 		default:
@@ -147,6 +160,9 @@ func (x *tracer) resume(tid, sig int) {
 // call is called at the entry and at the exit of every system call.
 func (x *tracer) call(tid int) error {
 	i, err := infoOf(tid)
+	if x.skew != nil && err == nil {
+		return x.clock(tid, i)
+	}
 	if err != nil || i.Op != atEntry || x.calm.Load() || x.exempt(tid, i) {
 		return err
 	}
