@@ -23,6 +23,7 @@ import (
 //   - scripts whose interpreter is not there
 //   - directories and users that are not there
 //   - segments that do not fit into memory, as far as is known before they are made
+//   - more descriptors than the daemon may have open, or than fit into the fd store of its systemd unit
 //
 // It looks at the system as it is now and to the user that calls: a daemon may find another.
 // For a user other than the caller it reads mode bits and knows no ACLs.
@@ -37,6 +38,8 @@ type system struct {
 	hasGroup  func(name string) error
 	memory    func() (limit int64, source string, err error)
 	hugePages func() (n int, size int64, err error)
+	nofile    func() (most uint64, err error)
+	store     func(region string) (unit string, most int, ok bool)
 }
 
 func host() system {
@@ -49,6 +52,8 @@ func host() system {
 		hasGroup:  func(name string) error { _, err := user.LookupGroup(name); return err },
 		memory:    sys.MemoryLimit,
 		hugePages: sys.HugePagesFree,
+		nofile:    nofile,
+		store:     unitStore,
 	}
 }
 
@@ -66,6 +71,7 @@ func (c *Config) check(s system) []Problem {
 		v.people(at.key("allow_consume"), ch.AllowConsume, s)
 	}
 	v.memory(s)
+	v.descriptors(s)
 	v.errs.sort()
 	return v.errs
 }

@@ -34,6 +34,8 @@ func lab() system {
 	}
 	s.memory = func() (int64, string, error) { return math.MaxInt64, "lab", nil }
 	s.hugePages = func() (int, int64, error) { return math.MaxInt32, 2 << 20, nil }
+	s.nofile = func() (uint64, error) { return math.MaxUint64, nil }
+	s.store = func(string) (string, int, bool) { return "", 0, false }
 	return s
 }
 
@@ -237,5 +239,32 @@ observe = ["root", "@root", "12345678", "@no-such-group"]
 shmd.toml:12:1: observe in [access]: group: unknown group no-such-group; create it, or remove "@no-such-group"`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestCheckDescriptors(t *testing.T) {
+	const text = "[region]\nname = \"x\"\nmax_attachments = 100\n[channel.c]\nkind = \"queue\"\nslots = 2\nslot_size = \"64B\"\n[channel.l]\nkind = \"latest\"\nslots = 4\nslot_size = \"64B\"\n[worker.w]\nbuiltin = \"idle\"\ncount = 10\n"
+	// Segments: roster, command, log, one group, c, c.dead, l. Stored: 7 + 3*10 + 100. Open: 64 + 2*7 + 4*10 + 2*100.
+	const stored, open = 137, 318
+	s := lab()
+	s.nofile = func() (uint64, error) { return open, nil }
+	room := stored
+	s.store = func(region string) (string, int, bool) { return "shmd@" + region + ".service", room, true }
+	if got := checked(t, s, text); got != "" {
+		t.Errorf("what suffices: %s", got)
+	}
+	room = stored - 1
+	if got := checked(t, s, text); !strings.Contains(got, "137 descriptors lie in the fd store of shmd@x.service, which has room for 136; raise FileDescriptorStoreMax=") {
+		t.Errorf("too small a store: %s", got)
+	}
+	room = stored
+	s.nofile = func() (uint64, error) { return open - 1, nil }
+	if got := checked(t, s, text); !strings.Contains(got, "the daemon needs 318 open files, and may have 317; raise the limit (LimitNOFILE= in the unit") {
+		t.Errorf("too few descriptors: %s", got)
+	}
+	s = lab()
+	s.store = func(string) (string, int, bool) { return "shmd.service", 1 << 20, true }
+	if got := checked(t, s, strings.Replace(text, "= 100", "= 32000", 1)); !strings.Contains(got, "which can hand over 21000; lower max_attachments") {
+		t.Errorf("more than can be handed over: %s", got)
 	}
 }

@@ -104,6 +104,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.log, d.sink = newLogger(o.Log, o.Config.Region.Name, o.Level)
 	defer d.sink.spool.end()
 	d.lines.log, d.lines.spool, d.systemd.log = d.log, d.sink.spool, d.log
+	d.systemd.check = d.checkStore
 	if err = handedErr; err == nil {
 		err = d.prepare()
 	}
@@ -244,6 +245,9 @@ func (d *Daemon) succeed(now time.Time) error {
 		return nil
 	}
 	e := d.inherit()
+	if e != nil {
+		d.complete(e)
+	}
 	if e == nil {
 		var err error
 		if e, err = d.findEstate(); err != nil || e == nil {

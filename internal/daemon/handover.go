@@ -31,7 +31,8 @@ type handover struct {
 	Pidfds   []handed     `json:"pidfds"`   // names are those of the fd store
 	Outputs  []handedPipe `json:"outputs"`
 	Conns    []handedConn `json:"conns"`
-	Guard    int          `json:"guard"` // its pid, 0 for none
+	Guard    int          `json:"guard"`  // its pid, 0 for none
+	Stored   []string     `json:"stored"` // names in the fd store
 }
 
 // handedSchema is of this program. One that means something else gets another number.
@@ -150,6 +151,7 @@ func (d *Daemon) handOver(k *keeper, begun int64, left []unread, conns []resting
 		}
 		return fd
 	}
+	h.Stored = d.systemd.all()
 	if d.guard != nil {
 		h.Guard = d.guard.Pid
 	}
@@ -193,6 +195,9 @@ func (d *Daemon) estateOf(h *handover, write bool) (*estate, error) {
 			return nil, fmt.Errorf("segment %q: %w", s.Name, err)
 		}
 		e.segments[s.Name] = seg
+	}
+	for _, name := range h.Stored {
+		d.systemd.holds(name, true)
 	}
 	for _, p := range h.Pidfds {
 		e.stored[p.Name] = os.NewFile(uintptr(p.FD), p.Name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -25,6 +26,12 @@ type notifier struct {
 	say  []saying      // what is still to be said; of what is no matter of the fd store, of each kind the latest
 	wake chan struct{} // nil: nothing has been said yet
 	done chan struct{}
+	over bool            // nothing is said any more
+	held map[string]bool // names that the fd store has, or will have when all is said
+
+	check   func()    // looks whether the fd store has them
+	checks  bool      // it is about to
+	checked time.Time // when it did last
 }
 
 // A saying is one datagram, with copies of descriptors.
@@ -50,11 +57,50 @@ func (n *notifier) store(name string, f *os.File) {
 		n.log.Warn("cannot put a descriptor into the fd store", "name", name, "error", err)
 		return
 	}
+	n.holds(name, true)
 	n.enqueue(saying{"FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, []*os.File{own}}, nil)
+}
+
+// holds notes that the fd store has a name, or not.
+func (n *notifier) holds(name string, yes bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.held == nil {
+		n.held = map[string]bool{}
+	}
+	if yes {
+		n.held[name] = true
+		if n.check != nil && !n.checks { // a while after the first: more will follow
+			n.checks = true
+			time.AfterFunc(max(time.Second, time.Minute-time.Since(n.checked)), func() {
+				n.mu.Lock()
+				n.checks, n.checked = false, time.Now()
+				n.mu.Unlock()
+				n.check()
+			})
+		}
+	} else {
+		delete(n.held, name)
+	}
+}
+
+// all are the names that the fd store should have.
+func (n *notifier) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Sorted(maps.Keys(n.held))
+}
+
+// holding is how many names the fd store should have.
+func (n *notifier) holding() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.held)
 }
 
 // remove takes what has the name out of the fd store.
 func (n *notifier) remove(name string) {
+	n.holds(name, false)
 	n.enqueue(saying{text: "FDSTOREREMOVE=1\nFDNAME=" + name}, nil)
 }
 
@@ -65,6 +111,12 @@ func (n *notifier) enqueue(what saying, replaces func(saying) bool) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.over {
+		for _, f := range what.files {
+			f.Close()
+		}
+		return
+	}
 	if replaces != nil {
 		n.say = slices.DeleteFunc(n.say, replaces)
 	}
@@ -130,7 +182,10 @@ func (n *notifier) end() {
 	if err == nil {
 		n.enqueue(saying{"BARRIER=1", []*os.File{w}}, nil)
 	}
+	n.mu.Lock()
+	n.over = true
 	close(n.wake)
+	n.mu.Unlock()
 	select {
 	case <-n.done:
 	case <-time.After(time.Until(deadline)):

@@ -1,11 +1,15 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
@@ -48,6 +52,82 @@ func (d *Daemon) storeSegments(all bool) error {
 		}
 	}
 	return nil
+}
+
+// checkStore compares the number of descriptors in systemd's fd store with that of what was put there. systemd drops what is too much
+// without telling the sender, and has no other way to ask.
+func (d *Daemon) checkStore() {
+	unit := unitName()
+	if unit == "" || os.Getenv("INVOCATION_ID") == "" { // somebody else listens
+		return
+	}
+	if err := d.systemd.flush(10 * time.Second); err != nil {
+		return // it ends, or systemd has other troubles
+	}
+	before := d.systemd.holding()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, failed := exec.CommandContext(ctx, "systemctl", "show", "-P", "NFileDescriptorStore", unit).Output() // ECHILD if it was reaped as an orphan: what it printed counts
+	have, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		d.log.Debug("systemd does not say how many descriptors its fd store has", "unit", unit, "answer", string(out), "error", failed)
+		return
+	}
+	if want := min(before, d.systemd.holding()); have < want { // what was put there or removed meanwhile does not count
+		d.log.Warn("the fd store does not have all that was put into it: a next daemon has to find the rest through /proc, and what no living process holds is lost",
+			"stored", have, "missing", want-have, "next", "raise FileDescriptorStoreMax= in the unit (systemctl edit "+unit+")")
+	}
+}
+
+// unitName is the systemd unit that this process belongs to, "" if none.
+func unitName() string {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			for _, part := range strings.Split(path, "/") {
+				if strings.HasSuffix(part, ".service") {
+					return part
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// missing names what a dead daemon should have left in the fd store and is not there. It is found elsewhere, or lost.
+func (e *estate) missing(roster *protocol.Roster) (list []string) {
+	if len(e.names) == 0 {
+		return nil
+	}
+	rows, _ := roster.Segments()
+	for i, row := range rows {
+		if !slices.Contains(e.names, segmentName(i)) {
+			list = append(list, "segment "+row.Name)
+		}
+	}
+	have := map[string]bool{}
+	for _, name := range e.names {
+		have[name] = true
+	}
+	for id := uint16(daemonID + 1); int(id) < roster.AttachmentCap(); id++ {
+		a, err := roster.Attachment(id)
+		if err != nil || a.State != protocol.AttachmentLive {
+			continue
+		}
+		if !have[pidfdName(id)] {
+			list = append(list, "process of "+a.Name)
+		}
+		if a.Worker >= 0 && !have[outputName(id)] {
+			list = append(list, "standard output of "+a.Name)
+		}
+		if a.Worker >= 0 && !have[errorName(id)] {
+			list = append(list, "standard error of "+a.Name)
+		}
+	}
+	return list
 }
 
 // forgetSegments empties the fd store at the end of the region.
@@ -111,6 +191,7 @@ func (d *Daemon) inherit() *estate {
 			continue
 		}
 		e.names = append(e.names, name)
+		d.systemd.holds(name, true)
 		if name[0] != 's' {
 			e.stored[name] = f
 			continue
@@ -167,18 +248,61 @@ func (d *Daemon) findEstate() (*estate, error) {
 		return nil, nil
 	}
 	e := &estate{from: "the processes that hold it", segments: map[string]*region.Segment{}}
-	for name, s := range all[0].Segments {
+	if err := d.takeFrom(all[0], e); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// takeFrom takes those segments from living processes that the estate does not have.
+func (d *Daemon) takeFrom(l *control.Living, e *estate) error {
+	for name, s := range l.Segments {
+		if e.segments[name] != nil {
+			continue
+		}
 		f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.File().Fd()), os.O_RDWR, 0)
 		if err != nil {
-			e.Close()
-			return nil, err
+			return err
 		}
 		left, _, err := d.openLeft(f, true)
 		if err != nil {
-			e.Close()
-			return nil, err
+			return err
 		}
 		e.segments[name] = left
 	}
-	return e, nil
+	return nil
+}
+
+// complete looks for what the fd store should have had in the processes of the region, and tells what it was.
+func (d *Daemon) complete(e *estate) {
+	s := e.segments["roster"]
+	if s == nil {
+		return
+	}
+	roster, err := protocol.OpenRoster(s.Bytes())
+	if err != nil {
+		return
+	}
+	list := e.missing(roster)
+	if len(list) == 0 {
+		return
+	}
+	const most = 20
+	names := strings.Join(list[:min(len(list), most)], ", ")
+	if len(list) > most {
+		names += fmt.Sprintf(" and %d more", len(list)-most)
+	}
+	d.log.Warn("descriptors were not in the fd store: they are looked for in the processes of the region", "missing", len(list), "names", names,
+		"next", "none, if the daemon died in the middle of a start; else raise FileDescriptorStoreMax= in the unit")
+	all, err := control.FindAll(d.conf.Region.Name, d.dir, uint32(os.Geteuid()))
+	for _, l := range all {
+		if l.Generation == roster.Header().Generation && err == nil {
+			err = d.takeFrom(l, e)
+		}
+		l.Close()
+	}
+	if err != nil {
+		d.log.Warn("not all processes of the region could be looked into", "error", err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"github.com/shmd/shmd/internal/launcher/spec"
@@ -73,6 +74,9 @@ func Run() (code int, ok bool) {
 		}
 		return 0, true
 	}
+	if err := softNofile(); err != nil {
+		return fail(exitCannot, err)
+	}
 	if s.Filter != nil { // the thread stays locked: see filter.Run
 		code, err := runFilter(s, status)
 		if err != nil {
@@ -111,4 +115,23 @@ func cannotRun(command, path string, err error) (code int, _ error) {
 		next = "a script begins with #! and its interpreter"
 	}
 	return code, fmt.Errorf("cannot run %q: %w; %s", command, err, next)
+}
+
+// softNofile sets the soft limit of open files to SHMD_SOFT_NOFILE, if that is set and less: the unit of the daemon has a high one, which programs that
+// use select() cannot bear.
+func softNofile() error {
+	const variable = "SHMD_SOFT_NOFILE"
+	text, ok := os.LookupEnv(variable)
+	if !ok {
+		return nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == 0 {
+		return fmt.Errorf("%s=%q: not a number of open files", variable, text)
+	}
+	cur, hard, err := sys.Getrlimit(sys.LimitNofile)
+	if err == nil && n < cur {
+		err = sys.Setrlimit(sys.LimitNofile, n, hard)
+	}
+	return err
 }

@@ -587,3 +587,12 @@ func (s service) waitDeactivated(invocation string) {
 		s.t.Errorf("%s ended with result %q, so systemd starts it again", s.unit, e.str("UNIT_RESULT"))
 	}
 }
+
+// at is when an entry was sent.
+func at(e entry) time.Time {
+	us, _ := strconv.ParseInt(e.str("__REALTIME_TIMESTAMP"), 10, 64)
+	if sent, err := strconv.ParseInt(e.str("_SOURCE_REALTIME_TIMESTAMP"), 10, 64); err == nil {
+		us = sent
+	}
+	return time.UnixMicro(us)
+}

@@ -1,0 +1,88 @@
+package config
+
+import (
+	"context"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
+// MaxStoredNames is how many descriptors systemd can hand over: their names, six bytes each, come in one environment variable, which has 128 KiB.
+const MaxStoredNames = 21000
+
+// Stored is how many descriptors of this region lie in systemd's fd store when all attachments are in use: each segment once, 3 for a worker, 1 for an
+// outsider.
+func (c *Config) Stored() int {
+	n := c.segments() + c.Region.MaxAttachments
+	for i := range c.Groups {
+		n += 3 * c.Groups[i].Count
+	}
+	return n
+}
+
+// Descriptors is how many descriptors the daemon itself needs then: each segment twice, 3 for a worker and one more while it starts, 2 for an outsider.
+func (c *Config) Descriptors() int {
+	const own = 64 // sockets, the log, what it opens for a moment
+	n := own + 2*c.segments() + 2*c.Region.MaxAttachments
+	for i := range c.Groups {
+		n += 4 * c.Groups[i].Count
+	}
+	return n
+}
+
+func (c *Config) segments() int {
+	n := 3 + len(c.Groups) + len(c.Channels)
+	for i := range c.Channels {
+		if c.Channels[i].Kind == KindQueue && c.Channels[i].MaxDeliveries > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// descriptors compares what the region needs with what this user's processes may have, and with the unit's fd store where there is one.
+func (v *validator) descriptors(s system) {
+	at := path{"region", "max_attachments"}
+	if most, err := s.nofile(); err == nil && uint64(v.c.Descriptors()) > most {
+		v.fail(at, "with all workers and outsiders the daemon needs %d open files, and may have %d; raise the limit (LimitNOFILE= in the unit, ulimit -n in a shell), or lower max_attachments",
+			v.c.Descriptors(), most)
+	}
+	need := v.c.Stored()
+	switch unit, most, ok := s.store(v.c.Region.Name); {
+	case !ok:
+	case need > MaxStoredNames:
+		v.fail(at, "with all workers and outsiders %d descriptors would lie in systemd's fd store, which can hand over %d; lower max_attachments", need, MaxStoredNames)
+	case need > most:
+		v.fail(at, "with all workers and outsiders %d descriptors lie in the fd store of %s, which has room for %d; raise FileDescriptorStoreMax= (systemctl edit %s), or lower max_attachments",
+			need, unit, most, unit)
+	}
+}
+
+func nofile() (uint64, error) {
+	_, most, err := sys.Getrlimit(sys.LimitNofile)
+	return most, err
+}
+
+// unitStore asks systemd for the room in the fd store of the region's unit; ok is false if there is no such unit or nobody to ask.
+func unitStore(region string) (unit string, most int, ok bool) {
+	unit = "shmd@" + region + ".service"
+	if region == defaultRegion().Name {
+		unit = "shmd.service"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "-p", "LoadState", "-p", "FileDescriptorStoreMax", unit).Output()
+	if err != nil || !strings.Contains(string(out), "LoadState=loaded") {
+		return unit, 0, false
+	}
+	for line := range strings.Lines(string(out)) {
+		if v, found := strings.CutPrefix(strings.TrimSpace(line), "FileDescriptorStoreMax="); found {
+			most, err = strconv.Atoi(v)
+			return unit, most, err == nil
+		}
+	}
+	return unit, 0, false
+}
