@@ -21,7 +21,7 @@ import (
 //   - commands that are not there or that the group's user cannot execute, looked up in the
 //     group's dir and in PATH of its env, as at the start of the worker
 //   - scripts whose interpreter is not there
-//   - directories and users that are not there
+//   - directories, users and CPUs that are not there
 //   - segments that do not fit into memory, as far as is known before they are made
 //   - more descriptors than the daemon may have open, or than fit into the fd store of its systemd unit
 //
@@ -40,6 +40,7 @@ type system struct {
 	hugePages func() (n int, size int64, err error)
 	nofile    func() (most uint64, err error)
 	store     func(region string) (unit string, most int, ok bool)
+	cpus      func() ([]int, error) // that are there
 }
 
 func host() system {
@@ -54,6 +55,7 @@ func host() system {
 		hugePages: sys.HugePagesFree,
 		nofile:    nofile,
 		store:     unitStore,
+		cpus:      onlineCPUs,
 	}
 }
 
@@ -61,6 +63,7 @@ func (c *Config) check(s system) []Problem {
 	v := validator{c: c, errs: c.validate()}
 	for i := range c.Groups {
 		v.onHost(&c.Groups[i], s)
+		v.cpusOnHost(&c.Groups[i], s)
 	}
 	v.people(path{"access", "observe"}, c.Access.Observe, s)
 	v.people(path{"access", "operate"}, c.Access.Operate, s)

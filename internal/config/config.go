@@ -127,6 +127,10 @@ type Group struct {
 	LogBurst     int               `toml:"log_burst"`     // how many may come at once
 	OnCrash      string            `toml:"on_crash"`      // OnCrashRepair, OnCrashReset
 	After        []string          `toml:"after"`         // groups that have to be ready before an instance is started, and stop after it
+	Limits       Limits            `toml:"limits"`        // by name; Unlimited: none
+	Nice         int               `toml:"nice"`          // 0: the daemon's own
+	CPUs         string            `toml:"cpus"`          // "0-3,6"; empty: the daemon's own. See CPUList
+	OOMScoreAdj  int               `toml:"oom_score_adj"` // 0: the daemon's own
 	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
 	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
 	User         string            `toml:"user"`          // name or uid; empty: the daemon's own

@@ -70,6 +70,8 @@ func typeName(t reflect.Type) string {
 		return "strings"
 	case reflect.TypeFor[map[string]string]():
 		return "table of strings"
+	case reflect.TypeFor[Limits]():
+		return "table of limits"
 	}
 	panic("config: no TOML type for " + t.String())
 }
@@ -83,6 +85,7 @@ var wanted = map[string]string{
 	"duration":         `a duration such as "5s"`,
 	"strings":          "an array of strings",
 	"table of strings": "a table of strings",
+	"table of limits":  `a table of limits such as { nofile = 4096, core = "unlimited" }`,
 }
 
 // decoder fills a Config from the tree, notes where each key stands, and goes on after a problem.
@@ -312,10 +315,36 @@ func (d *decoder) value(n *node, title string, k key, dst reflect.Value) bool {
 		}
 		dst.Set(reflect.ValueOf(m))
 		return ok
+	case want == "table of limits" && n.isTable() && n.kind != unstable.ArrayTable:
+		m := make(Limits, len(n.kids))
+		ok := true
+		for _, e := range n.kids {
+			limit, err := limitOf(e)
+			if err != nil {
+				d.fail(e.at, "%s.%s in %s: %v", k.name, bare(e.key), title, err)
+				ok = false
+			}
+			m[e.key] = limit
+		}
+		dst.Set(reflect.ValueOf(m))
+		return ok
 	default:
 		return mismatch()
 	}
 	return true
+}
+
+// limitOf reads the value of a limit.
+func limitOf(n *node) (int64, error) {
+	switch {
+	case n.kind == unstable.Integer:
+		return parseInteger(n.text)
+	case n.kind == unstable.String && n.text == "unlimited":
+		return Unlimited, nil
+	case n.kind == unstable.String:
+		return ParseSize(n.text)
+	}
+	return 0, fmt.Errorf("must be an integer, a size such as \"64MiB\", or \"unlimited\", not %s", describe(n))
 }
 
 // parseInteger reads an integer as go-toml reads it.

@@ -1,7 +1,11 @@
 package config
 
 import (
+	"fmt"
+	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -25,6 +29,73 @@ func (v *validator) supervision(at path, g *Group) {
 		v.fail(onCrash, "with restart = %q nothing is started again, so no group is reset; remove one of the two", RestartNever)
 	}
 	v.after(at.key("after"), g)
+	v.resources(at, g)
+}
+
+// Limits are resource limits by name.
+type Limits map[string]int64
+
+// Unlimited is the value of a limit that is none.
+const Unlimited = -1
+
+// limitNames are the limits that there are, as sys.LimitNamed knows them.
+var limitNames = []string{"nofile", "memlock", "nproc", "core", "as", "data", "stack", "fsize"}
+
+// resources checks what a group's processes may take of the machine.
+func (v *validator) resources(at path, g *Group) {
+	for _, name := range slices.Sorted(maps.Keys(g.Limits)) {
+		n, why := g.Limits[name], ""
+		switch guess := nearest(name, limitNames); {
+		case slices.Contains(limitNames, name) && (n >= 0 || n == Unlimited):
+		case slices.Contains(limitNames, name):
+			why = "it is below 0; write \"unlimited\" for none"
+		case guess != "":
+			why = fmt.Sprintf("there is no such limit; did you mean %q?", guess)
+		default:
+			why = "there is no such limit; there are " + quoted(limitNames)
+		}
+		if why != "" {
+			v.errs = append(v.errs, v.c.src.problem(at.key("limits").key(name), "limits.%s in %s: %s", bare(name), at.table(), why))
+		}
+	}
+	v.between(at.key("nice"), g.Nice, -20, 19)
+	v.between(at.key("oom_score_adj"), g.OOMScoreAdj, -1000, 1000)
+	if _, err := parseCPUs(g.CPUs); err != nil {
+		v.fail(at.key("cpus"), "%v", err)
+	}
+}
+
+// MaxCPU is the highest number of a CPU.
+const MaxCPU = 1023
+
+// CPUList returns the numbers of the CPUs that the group is bound to, ascending, each once; none: it is not.
+func (g *Group) CPUList() []int {
+	list, _ := parseCPUs(g.CPUs) // it was validated
+	return list
+}
+
+// parseCPUs reads a list of CPUs as taskset and systemd write it: "0-3,6".
+func parseCPUs(text string) ([]int, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var list []int
+	for part := range strings.SplitSeq(text, ",") {
+		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		first, err := strconv.Atoi(from)
+		last := first
+		if isRange && err == nil {
+			last, err = strconv.Atoi(to)
+		}
+		if err != nil || first < 0 || last < first || last > MaxCPU {
+			return nil, fmt.Errorf("%q is no list of CPUs; write numbers from 0 to %d and ranges, as in \"0-3,6\"", text, MaxCPU)
+		}
+		for n := first; n <= last; n++ {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
 }
 
 // after checks that the groups that a group comes after are there, and that none of them comes after it.
@@ -89,4 +160,30 @@ func (c *Config) Rank(g *Group) int {
 		}
 	}
 	return rank
+}
+
+// onlineCPUs are the CPUs that work.
+func onlineCPUs() ([]int, error) {
+	b, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return nil, err
+	}
+	return parseCPUs(strings.TrimSpace(string(b)))
+}
+
+// cpusOnHost refuses CPUs that are not there: the kernel would leave them out without a word.
+func (v *validator) cpusOnHost(g *Group, s system) {
+	if g.CPUs == "" || s.cpus == nil {
+		return
+	}
+	have, err := s.cpus()
+	if err != nil {
+		return // nobody can tell
+	}
+	for _, n := range g.CPUList() {
+		if !slices.Contains(have, n) {
+			v.fail(path{"worker", g.Name, "cpus"}, "there is no CPU %d; use some of %d to %d", n, have[0], have[len(have)-1])
+			return
+		}
+	}
 }

@@ -11,11 +11,18 @@ func TestSupervisionIsRefused(t *testing.T) {
 		w + `watchdog = "10ms"`: `watchdog in [worker.w]: 10ms is out of range; use 100ms to 24h`,
 		"[channel.q]\n[worker.w]\ncommand = [\"sed\"]\nstdin = \"q\"\nack = \"written\"\nwatchdog = \"5s\"": "a filter has no heartbeat",
 		"[worker.w]\ncommand = [\"true\"]\nwatchdog = \"5s\"":                                               `add ready = "call"`,
-		w + `on_crash = "reset"`:                                      `unknown on_crash "reset"`,
-		w + "on_crash = \"reset-group\"\nrestart = \"never\"":         `with restart = "never" nothing is started again`,
-		w + `after = ["w"]`:                                           "the group cannot come after itself",
-		w + `after = ["v", "v"]` + "\n[worker.v]\nbuiltin = \"idle\"": `"v" is there twice`,
-		w + `after = ["dbb"]` + "\n[worker.db]\nbuiltin = \"idle\"":   `unknown worker group "dbb"; did you mean "db"?`,
+		w + `limits = { nofiles = 1 }`:                                                                      `limits.nofiles in [worker.w]: there is no such limit; did you mean "nofile"?`,
+		w + `limits = { core = -2 }`:                                                                        `it is below 0; write "unlimited" for none`,
+		w + `limits = { core = true }`:                                                                      `must be an integer, a size such as "64MiB", or "unlimited"`,
+		w + `limits = 3`:                                                                                    `must be a table of limits`,
+		w + `nice = 20`:                                                                                     `20 is out of range; use -20 to 19`,
+		w + `cpus = "3-1"`:                                                                                  `"3-1" is no list of CPUs`,
+		w + `oom_score_adj = 1001`:                                                                          `1001 is out of range`,
+		w + `on_crash = "reset"`:                                                                            `unknown on_crash "reset"`,
+		w + "on_crash = \"reset-group\"\nrestart = \"never\"":                                               `with restart = "never" nothing is started again`,
+		w + `after = ["w"]`:                                                                                 "the group cannot come after itself",
+		w + `after = ["v", "v"]` + "\n[worker.v]\nbuiltin = \"idle\"":                                       `"v" is there twice`,
+		w + `after = ["dbb"]` + "\n[worker.db]\nbuiltin = \"idle\"":                                         `unknown worker group "dbb"; did you mean "db"?`,
 		w + "after = [\"b\"]\n[worker.a]\nbuiltin = \"idle\"\nafter = [\"w\"]\n[worker.b]\nbuiltin = \"idle\"\nafter = [\"c\", \"a\"]\n[worker.c]\nbuiltin = \"idle\"": "a after w after b after a",
 	} {
 		_, err := Parse("x.toml", []byte(text))
@@ -35,6 +42,20 @@ func TestRank(t *testing.T) {
 	for i, want := range []int{2, 1, 0} {
 		if got := c.Rank(&c.Groups[i]); got != want {
 			t.Errorf("%s: %d, want %d", c.Groups[i].Name, got, want)
+		}
+	}
+}
+
+func TestCPUsThatAreNotThere(t *testing.T) {
+	c, err := Parse("x.toml", []byte("[worker.w]\nbuiltin = \"idle\"\ncpus = \"0-1,5\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, have := range [][]int{{0, 1, 2, 5}, {0, 1}} {
+		v := validator{c: c}
+		v.cpusOnHost(&c.Groups[0], system{cpus: func() ([]int, error) { return have, nil }})
+		if got := v.errs.Error(); len(have) == 4 && len(v.errs) > 0 || len(have) == 2 && !strings.Contains(got, "x.toml:3:1: cpus in [worker.w]: there is no CPU 5; use some of 0 to 1") {
+			t.Errorf("with %v: %s", have, got)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
@@ -44,6 +45,9 @@ func Run() (code int, ok bool) {
 	if err := sys.SetCloexec(s.Status); err != nil { // the exec closes it: that is how the daemon knows
 		return fail(exitFailed, fmt.Errorf("status pipe: %w", err))
 	}
+	if err := confine(s); err != nil { // with the rights of the daemon
+		return fail(exitCannot, err)
+	}
 	if u := s.User; u != nil {
 		if err := sys.Setuser(u.UID, u.GID, u.Groups); err != nil {
 			return fail(exitCannot, fmt.Errorf("cannot become user %s: %w; the daemon needs CAP_SETUID and CAP_SETGID for the key \"user\"", u.Name, err))
@@ -58,12 +62,17 @@ func Run() (code int, ok bool) {
 	switch had, err := sys.DropAmbient(); {
 	case err != nil:
 		return fail(exitCannot, fmt.Errorf("cannot drop capabilities: %w", err))
-	case had:
+	case had, len(s.CPUs) > 0 && (s.Builtin != "" || s.Filter != nil): // and the CPUs are this thread's alone so far
 		if err := sys.ClearCloexec(s.Status); err != nil {
 			return fail(exitCannot, fmt.Errorf("status pipe: %w", err))
 		}
-		s.Dir, s.User = "", nil
+		s.Dir, s.User, s.Nice, s.CPUs, s.OOMScoreAdj = "", nil, 0, nil, 0
+		s.Limits = maps.Clone(s.Limits)
+		maps.DeleteFunc(s.Limits, func(name string, _ int64) bool { return !late[name] })
 		return fail(exitCannot, sys.Exec("/proc/self/exe", os.Args, append(os.Environ(), s.String())))
+	}
+	if err := limit(s, true); err != nil {
+		return fail(exitCannot, err)
 	}
 	if s.Builtin != "" {
 		runtime.UnlockOSThread()

@@ -22,7 +22,17 @@ const (
 	LimitNproc   Limit = unix.RLIMIT_NPROC   // threads of the user
 	LimitCore    Limit = unix.RLIMIT_CORE    // bytes of a core dump
 	LimitAS      Limit = unix.RLIMIT_AS      // bytes of address space
+	LimitData    Limit = unix.RLIMIT_DATA    // bytes of data, and of private writable mappings
+	LimitStack   Limit = unix.RLIMIT_STACK   // bytes of the main thread's stack
+	LimitFsize   Limit = unix.RLIMIT_FSIZE   // bytes of a file that is written
 )
+
+// LimitNamed returns the limit of a name as the shell's and systemd's are, in lower case: "nofile"; ok is false for an unknown one.
+func LimitNamed(name string) (l Limit, ok bool) {
+	l, ok = map[string]Limit{"nofile": LimitNofile, "memlock": LimitMemlock, "nproc": LimitNproc, "core": LimitCore, "as": LimitAS, "data": LimitData,
+		"stack": LimitStack, "fsize": LimitFsize}[name]
+	return l, ok
+}
 
 // Unlimited is the value of a limit that is none.
 const Unlimited uint64 = unix.RLIM_INFINITY

@@ -211,6 +211,9 @@ func SetAffinity(cpus []int) error {
 	return fail("sched_setaffinity", unix.SchedSetaffinity(0, &set))
 }
 
+// SetNice sets the nice value of every thread in this process's group, -20 (first) to 19 (last). EACCES to go below what it is without CAP_SYS_NICE.
+func SetNice(n int) error { return fail("setpriority", unix.Setpriority(unix.PRIO_PGRP, 0, n)) }
+
 // Exec replaces this program by another; it returns only with an error (a *os.PathError).
 // The limit of open files that Go raised for itself at start is put back before, unless
 // Setrlimit set it.

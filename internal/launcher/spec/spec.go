@@ -23,6 +23,11 @@ type Spec struct {
 	Consume []string `json:"consume,omitempty"`
 	Produce []string `json:"produce,omitempty"`
 	Filter  *Filter  `json:"filter,omitempty"` // Command is a filter
+
+	Limits      map[string]int64 `json:"limits,omitempty"` // by the names of sys.LimitNamed; below 0: unlimited
+	Nice        int              `json:"nice,omitempty"`   // 0: as it is; so with the others
+	CPUs        []int            `json:"cpus,omitempty"`
+	OOMScoreAdj int              `json:"oom_score_adj,omitempty"`
 }
 
 // Filter says what the shim is to know of a filter: the keys of the configuration.
