@@ -133,13 +133,13 @@ func (c *Conn) SendReply(ctx context.Context, r Reply, files []*os.File) error {
 	if len(r.FDs) != len(files) {
 		return bad("%d descriptors for %d names", len(files), len(r.FDs))
 	}
-	names, channels := r.FDs, r.Channels
+	names, channels, plan := r.FDs, r.Channels, r.Plan
 	for {
-		n, m := min(len(names), MaxFiles), min(len(channels), MaxChannels)
-		r.FDs, r.Channels = names[:n:n], channels[:m:m]
+		n, m, k := min(len(names), MaxFiles), min(len(channels), MaxChannels), min(len(plan), MaxSteps)
+		r.FDs, r.Channels, r.Plan = names[:n:n], channels[:m:m], plan[:k:k]
 		now := files[:n]
-		names, channels, files = names[n:], channels[m:], files[n:]
-		r.More = len(names) > 0 || len(channels) > 0
+		names, channels, plan, files = names[n:], channels[m:], plan[k:], files[n:]
+		r.More = len(names) > 0 || len(channels) > 0 || len(plan) > 0
 		p, err := r.Encode()
 		if err != nil {
 			return err
@@ -175,6 +175,12 @@ func (c *Conn) Detach(ctx context.Context) error {
 func (c *Conn) Channels(ctx context.Context) ([]Channel, error) {
 	r, err := c.Call(ctx, Request{Op: OpChannels})
 	return r.Channels, err
+}
+
+// Reload has the daemon read its configuration again, and apply what is new unless dry: the reply has the plan. *RefusedError with CodeConfig: the
+// configuration is refused.
+func (c *Conn) Reload(ctx context.Context, dry bool) (Reply, error) {
+	return c.Call(ctx, Request{Op: OpReload, DryRun: dry})
 }
 
 // Upgrade has the program at an absolute path take the daemon's place, or, if binary is empty, what lies now where the daemon's own
@@ -261,6 +267,7 @@ func (c *Conn) exchange(ctx context.Context, r Request) (all Reply, files []*os.
 		} else {
 			all.FDs = append(all.FDs, part.FDs...)
 			all.Channels = append(all.Channels, part.Channels...)
+			all.Plan = append(all.Plan, part.Plan...)
 		}
 		if !part.More {
 			break

@@ -64,7 +64,7 @@ func TestDocumentedExamples(t *testing.T) {
 			t.Errorf("%s: no example of %q", path, op)
 		}
 	}
-	for _, code := range []string{CodePermission, CodeVersion, CodeUnknownOp, CodeBadRequest, CodeNoChannel, CodeBusy, CodeUpgrade} {
+	for _, code := range []string{CodePermission, CodeVersion, CodeUnknownOp, CodeBadRequest, CodeNoChannel, CodeBusy, CodeConfig, CodeUpgrade} {
 		if !strings.Contains(string(b), "\n| `"+code+"` |") {
 			t.Errorf("%s: code %q is not in the table", path, code)
 		}

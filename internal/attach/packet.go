@@ -24,6 +24,8 @@ const (
 	MaxName     = 64       // bytes of a name, as in the memory
 	MaxGrants   = 1024     // names in produce or consume
 	MaxError    = 4 << 10  // bytes of an error's text
+	MaxSteps    = 40       // steps of a plan
+	MaxText     = 512      // bytes of the text of a step
 	MaxBinary   = 4 << 10  // bytes of the path of a program
 )
 
@@ -33,10 +35,11 @@ const (
 	OpAttach   = "attach"   // give me the region's segments; at most one attachment a connection
 	OpDetach   = "detach"   // end the attachment of this connection
 	OpChannels = "channels" // which channels are there?
+	OpReload   = "reload"   // read your configuration again, and apply what is new; for who may operate
 	OpUpgrade  = "upgrade"  // let another program take your place; for root and the daemon's user
 )
 
-var ops = []string{OpPing, OpAttach, OpDetach, OpChannels, OpUpgrade}
+var ops = []string{OpPing, OpAttach, OpDetach, OpChannels, OpReload, OpUpgrade}
 
 // What an attachment may do with the command segment.
 const (
@@ -52,10 +55,11 @@ const (
 	CodeBadRequest = "bad-request" // the request does not follow the protocol
 	CodeNoChannel  = "no-channel"  // a name in produce or consume is no channel
 	CodeBusy       = "busy"        // out of attachments, or the connection has one already
+	CodeConfig     = "config"      // the configuration is refused: nothing has changed
 	CodeUpgrade    = "upgrade"     // the other program cannot take over: the daemon goes on as it is
 )
 
-// A Request is what a client sends. Role, Name, Produce and Consume belong to attach alone, Binary to upgrade.
+// A Request is what a client sends. Role, Name, Produce and Consume belong to attach alone, Binary to upgrade, DryRun to reload.
 type Request struct {
 	V       int      `json:"v"`
 	Op      string   `json:"op"`
@@ -63,10 +67,11 @@ type Request struct {
 	Name    string   `json:"name,omitempty"`    // what the client calls itself, for people
 	Produce []string `json:"produce,omitempty"` // channels that it wants to send to
 	Consume []string `json:"consume,omitempty"` // channels that it wants to receive from
+	DryRun  bool     `json:"dry_run,omitempty"` // only say what would be done
 	Binary  string   `json:"binary,omitempty"`  // absolute path of the program; without it the file that the daemon runs
 }
 
-// A Reply is what the daemon sends. A reply with More set is continued by the next packet: FDs and Channels go on
+// A Reply is what the daemon sends. A reply with More set is continued by the next packet: FDs, Channels and Plan go on
 // there, all other fields are those of the first.
 type Reply struct {
 	V          int       `json:"v"`
@@ -79,6 +84,8 @@ type Reply struct {
 	Channels   []Channel `json:"channels,omitempty"`
 	From       string    `json:"from,omitempty"`     // version that the daemon had, of an upgrade
 	PauseNs    int64     `json:"pause_ns,omitempty"` // for so long nobody supervised, of an upgrade
+	Plan       []Step    `json:"plan,omitempty"`     // of a reload: what is done, or would be
+	Applied    bool      `json:"applied,omitempty"`  // of a reload: it is being done
 	More       bool      `json:"more,omitempty"`
 	Code       string    `json:"code,omitempty"`  // of a refusal
 	Error      string    `json:"error,omitempty"` // of a refusal: what is wrong and what to do next
@@ -92,6 +99,13 @@ type Channel struct {
 	SlotSize uint32 `json:"slot_size,omitempty"` // bytes
 	Produce  bool   `json:"produce,omitempty"`
 	Consume  bool   `json:"consume,omitempty"`
+}
+
+// A Step is one thing that a reload does.
+type Step struct {
+	Action string `json:"action"` // apply, add, restart, scale, remove or impossible
+	Table  string `json:"table"`  // of the configuration, as it is written there: [worker.web]
+	Text   string `json:"text"`   // which keys, from what to what
 }
 
 // Err is nil for a reply that is ok, else a *RefusedError.
@@ -185,8 +199,8 @@ func DecodeReply(p []byte) (Reply, error) {
 }
 
 var (
-	requestFields = []string{"v", "op", "role", "name", "produce", "consume", "binary"}
-	replyFields   = []string{"v", "ok", "pid", "version", "region", "attachment", "fds", "channels", "from", "pause_ns", "more", "code", "error"}
+	requestFields = []string{"v", "op", "role", "name", "produce", "consume", "binary", "dry_run"}
+	replyFields   = []string{"v", "ok", "pid", "version", "region", "attachment", "fds", "channels", "from", "pause_ns", "plan", "applied", "more", "code", "error"}
 	channelFields = []string{"name", "kind", "slots", "slot_size", "produce", "consume"}
 )
 
@@ -338,7 +352,7 @@ func (r Request) check() error {
 		for _, f := range []struct {
 			name string
 			set  bool
-		}{{"role", r.Role != ""}, {"name", r.Name != ""}, {"produce", r.Produce != nil}, {"consume", r.Consume != nil}, {"binary", r.Binary != "" && r.Op != OpUpgrade}} {
+		}{{"role", r.Role != ""}, {"name", r.Name != ""}, {"produce", r.Produce != nil}, {"consume", r.Consume != nil}, {"binary", r.Binary != "" && r.Op != OpUpgrade}, {"dry_run", r.DryRun && r.Op != OpReload}} {
 			if f.set {
 				return bad("op %q takes no %q", r.Op, f.name)
 			}
@@ -350,6 +364,9 @@ func (r Request) check() error {
 	}
 	if r.Binary != "" {
 		return bad("op %q takes no %q", r.Op, "binary")
+	}
+	if r.DryRun {
+		return bad("op %q takes no %q", r.Op, "dry_run")
 	}
 	if r.Role != RoleObserve && r.Role != RoleOperate {
 		return bad("role %q; there are: %s, %s", cut(r.Role, MaxName), RoleObserve, RoleOperate)
@@ -370,7 +387,7 @@ func (r Reply) check() error {
 		switch {
 		case r.Code == "" || r.Error == "":
 			return bad(`a refusal needs a "code" and an "error"`)
-		case r.FDs != nil || r.Channels != nil || r.More || r.Attachment != 0 || r.From != "" || r.PauseNs != 0:
+		case r.FDs != nil || r.Channels != nil || r.More || r.Attachment != 0 || r.From != "" || r.PauseNs != 0 || r.Plan != nil || r.Applied:
 			return bad("a refusal carries nothing else")
 		case len(r.Error) > MaxError:
 			return bad("error text of %d bytes; at most %d", len(r.Error), MaxError)
@@ -393,6 +410,20 @@ func (r Reply) check() error {
 	}
 	if err := checkNames("fds", r.FDs, MaxFiles); err != nil {
 		return err
+	}
+	if len(r.Plan) > MaxSteps {
+		return bad("%d steps in one packet; at most %d", len(r.Plan), MaxSteps)
+	}
+	for i, s := range r.Plan {
+		if err := checkName(fmt.Sprintf("plan[%d].action", i), s.Action); err != nil {
+			return err
+		}
+		if err := checkName(fmt.Sprintf("plan[%d].table", i), s.Table); err != nil {
+			return err
+		}
+		if len(s.Text) > MaxText {
+			return bad("plan[%d].text has %d bytes; at most %d", i, len(s.Text), MaxText)
+		}
 	}
 	if len(r.Channels) > MaxChannels {
 		return bad("%d channels in one packet; at most %d", len(r.Channels), MaxChannels)

@@ -72,7 +72,7 @@ func TestDecodeRequestRefuses(t *testing.T) {
 		{`{"v":"1","op":"ping"}`, CodeBadRequest, "v: a string"},
 		{`{"v":1}`, CodeBadRequest, `no "op"`},
 		{`{"v":1,"op":7}`, CodeBadRequest, "op: a number"},
-		{`{"v":1,"op":"reload","path":"x"}`, CodeUnknownOp, `unknown op "reload"; there are: ping, attach, detach, channels`},
+		{`{"v":1,"op":"explode","path":"x"}`, CodeUnknownOp, `unknown op "explode"; there are: ping, attach, detach, channels`},
 		{`{"v":1,"op":"ping","x":1}`, CodeBadRequest, `unknown field "x"; there are: v, op,`},
 		{`{"v":1,"op":"ping","OP":"ping"}`, CodeBadRequest, `unknown field "OP"`},
 		{`{"v":1,"op":"ping","op":"attach"}`, CodeBadRequest, `field "op" is there twice`},
@@ -131,7 +131,7 @@ func TestDecodeReplyRefuses(t *testing.T) {
 }
 
 func TestEncodeRefuses(t *testing.T) {
-	if _, err := (Request{Op: "reload"}).Encode(); !errors.As(err, new(*UnknownOpError)) {
+	if _, err := (Request{Op: "explode"}).Encode(); !errors.As(err, new(*UnknownOpError)) {
 		t.Error(err)
 	}
 	if _, err := (Request{Op: OpAttach, Role: RoleObserve, Name: "a\xff"}).Encode(); !errors.Is(err, ErrBadPacket) {

@@ -76,7 +76,7 @@ func TestHelpLint(t *testing.T) {
 	for _, c := range root.Commands() {
 		names = append(names, c.Name())
 	}
-	for _, want := range strings.Fields("status ps start stop restart scale kill wait logs pub sub get put watch req reply ch inspect doctor version completion help") {
+	for _, want := range strings.Fields("status ps start stop restart scale reload kill wait logs pub sub get put watch req reply ch inspect doctor version completion help") {
 		if !slices.Contains(names, want) {
 			t.Errorf("there is no verb %q", want)
 		}

@@ -22,6 +22,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.stopCommand(),
 		a.restartCommand(),
 		a.scaleCommand(),
+		a.reloadCommand(),
 		a.killCommand(),
 		a.waitCommand(),
 		a.logsCommand(),

@@ -160,6 +160,8 @@ type waiter struct {
 	// no answer yet.
 	asked map[int]protocol.Worker
 
+	unstopped bool // those that an operator has stopped are not waited for
+
 	scaled []scaling // groups that are to have so many instances
 
 	list    []worker // as of the last check
@@ -242,7 +244,7 @@ func (w *waiter) look(row worker, alive bool) (missing string, err error) {
 		}
 		return text, nil
 	}
-	named := len(w.names) > 0
+	named := len(w.names) > 0 && !w.unstopped
 	if before, ok := w.asked[row.Index]; ok && !changed(before, row.Worker) {
 		return text, nil
 	}

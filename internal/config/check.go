@@ -59,8 +59,26 @@ func host() system {
 	}
 }
 
+// CheckStarts is Check without the memory: what a running region needs to start other workers.
+func (c *Config) CheckStarts() []Problem {
+	v := validator{c: c, errs: c.validate()}
+	v.starts(host())
+	v.errs.sort()
+	return v.errs
+}
+
 func (c *Config) check(s system) []Problem {
 	v := validator{c: c, errs: c.validate()}
+	v.starts(s)
+	v.memory(s)
+	v.descriptors(s)
+	v.errs.sort()
+	return v.errs
+}
+
+// starts checks programs, directories and users.
+func (v *validator) starts(s system) {
+	c := v.c
 	for i := range c.Groups {
 		v.onHost(&c.Groups[i], s)
 		v.cpusOnHost(&c.Groups[i], s)
@@ -73,10 +91,6 @@ func (c *Config) check(s system) []Problem {
 		v.people(at.key("allow_produce"), ch.AllowProduce, s)
 		v.people(at.key("allow_consume"), ch.AllowConsume, s)
 	}
-	v.memory(s)
-	v.descriptors(s)
-	v.errs.sort()
-	return v.errs
 }
 
 // onHost checks one group against the system.

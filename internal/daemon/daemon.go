@@ -436,7 +436,7 @@ func (d *Daemon) signals(ctx context.Context) error {
 		case s := <-d.asked:
 			switch {
 			case s == syscall.SIGHUP:
-				d.log.Warn("SIGHUP is ignored: to apply another configuration, stop the region and start it again")
+				go d.reloadOnSignal()
 			case asked.IsZero():
 				asked = time.Now()
 				d.post(func() { d.beginShutdown(s.String()) })

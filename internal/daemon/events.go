@@ -23,6 +23,8 @@ const (
 	eventAttach     = "attach"      // an outsider
 	eventDetach     = "detach"      // an outsider
 	eventUpgrade    = "upgrade"     // another program took the daemon's place, in the same process
+	eventReload     = "reload"      // another configuration holds
+	eventRollout    = "rollout"     // a rolling restart of a group begins, is done, or is given up
 	eventStall      = "stall"       // a filter does not answer, or does again
 )
 

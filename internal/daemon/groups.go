@@ -284,6 +284,7 @@ func (d *Daemon) scale() {
 			d.roll(g)
 		}
 	}
+	d.dropChannels()
 	if changed {
 		d.nameWorkers()
 		d.unsettled = true
@@ -297,7 +298,7 @@ func (d *Daemon) endGroup(g *group) {
 	d.writeGroup(g)
 	d.groups[g.index] = nil
 	delete(d.mem.groups, g.conf.Name)
-	d.removeSegment(groupSegment(g.conf.Name))
+	d.removeSegments(groupSegment(g.conf.Name))
 }
 
 func groupSegment(name string) string { return "group/" + name }

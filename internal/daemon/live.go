@@ -167,32 +167,37 @@ func (d *Daemon) addSegment(name string) error {
 	return nil
 }
 
-// removeSegment takes a segment that nobody uses any more out of the directory and the fd store, and unmaps it.
-func (d *Daemon) removeSegment(name string) {
-	s := d.mem.segments[name]
-	if s == nil {
-		return
-	}
+// removeSegments takes segments that nobody uses any more out of the directory and the fd store, and unmaps them, once the watch of the first of
+// them has ended: it may work on all of them.
+func (d *Daemon) removeSegments(names ...string) {
 	rows, err := d.mem.roster.Segments()
 	if err != nil {
 		d.log.Error("roster", "error", err)
 	}
 	for i, row := range rows {
-		if row.Name == name {
+		if row.Name != "" && slices.Contains(names, row.Name) {
 			if err := d.mem.roster.SetSegment(i, protocol.Segment{}); err != nil {
 				d.log.Error("roster", "error", err)
 			}
 			d.systemd.remove(segmentName(i))
 		}
 	}
-	delete(d.mem.segments, name)
-	delete(d.mem.channels, name)
-	d.mem.names = slices.DeleteFunc(slices.Clone(d.mem.names), func(n string) bool { return n == name })
+	var gone []*segment
+	for _, name := range names {
+		if s := d.mem.segments[name]; s != nil {
+			gone = append(gone, s)
+		}
+		delete(d.mem.segments, name)
+		delete(d.mem.channels, name)
+	}
+	d.mem.names = slices.DeleteFunc(slices.Clone(d.mem.names), func(n string) bool { return slices.Contains(names, n) })
 	d.publishView()
-	d.unwatch(name, func() {
-		d.hub.Forget(s.Bytes())
-		s.readOnly.Close()
-		s.Close()
+	d.unwatch(names[0], func() {
+		for _, s := range gone {
+			d.hub.Forget(s.Bytes())
+			s.readOnly.Close()
+			s.Close()
+		}
 	})
 }
 

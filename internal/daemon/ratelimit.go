@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -12,15 +13,23 @@ import (
 // A nil rateLimit has no limit.
 type rateLimit struct {
 	throttle
+	none   atomic.Bool // there is no limit now
 	log    hclog.Logger
 	worker string
 }
 
 func newRateLimit(g *config.Group, worker string, log hclog.Logger) *rateLimit {
-	if g.LogRate == 0 {
-		return nil
+	l := &rateLimit{log: log, worker: worker}
+	l.set(g)
+	return l
+}
+
+// set makes it the limit of a group from now on.
+func (l *rateLimit) set(g *config.Group) {
+	if g.LogRate > 0 {
+		l.pace(time.Second/time.Duration(g.LogRate), g.LogBurst)
 	}
-	return &rateLimit{throttle: throttle{every: time.Second / time.Duration(g.LogRate), burst: g.LogBurst}, log: log, worker: worker}
+	l.none.Store(g.LogRate == 0)
 }
 
 // tellAfter is how long a drop may go untold.
@@ -28,7 +37,7 @@ const tellAfter = time.Second
 
 // allow reports whether a record or line may be kept.
 func (l *rateLimit) allow() bool {
-	if l == nil {
+	if l == nil || l.none.Load() {
 		return true
 	}
 	ok, first := l.take(time.Now())

@@ -14,6 +14,7 @@ func (d *Daemon) roll(g *group) {
 	if asked != g.row.Rollout {
 		g.row.Rollout, g.row.RolloutState, g.row.RolloutNote = asked, protocol.RolloutRunning, ""
 		d.writeGroup(g)
+		d.event(eventRollout, g.conf.Name, "begins", "max_unavailable", most)
 		d.log.Info("rolling restart begins", "group", g.conf.Name, "max_unavailable", most)
 	}
 	for g.row.RolloutState == protocol.RolloutRunning {
@@ -34,10 +35,12 @@ func (d *Daemon) roll(g *group) {
 			w := workers[failed]
 			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutStopped, fmt.Sprintf("%s %v: %s", w.row.Name, w.row.State, w.row.Reason)
 			d.writeGroup(g)
+			d.event(eventRollout, g.conf.Name, "stopped", "worker", w.row.Name, "reason", w.row.Reason)
 			d.log.Error("rolling restart given up: the other instances are left as they are", "group", g.conf.Name, "worker", w.row.Name, "reason", w.row.Reason)
 		case done:
 			g.row.RolloutState = protocol.RolloutDone
 			d.writeGroup(g)
+			d.event(eventRollout, g.conf.Name, "done")
 			d.log.Info("rolling restart done", "group", g.conf.Name)
 		}
 		if len(grant) == 0 {

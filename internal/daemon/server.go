@@ -270,6 +270,8 @@ func (s *server) converse(c *attach.Conn, p peer, err error, held *outsider) {
 				return
 			}
 			s.admit(v)
+		case attach.OpReload:
+			reply = s.reload(p, r)
 		case attach.OpUpgrade:
 			reply = s.upgrade(p, r, resting{conn: c, held: held, asked: true})
 		}

@@ -257,7 +257,7 @@ func TestSignalsStopInOrder(t *testing.T) {
 			ps = append(ps, watch(t, w.Pid))
 		}
 		d.Cmd.Process.Signal(syscall.SIGHUP) // no reason to stop
-		d.WaitLog("SIGHUP is ignored")
+		d.WaitLog("the configuration has not changed")
 		d.Cmd.Process.Signal(sig)
 		d.WaitLog("region stops", sig.String())
 		d.WaitLog("region stopped")

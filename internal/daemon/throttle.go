@@ -28,14 +28,21 @@ func (t *throttle) allow(now time.Time) (ok bool, dropped int) {
 	return ok, dropped
 }
 
+// pace changes how often something may happen.
+func (t *throttle) pace(every time.Duration, burst int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.every, t.burst = every, burst
+}
+
 // take reports whether one more may happen now, and if not, whether it is the first since the last report.
 func (t *throttle) take(now time.Time) (ok, first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	every, burst := t.every, t.burst
 	if every == 0 {
 		every, burst = time.Second, allowance
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.full.Before(now) {
 		t.full = now
 	}
