@@ -128,7 +128,7 @@ func try(name string, args ...string) (string, int) {
 }
 
 // run is try for what must succeed.
-func run(t *testing.T, name string, args ...string) string {
+func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, code := try(name, args...)
 	if code != 0 {
@@ -137,7 +137,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return out
 }
 
-func read(t *testing.T, path string) string {
+func read(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -147,7 +147,7 @@ func read(t *testing.T, path string) string {
 }
 
 // write makes a file for the time of the test.
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func write(t *testing.T, path, text string) {
 }
 
 // configure adds to the shipped configuration for the time of the test.
-func configure(t *testing.T, region, more string) {
+func configure(t testing.TB, region, more string) {
 	t.Helper()
 	path := "/etc/shmd/" + region + ".toml"
 	shipped := read(t, path)
@@ -170,14 +170,14 @@ func configure(t *testing.T, region, more string) {
 }
 
 // dropIn changes a unit for the time of the test.
-func dropIn(t *testing.T, dir, name, text string) {
+func dropIn(t testing.TB, dir, name, text string) {
 	t.Helper()
 	t.Cleanup(func() { try("systemctl", "daemon-reload") }) // runs after write's cleanup
 	write(t, filepath.Join("/run/systemd/system", dir, name), text)
 	run(t, "systemctl", "daemon-reload")
 }
 
-func lookupUID(t *testing.T, name string) uint32 {
+func lookupUID(t testing.TB, name string) uint32 {
 	t.Helper()
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -191,7 +191,7 @@ func lookupUID(t *testing.T, name string) uint32 {
 }
 
 // kill sends a signal to one process; with SIGKILL it returns when the process has ended.
-func kill(t *testing.T, pid int, sig syscall.Signal) {
+func kill(t testing.TB, pid int, sig syscall.Signal) {
 	t.Helper()
 	if pid <= 1 {
 		t.Fatalf("kill: pid %d", pid)
@@ -226,12 +226,12 @@ func procStatus(pid int) map[string]string {
 // ---- a service and its region
 
 type service struct {
-	t            *testing.T
+	t            testing.TB
 	unit, region string
 }
 
 // start starts a unit, and stops it when the test ends. Then nothing may be left of it.
-func start(t *testing.T, unit, region string) service {
+func start(t testing.TB, unit, region string) service {
 	t.Helper()
 	s := service{t, unit, region}
 	t.Cleanup(func() {
@@ -458,7 +458,7 @@ func held(pid int) map[region]bool {
 
 // watchRegions looks all the time, until the function that it returns is called, whether two generations of one
 // region live side by side, and fails the test if so.
-func watchRegions(t *testing.T) (stop func()) {
+func watchRegions(t testing.TB) (stop func()) {
 	t.Helper()
 	done := make(chan struct{})
 	var wg sync.WaitGroup

@@ -11,7 +11,7 @@ import (
 )
 
 // shortLived has the shipped region's workers wait two seconds for a next daemon.
-func shortLived(t *testing.T) {
+func shortLived(t testing.TB) {
 	t.Helper()
 	const path = "/etc/shmd/default.toml"
 	shipped := read(t, path)

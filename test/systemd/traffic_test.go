@@ -78,7 +78,7 @@ func (x *traffic) flows() {
 }
 
 // end ends the traffic: none may be lost, none have come twice, and nothing be left in the channels.
-func (x *traffic) end() {
+func (x *traffic) end() (lost, twice int) {
 	t := x.s.t
 	t.Helper()
 	x.enough.Store(true)
@@ -106,7 +106,6 @@ func (x *traffic) end() {
 	})
 	x.sub.Process.Signal(os.Interrupt)
 	times := <-x.seen
-	lost, twice := 0, 0
 	for i := 1; i <= n; i++ {
 		switch {
 		case i >= len(times) || times[i] == 0:
@@ -119,6 +118,7 @@ func (x *traffic) end() {
 	if lost+twice > 0 {
 		t.Errorf("of %d messages %d were lost and %d came twice", n, lost, twice)
 	}
+	return lost, twice
 }
 
 // expectSame: the workers are those that were there before: pids, states and restarts.
