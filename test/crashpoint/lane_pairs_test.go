@@ -86,7 +86,7 @@ func TestLanePairs(t *testing.T) {
 			}
 			for _, opA := range s.operationsBeside() {
 				for _, opB := range s.operations() {
-					if pick.skips(16) {
+					if pick.skips(72) {
 						continue
 					}
 					copy(mem[queueAt:], s.image)

@@ -45,7 +45,7 @@ func TestLogPairs(t *testing.T) {
 		b.finish()
 		for j, image := range images {
 			for k, writes := range [][]uint64{nil, laps[:1], laps} {
-				if pick.skips(8) {
+				if pick.skips(16) {
 					continue
 				}
 				copy(log, s.image)

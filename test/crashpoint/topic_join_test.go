@@ -24,12 +24,12 @@ func TestTopicJoinerParked(t *testing.T) {
 			continue
 		}
 		for k, from := range visits {
-			every := 67
+			every := 97
 			switch {
 			case torture():
 				every = 1
 			case k == 0 && !s.drop:
-				every = 23
+				every = 37
 			}
 			for i, past := n%every, 0; past < 4; i += every {
 				copy(mem[queueAt:], s.image)
