@@ -163,3 +163,51 @@ func TestMetricsAreReadWhole(t *testing.T) {
 		t.Error("the counts are not those that were counted")
 	}
 }
+
+// Whatever a hostile worker leaves in its table and in the head of its group, readers and the next process neither crash nor read beyond it.
+func FuzzMetrics(f *testing.F) {
+	c := GroupConfig{Instances: 2, Metrics: 16}
+	image := func() []byte {
+		b := heap(GroupSize(c))
+		g, err := FormatGroup(b, header("group/w"), c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, k := range []MetricKind{MetricKindCounter, MetricKindHistogram, MetricKindGauge} {
+			if _, err := g.Metrics(0).Define(MetricDef{k, "m", "u", k.String()}, 7); err != nil {
+				f.Fatal(err)
+			}
+		}
+		return b
+	}
+	tables := int(groupMetrics(c))
+	f.Add([]byte{1, 0, 0, 0, 3, 0, 0, 0}, uint16(0), false)
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff}, uint16(SizeofMetricRow+OffsetofMetricRowRows), false)
+	f.Add([]byte{0xff, 0xff, 0xff, 0x7f}, uint16(OffsetofGroupInfoMetricRows), true)
+	f.Fuzz(func(t *testing.T, data []byte, at uint16, head bool) {
+		b := image()
+		place := tables + int(at)
+		if head {
+			place = bodyOffset + int(at)%SizeofGroupInfo
+		}
+		if place > len(b) {
+			return
+		}
+		copy(b[place:], data)
+		g, err := OpenGroup(b)
+		if err != nil {
+			return
+		}
+		for i := range g.Instances() {
+			m := g.Metrics(i)
+			if all := m.Read(); len(all) > m.Rows() {
+				t.Fatalf("%d metrics in %d rows", len(all), m.Rows())
+			}
+			if cell, err := m.Define(MetricDef{MetricKindHistogram, "m", "u", "histogram"}, 8); err == nil {
+				cell.Observe(uint64(at) << 40)
+			}
+			g.Reset(i)
+		}
+		Verify(b, VerifyOptions{})
+	})
+}
