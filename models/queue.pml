@@ -5,9 +5,9 @@
  * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good; STOPS: that stops
  * between a nack [N] and lower instead), MAXD (max_deliveries, 0: none;
  * the dead-letter channel has no room, so DEAD stays), REJECTS (leases that are given up: DEAD at once), DRAIN (somebody drains the
- * queue, at any time), START (first position; laps count modulo 16), FIFO.
+ * queue, at any time), START (first position; laps count modulo 16), FIFO, LOOK (consumers look once more, as one of the awake, before they register).
  * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
- * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON, REJECT_BY_FREE, ADMIT_FIRST (models/README.md says what each
+ * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON, NO_HANDING_ON, REJECT_BY_FREE, ADMIT_FIRST (models/README.md says what each
  * leaves out). */
 #ifndef P
 #define P 2
@@ -462,9 +462,9 @@ end:
 proctype consumer(byte me) {
 	byte t, h, i, v, ep, x, inv;
 	short w;
-	bit ok, again, quiet, reg, inop;
+	bit ok, again, quiet, reg, inop, looked, promised;
 next:
-	atomic { ok = 0; again = 0; quiet = 0; reg = 0; t = 0; h = 0; i = 0; w = 0; v = 0; ep = 0; x = 0 }
+	atomic { ok = 0; again = 0; quiet = 0; reg = 0; looked = 0; promised = 0; t = 0; h = 0; i = 0; w = 0; v = 0; ep = 0; x = 0 }
 	do
 	::
 		atomic { OPSTART };
@@ -485,10 +485,16 @@ next:
 #endif
 		if
 		:: ok -> break
+#ifdef LOOK
+		:: !ok && !reg && !looked -> looked = 1; /* Look: and try again */
+			X(if :: rw > 0 && !rcoming -> rcoming = 1; promised = 1 :: else fi)
+		:: !ok && !reg && looked ->
+#else
 		:: !ok && !reg ->
+#endif
 			X(v = rbell);
 			X(rw++; rcoming = 0; ep = rep); /* S */
-			reg = 1;
+			atomic { reg = 1; promised = 0 };
 #ifdef NO_RECHECK
 			goto sleep
 #endif
@@ -497,11 +503,22 @@ sleep:
 			X(if :: rbell == v -> asleepR = asleepR | bit_(me) :: else fi);
 			atomic { if :: !(asleepR & bit_(me)) :: (asleepR & bit_(me)) && cr > 0 && finished != bit_(P + 1) - 1 -> cr--; goto died fi };
 			X(if :: rep == ep && rw > 0 -> rw--; rcoming = 0 :: else fi);
-			atomic { reg = 0; v = 0; ep = 0 }
+			atomic { reg = 0; v = 0; ep = 0; looked = 0 }
 		fi
 	od;
 	if
 	:: reg -> X(if :: rep == ep && rw > 0 -> rw--; rcoming = 0 :: else fi); atomic { reg = 0; v = 0; ep = 0 }
+	:: else
+	fi;
+	looked = 0;
+	if
+	:: promised -> /* Found */
+		promised = 0;
+#ifndef NO_HANDING_ON
+		X(rcoming = 0); /* M */
+		X(if :: tail > head -> again = 1 :: else fi);
+		if :: again -> again = 0; ringOneReceiver() :: else fi
+#endif
 	:: else
 	fi;
 	X(x = pa[i]);
@@ -546,7 +563,7 @@ sleep:
 	goto next;
 died:
 	atomic { dead = dead | bit_(me); asleepR = asleepR & ~bit_(me); if :: inop -> busy--; inop = 0 :: else fi;
-		t = 0; h = 0; i = 0; w = 0; v = 0; ep = 0; ok = 0; again = 0; quiet = 0; reg = 0; x = 0 }
+		t = 0; h = 0; i = 0; w = 0; v = 0; ep = 0; ok = 0; again = 0; quiet = 0; reg = 0; looked = 0; promised = 0; x = 0 }
 	atomic { !(dead & bit_(me)) -> goto next }
 }
 

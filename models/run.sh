@@ -101,7 +101,10 @@ row quick 'FIFO, 3 messages, 1 abort' pass exh -O0 -DP=1 -DM=3 -DC=1 -DCRASHES=0
 row quick '1:1, 1 death' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=1
 row quick '1:1, 2 deaths' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=2
 row quick '1:1, 1 death, 1 nack, dead letter' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DNACKS=1 -DMAXD=2
+row quick '1:1, 1 death, looking' pass exh -O0 -DLOOK -DP=1 -DM=2 -DC=1 -DCRASHES=1
 row quick '2:1' pass exh -O0 -DP=2 -DM=1 -DC=1 -DCRASHES=0
+row full '1:2, looking' pass exh - -DLOOK -DP=1 -DM=2 -DC=2 -DCRASHES=0
+row full '1:2, a slot is kept, looking' pass bit - -DLOOK -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
 row quick '1:1, 1 death, 1 reject' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DREJECTS=1
 row quick '1:1, drain' pass exh -O0 -DP=1 -DM=2 -DC=1 -DCRASHES=0 -DDRAIN
 row full '1:1, 1 death, drain' pass exh - -DP=1 -DM=2 -DC=1 -DCRASHES=1 -DDRAIN
@@ -129,6 +132,7 @@ row quick NO_WAKEALL fail exh - -DNO_WAKEALL -DP=1 -DM=1 -DC=1 -DCRASHES=1
 row quick NO_LAP_CHECK fail exh - -DNO_LAP_CHECK -DP=1 -DM=4 -DC=1 -DCRASHES=0 -DFIFO -DABORTS=1
 row quick NO_RING_AT_LEASE fail exh -DT_REVERSE -DNO_RING_AT_LEASE -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row quick NO_PASSING_ON fail exh - -DNO_PASSING_ON -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
+row full NO_HANDING_ON fail exh - -DNO_HANDING_ON -DLOOK -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
 row quick REJECT_BY_FREE fail exh - -DREJECT_BY_FREE -DP=1 -DM=1 -DC=1 -DCRASHES=1 -DREJECTS=1
 row quick ADMIT_FIRST fail exh - -DADMIT_FIRST -DP=1 -DM=1 -DC=1 -DCRASHES=0 -DDRAIN
 row quick NO_HELP_AT_FULL fail exh - -DNO_HELP_AT_FULL -DSTOPS -DNACKS=1 -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DHOLDS=1

@@ -525,6 +525,14 @@ func (q *Queue) ringReceivers() {
 	}
 }
 
+// Found ends Receivers.Look of a consumer that has leased a message, or stops for another reason: those that committed meanwhile did not ring.
+func (q *Queue) Found() {
+	q.Receivers.Looked()                                  // M: before the look at tail; against C and W
+	if int64(q.info.Tail.Load()-q.info.Head.Load()) > 0 { // tail was moved before C
+		q.Receivers.RingOne(false)
+	}
+}
+
 // Repair gives back every slot whose owner is dead, makes head and the doorbells right, and wakes everybody who sleeps on the
 // queue. It must follow every death of a process that could use the queue, whether that held a slot or not, and precede
 // the next use of its attachment id. It may be killed at any point and run again, and several repairs may run at once.

@@ -37,7 +37,8 @@ type Doorbell struct {
 const (
 	counted = 1<<31 - 1 // how many sleep
 
-	// coming: RingOne chose one that has not looked since. Whoever registers or leaves takes it back before he looks, or because he need not.
+	// coming: RingOne chose one that has not looked since, or one that is awake looks again and again (Look). Whoever registers or leaves takes it back before he
+	// looks, or because he need not.
 	coming = 1 << 31
 
 	// brisk, the same bit where the Doorbell has brisk: the waker may do without barriers (RingBrisk).
@@ -159,6 +160,40 @@ func (d Doorbell) RingOne(must bool) {
 	}
 	d.bell.Add(1)
 	sys.FutexWake(d.bell, 1)
+}
+
+// Looking is what Look finds.
+type Looking int
+
+const (
+	LookAlone    Looking = iota // nobody sleeps
+	LookPromised                // RingOne leaves its wake-ups out as long as the caller looks: it ends with Looked or Register, and a look after that
+	LookOther                   // somebody else looks, or is on its way: what comes is that one's
+)
+
+// Look is for one that looks again and again before it sleeps: as long as it does, nobody else need be woken.
+func (d Doorbell) Look() Looking {
+	for {
+		w := d.waiters.Load()
+		switch {
+		case w&counted == 0:
+			return LookAlone
+		case w&coming != 0:
+			return LookOther
+		case d.waiters.CompareAndSwap(w, w|coming):
+			return LookPromised
+		}
+	}
+}
+
+// Looked takes the promise of Look back.
+func (d Doorbell) Looked() {
+	for {
+		w := d.waiters.Load()
+		if w&coming == 0 || d.waiters.CompareAndSwap(w, w&^coming) {
+			return
+		}
+	}
 }
 
 // PassOn is for a sleeper that leaves without having looked whether what it waited for has come: if it was chosen by Ring, another must be.

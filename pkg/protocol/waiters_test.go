@@ -66,3 +66,56 @@ func TestLaneBrisk(t *testing.T) {
 	d.Unregister(second)
 	is("and the sleeper it forgot", false, 0)
 }
+
+// A consumer that looks is woken by nobody, and neither are those that sleep; it passes on what came while it looked.
+func TestQueueLook(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
+	rung := func(what string, want bool, do func()) {
+		t.Helper()
+		v := q.Receivers.Value()
+		do()
+		if (q.Receivers.Value() != v) != want {
+			t.Errorf("%s: rung %v, want %v", what, !want, want)
+		}
+	}
+	n := uint64(0)
+	commit := func() {
+		t.Helper()
+		if err := send(t, q, 3, n); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	lease := func() {
+		t.Helper()
+		if _, err := q.TryReceive(4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(want Looking) {
+		t.Helper()
+		if got := q.Receivers.Look(); got != want {
+			t.Errorf("Look: %d, want %d", got, want)
+		}
+	}
+	look(LookAlone)
+	sleeper := q.Receivers.Register()
+	look(LookPromised)
+	look(LookOther)
+	rung("a message beside one that looks", false, commit)
+	rung("which takes it", false, lease)
+	rung("and has found the last", false, q.Found)
+	look(LookPromised)
+	rung("a message", false, commit)
+	lease()
+	rung("and another, before the end of the look", false, commit)
+	rung("which passes it on", true, q.Found)
+	look(LookOther) // the one that was woken
+	lease()
+	q.Receivers.Unregister(sleeper)
+	q.Receivers.Register()
+	rung("a message for the one that sleeps again", true, commit)
+	lease()
+	q.Receivers.RingAll()
+	look(LookAlone)
+}

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"sync/atomic"
 
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
 )
@@ -20,6 +21,7 @@ type Queue struct {
 	name string
 
 	sending, receiving spinner
+	streak             atomic.Uint32 // messages that were found by looking while others slept
 
 	frames frames // of which messages are still to be handed out one by one
 }
@@ -403,9 +405,49 @@ func (q *Queue) lease(ctx context.Context, wait bool) (protocol.Lease, error) {
 }
 
 func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
-	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
+	try := func() error {
 		l, err = q.tryReceive()
 		return err
-	})
+	}
+	if q.lane != nil {
+		err = q.r.await(ctx, q.q.Receivers, &q.receiving, try)
+		return l, err
+	}
+	if err = q.look(ctx, try); again(err) {
+		err = q.r.awaitAsleep(ctx, q.q.Receivers, try)
+	}
 	return l, err
+}
+
+// turn is how many messages one consumer finds by looking while others sleep: then it sleeps, and the next message is for another.
+const turn = 1024
+
+// look is the spinning of await for one of many consumers: one of them looks, and the others sleep. A producer that has to wake nobody as long as one
+// looks makes no system call, and the one that looks is not disturbed by another that comes too late.
+func (q *Queue) look(ctx context.Context, try func() error) error {
+	r := q.r
+	if !r.many || !r.spinning.CompareAndSwap(false, true) {
+		return ErrEmpty
+	}
+	defer r.spinning.Store(false)
+	how := q.q.Receivers.Look()
+	if how == protocol.LookOther {
+		return ErrEmpty
+	}
+	turns := q.receiving.turns()
+	if how == protocol.LookPromised && q.streak.Add(1)%turn == 0 {
+		turns = 0
+	}
+	err := try()
+	for n := int32(0); again(err) && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
+		sys.Pause()
+		err = try()
+	}
+	if turns > 0 {
+		q.receiving.learn(!again(err), turns)
+	}
+	if how == protocol.LookPromised && !again(err) {
+		q.q.Found()
+	}
+	return err // if it is ErrEmpty, who registers takes the promise back, and looks again
 }

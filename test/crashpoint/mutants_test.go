@@ -102,6 +102,7 @@ var mutants = []mutant{
 	{"a drain does not count what is being written [Y]", "beside", true, "queueadmin.go", "return s.Writing + s.Ready", "return s.Ready"},
 	{"a drain refuses nobody [Z]", "beside", false, "queueadmin.go", "if q.info.Drain.Load() == 0 { // Z", "if true { // Z"},
 	{"RingAll keeps the count", "unit", false, "waiters.go", "		next := (w>>32 + 1) << 32\n", "		next := (w>>32+1)<<32 | w&counted\n"},
+	{"who found a message passes nothing on [M]", "wake", true, "queue.go", "	if int64(q.info.Tail.Load()-q.info.Head.Load()) > 0 {", "	if false {"},
 	{"sleepers are not counted", "unit", false, "waiters.go", "		next := w + 1\n", "		next := w\n"},
 }
 

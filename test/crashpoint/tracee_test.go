@@ -65,13 +65,14 @@ const (
 	opTrim  // of the queue that lies behind everything else
 	opAdmit // send, unless the queue is being drained
 	opDrain // begin a drain, and count what keeps the queue from being empty
+	opLook  // look for a message, take one, and end the look when another has come
 	opNaiveSend
 	opNaiveReceive
 	opFork // of the process that the tracees come from
 )
 
 var opNames = map[uint64]string{opSend: "send", opAbort: "loan+abort", opReceive: "receive+ack", opNack: "receive+nack", opRepair: "repair",
-	opMove: "move dead", opReject: "receive+reject", opPurge: "purge", opTrim: "trim", opAdmit: "send, unless drained", opDrain: "drain", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
+	opMove: "move dead", opReject: "receive+reject", opPurge: "purge", opTrim: "trim", opAdmit: "send, unless drained", opDrain: "drain", opLook: "look", opNaiveSend: "naive send", opNaiveReceive: "naive receive"}
 
 const (
 	resultOK = iota + 1
@@ -323,6 +324,26 @@ func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 		n, err := q.Purge(owner)
 		set(b, wordValue, uint64(n))
 		return result(err)
+	case opLook:
+		q.Receivers.Look()
+		for i := range 2 {
+			l, err := q.TryLoan(owner)
+			if err != nil {
+				return result(err)
+			}
+			fill(q.LoanBytes(l), get(b, wordValue))
+			if err := q.Commit(l, length(get(b, wordValue))); err != nil {
+				return result(err)
+			}
+			if i == 1 {
+				break // this one is for another
+			}
+			if l, err := q.TryReceive(owner); err != nil || q.Ack(l) != nil {
+				return resultLost
+			}
+		}
+		q.Found()
+		return resultOK
 	case opDrain:
 		err := q.Drain(true)
 		st := q.Stat()

@@ -126,6 +126,7 @@ func TestWake(t *testing.T) {
 		{opNack, func(b *builder) { b.send(1) }, true, "receive"},
 		{opReceive, func(b *builder) { b.send(2) }, false, "send 88"},
 		{opAbort, func(b *builder) { b.send(1); b.peerLease() }, true, "send 88"},
+		{opLook, func(b *builder) {}, false, "receive"},
 	} {
 		count := newTally(t)
 		lost := 0
