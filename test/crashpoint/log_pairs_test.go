@@ -45,13 +45,13 @@ func TestLogPairs(t *testing.T) {
 		b.finish()
 		for j, image := range images {
 			for k, writes := range [][]uint64{nil, laps[:1], laps} {
-				if pick.skips(16) {
+				if pick.skips(16, 1) {
 					continue
 				}
 				copy(log, s.image)
 				a.begin(opRead, second, 0)
 				set(mem, wordNoRuntime, 1)
-				a.somePoints(pick, 2, func(i int) {
+				a.somePoints(pick, 2, 1, func(i int) {
 					covered += points[j]
 					copy(log, image)
 					var err error

@@ -45,7 +45,7 @@ func TestTopicPairs(t *testing.T) {
 		for _, s := range topicStates(start) {
 			for _, opA := range []uint64{opTell, opRecant, opHear, opEvict} {
 				for _, opB := range []uint64{opTell, opRecant, opHear, opVisit, opEvict} {
-					if opA == opHear && s.drop || (opA == opEvict || opB == opEvict) && !s.peer || s.single && publishes(opA) && publishes(opB) || pick.skips(8) {
+					if opA == opHear && s.drop || (opA == opEvict || opB == opEvict) && !s.peer || s.single && publishes(opA) && publishes(opB) || pick.skips(8, 1) {
 						continue
 					}
 					copy(mem[queueAt:], s.image)
@@ -59,7 +59,7 @@ func TestTopicPairs(t *testing.T) {
 						points []int
 					}
 					known := map[uint64]killed{} // what B does depends on the memory alone
-					a.somePoints(pick, 2, func(i int) {
+					a.somePoints(pick, 2, 1, func(i int) {
 						a.freeze(&z)
 						h := maphash.Bytes(seed, mem[queueAt:queueAt+queueRoom])
 						k, ok := known[h]
@@ -70,7 +70,7 @@ func TestTopicPairs(t *testing.T) {
 						}
 						again := false
 						for j, image := range k.images {
-							if pick.skips(2) {
+							if pick.skips(2, 1) {
 								continue
 							}
 							if again {
