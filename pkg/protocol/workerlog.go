@@ -200,8 +200,8 @@ func (l *InstanceLog) From(position uint64) *InstanceCursor {
 
 // Oldest returns a cursor at the oldest record that is kept.
 func (l *InstanceLog) Oldest() *InstanceCursor {
-	limit, size := l.info.Limit.Load(), uint64(len(l.ring))
-	if limit < size {
+	head, limit, size := l.info.Head.Load(), l.info.Limit.Load(), uint64(len(l.ring))
+	if limit < size && head <= limit { // the first lap
 		return &InstanceCursor{l: l, next: 1}
 	}
 	return l.From((limit - size) &^ (l.chunk() - 1))
