@@ -91,7 +91,7 @@ func (l *InstanceLog) Resume(pid int) *LogWriter {
 	w := &LogWriter{l: l, pid: uint32(pid), head: l.info.Head.Load()}
 	w.end = (w.head + chunk - 1) &^ (chunk - 1)
 	good := w.head%8 == 0
-	if limit := l.info.Limit.Load(); limit != w.end && (w.end != w.head || limit != w.end+chunk) { // the latter: the last one died before its first record
+	if limit := l.info.Limit.Load(); limit != w.end && limit != w.end+chunk { // the latter: the last one died after A, before its record was there
 		good = false
 		l.info.Limit.Store(w.end)
 	}

@@ -31,6 +31,20 @@ var recordMutants = []mutant{
 	{"metric: a gauge has its owner before it begins anew", "metric", false, "metric.go", "			if d.Kind == MetricKindGauge && r.Owner.Load() != uint32(pid) {\n", "			r.Owner.Store(uint32(pid))\n			if d.Kind == MetricKindGauge {\n"},
 	{"metric: every process defines its own", "metric", false, "metric.go", "		if r.says(d) {\n", "		if false {\n"},
 
+	{"entry: head before the bytes [B]", "entry", true, "workerlog.go", "	w.seq++\n	b := l.ring", "	sys.StoreRelease(&l.info.Head, at+n)\n	w.seq++\n	b := l.ring"},
+	{"entry: head before the text", "entry", false, "workerlog.go", "	b = b[SizeofWorkerRecord:]\n	copy(b, text)\n", "	sys.StoreRelease(&l.info.Head, at+n)\n	b = b[SizeofWorkerRecord:]\n	copy(b, text)\n"},
+	{"entry: limit after the bytes [A]", "entry", false, "workerlog.go", "		sys.StoreRelease(&l.info.Limit, w.end) // A\n", "		defer sys.StoreRelease(&l.info.Limit, w.end)\n"},
+	{"entry: no limit", "unit", false, "workerlog.go", "		sys.StoreRelease(&l.info.Limit, w.end) // A\n", ""},
+	{"entry: the rest of a chunk is not marked", "unit", false, "workerlog.go", "		if w.end != at {\n			binary", "		if false {\n			binary"},
+	{"entry: numbers begin anew", "entry", false, "workerlog.go", "				w.seq = r.Seq\n", "				_ = r\n"},
+	{"entry: a death after A is damage", "entry", false, "workerlog.go", "limit != w.end && limit != w.end+chunk {", "limit != w.end {"},
+	{"entry: the next begins where the last one began", "entry", false, "workerlog.go", "w.end = (w.head + chunk - 1) &^ (chunk - 1)", "w.head = w.head &^ (chunk - 1)\n	w.end = w.head"},
+	{"entry: read without a look at limit [A]", "unit", false, "workerlog.go", "		if l.info.Limit.Load()-c.pos > size {\n			continue", "		if false {\n			continue"},
+	{"entry: a reader stays where it was overtaken", "unit", false, "workerlog.go", "			c.pos = (limit - size + chunk - 1) &^ (chunk - 1)\n			continue\n", "			continue\n"},
+	{"entry: nobody says what was lost", "unit", false, "workerlog.go", "					lost = r.Seq - c.next\n", ""},
+	{"entry: no length check of the reader", "unit", false, "workerlog.go", "good := n >= SizeofWorkerRecord && n%8 == 0 && n <= left && n <= head-c.pos", "good := n != 0"},
+	{"entry: everybody wakes", "unit", false, "workerlog.go", "nap == LogNapSleeps || nap == LogNapNaps && fills", "nap != LogNapAwake"},
+
 	{"create: ready before the header", "create", false, "header.go", "	writeHeader(b, h)\n	return nil\n", "	publish(b)\n	writeHeader(b, h)\n	return nil\n"},
 	{"create: a queue is ready before its geometry", "create", false, "queue.go", "	info.Slots.Store(uint32(o.Slots))\n", "	publish(b)\n	info.Slots.Store(uint32(o.Slots))\n"},
 	{"create: a topic is ready before its slots", "create", false, "topic.go", "	info.Floor.Store(o.Start)\n	if o.Start != 0", "	info.Floor.Store(o.Start)\n	publish(b)\n	if o.Start != 0"},
@@ -40,13 +54,14 @@ var recordMutants = []mutant{
 }
 
 var recordHunters = []hunter{
-	{"unit", "./pkg/protocol", "^(Test|Fuzz)(Golden|Log|Roster|Header)"},
+	{"unit", "./pkg/protocol", "^(Test|Fuzz)(Golden|Log|InstanceLog|Roster|Header)"},
 	{"kill", "./test/crashpoint", "^TestLogKill$"},
 	{"parked", "./test/crashpoint", "^TestLogParked$"},
 	{"reader", "./test/crashpoint", "^TestLogReaderParked$"},
 	{"wake", "./test/crashpoint", "^TestLogWake$"},
 	{"roster", "./test/crashpoint", "^TestRosterKill$"},
 	{"pairs", "./test/crashpoint", "^TestLogPairs$"},
+	{"entry", "./test/crashpoint", "^TestInstanceLog(Kill|Parked)$"},
 	{"metric", "./test/crashpoint", "^TestMetricKill$"},
 	{"rows", "./test/crashpoint", "^TestRosterReaderParked$"},
 	{"create", "./test/crashpoint", "^TestCreateKill$"},

@@ -163,6 +163,8 @@ func traceeMain() {
 		}
 		var e ends
 		switch {
+		case op >= opEnter:
+			readyEntries(b[:sharedSize])
 		case op >= opDefineCounter:
 			metered = openGroup(b[:sharedSize])
 		case op >= opSetWorker:
@@ -250,11 +252,14 @@ func warmUp() {
 	warmUpCreate(b)
 	warmUpRoster(b)
 	warmUpMetrics(b)
+	warmUpEntries(b[:sharedSize])
 }
 
 func operate(b []byte, q, d *protocol.Queue, op uint64) uint64 {
 	owner := uint16(get(b, wordOwner))
 	switch {
+	case op >= opEnter:
+		return operateEntries(b[:sharedSize], op)
 	case op >= opDefineCounter:
 		return operateMetrics(op)
 	case op >= opSetWorker:
