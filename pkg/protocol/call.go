@@ -173,6 +173,20 @@ func (c *Call) room(i, at uint64, n int) []byte {
 	return c.b[from : from+uint64(n) : from+uint64(n)]
 }
 
+// fetch asks for the line at a place of slot i, if it is another than that of the state word, which is looked at next: so both come together.
+func (c *Call) fetch(i, place uint64) {
+	if i < c.slots && place >= 64 && place < c.stride {
+		sys.PrefetchLine(&c.b[c.offset+i*c.stride+place])
+	}
+}
+
+// own asks for the line at a place of slot i, to be written soon.
+func (c *Call) own(i, place uint64) {
+	if place < c.stride {
+		sys.PrefetchStores(&c.b[c.offset+i*c.stride+place], 1)
+	}
+}
+
 func (c *Call) counters(id uint16) *CallCounters {
 	return overlayCallCounters(c.b, callCounters+int64(id%callStripes)*SizeofCallCounters)
 }
@@ -256,7 +270,7 @@ func (c *Call) Send(r *Request, n int) error {
 }
 
 // SendCopy copies p into the slot and sends it: RequestRoom, a copy, and Send, but that it takes its ticket first. Servers look at the slot's line all the
-// time, so the line is lost between two stores to it that something slow lies between; here all of them follow each other. Errors: those of Send.
+// time, so the line is lost between two stores to it that something slow lies between (a ticket, another line); here all of them follow each other. Errors: those of Send.
 func (c *Call) SendCopy(r *Request, p []byte) error {
 	if len(p) > c.slotSize {
 		return fmt.Errorf("request of %d bytes: a slot of call channel %q holds %d", len(p), c.h.Name, c.slotSize)
@@ -264,9 +278,18 @@ func (c *Call) SendCopy(r *Request, p []byte) error {
 	if r.word.Phase() != CallPhaseCalling && !r.word.settled() {
 		return ErrLost
 	}
+	const near = 64 - SizeofCallSlot // so much shares the line of the state word
+	if len(p) > near {
+		c.own(r.slot, 64)
+	}
 	ticket := uint32(c.info.Tickets.Add(1))
-	copy(c.room(r.slot, SizeofCallSlot, len(p)), p)
-	return c.send(r, len(p), ticket)
+	to := c.room(r.slot, SizeofCallSlot, len(p))
+	if len(p) > near { // what shares the line comes last
+		copy(to[near:], p[near:])
+		p = p[:near]
+	}
+	copy(to, p)
+	return c.send(r, len(to), ticket)
 }
 
 func (c *Call) send(r *Request, n int, ticket uint32) error {
@@ -284,6 +307,7 @@ func (c *Call) send(r *Request, n int, ticket uint32) error {
 
 // Settled reports whether the reply is there, or will never be. Errors: ErrLost.
 func (c *Call) Settled(r *Request) (bool, error) {
+	c.fetch(r.slot, callReplyAt(r.length))
 	w := CallWord(c.slot(r.slot).State.Load())
 	if w == r.word {
 		return w.settled(), nil
@@ -397,6 +421,7 @@ func (v Serving) Deliveries() int { return v.word.Deliveries() }
 // that is alone with one caller finds the next request where the last one was. Errors: ErrEmpty, *CorruptError (the
 // request's length is beyond the slot: its caller was told).
 func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
+	c.fetch(from, 64)
 	// Bounded even if a hostile peer changes words for ever: each try that fails means that somebody else got further.
 	for range 1 << 16 {
 		i, w, ok := c.oldest(from)
@@ -405,6 +430,7 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 		}
 		s := c.slot(i)
 		mine := w.with(CallPhaseServing, w.Caller(), server)
+		c.own(i, callReplyAt(min(int(uint32(s.Request.Load()>>CallSlotLengthShift)), c.slotSize))) // a hint: the length is read again
 		if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // D: pairs with B
 			continue
 		}

@@ -189,7 +189,7 @@ var callMutants = []mutant{
 	{"accept without server [D]", "kill", true, "call.go", "mine := w.with(CallPhaseServing, w.Caller(), server)", "mine := w.with(CallPhaseServing, w.Caller(), server&0)"},
 	{"accept forgets the caller", "kill", false, "call.go", "mine := w.with(CallPhaseServing, w.Caller(), server)", "mine := w.with(CallPhaseServing, 0, server)"},
 	{"sent before the length [B]", "kill", true, "call.go", "	sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))\n", "	defer sys.StoreRelease(&s.Request, uint64(n)<<CallSlotLengthShift|uint64(ticket))\n"},
-	{"SendCopy sends before it copies", "kill", false, "call.go", "	copy(c.room(r.slot, SizeofCallSlot, len(p)), p)\n	return c.send(r, len(p), ticket)\n", "	err := c.send(r, len(p), ticket)\n	copy(c.room(r.slot, SizeofCallSlot, len(p)), p)\n	return err\n"},
+	{"SendCopy sends before it copies", "kill", false, "call.go", "	copy(to, p)\n	return c.send(r, len(to), ticket)\n", "	err := c.send(r, len(to), ticket)\n	copy(to, p)\n	return err\n"},
 	{"answered before the length [E]", "parked", false, "call.go", "	sys.StoreRelease(&s.Reply, uint64(n)<<CallSlotReplyLengthShift|uint64(uint32(code)))\n", "	defer sys.StoreRelease(&s.Reply, uint64(n)<<CallSlotReplyLengthShift|uint64(uint32(code)))\n"},
 	{"the caller frees what is served [H]", "kill", true, "call.go", "	if w.Phase() == CallPhaseServing {\n		next =", "	if false {\n		next ="},
 	{"the server keeps what nobody waits for", "kill", true, "call.go", "if w.Caller() == 0 { // the last to leave frees the slot", "if false {"},
