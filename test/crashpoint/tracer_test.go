@@ -177,9 +177,12 @@ func (x *tracee) wait(pid int) syscall.Signal {
 	}
 }
 
+// patienceWithTracee is how long an operation may take that is not stepped. A tracee that is killed after it has hung.
+const patienceWithTracee = time.Minute
+
 // run lets a traced process run to its next breakpoint.
 func (x *tracee) run(pid int) {
-	hung := time.AfterFunc(20*time.Second, func() { unix.Kill(pid, unix.SIGKILL) })
+	hung := time.AfterFunc(patienceWithTracee, func() { unix.Kill(pid, unix.SIGKILL) })
 	defer hung.Stop()
 	for sig := 0; ; {
 		if err := unix.PtraceCont(pid, sig); err != nil {
