@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0xc1c558bca4c73138) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x20d17179de3e9050) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -345,7 +345,10 @@ struct shmd_segment_row {
     SHMD_ATOMIC(uint64_t) size;                /* 8, daemon: bytes */
     SHMD_ATOMIC(uint64_t) inode;               /* 16, daemon: inode of the memfd: what /proc/PID/fd must show */
     char name[64];                             /* 24, daemon: as in the header */
-    uint8_t reserved_88[40];
+    SHMD_ATOMIC(uint32_t) stalled;             /* 88, daemon: of a channel: slots that were held for longer than stall_after when the daemon looked last */
+    SHMD_ATOMIC(uint32_t) staller;             /* 92, daemon: of a channel: attachment id of who has held one of them for longest; 0: none */
+    SHMD_ATOMIC(uint64_t) stalled_ns;          /* 96, daemon: of a channel: CLOCK_MONOTONIC when that one was seen first */
+    uint8_t reserved_104[24];
 };
 SHMD_ASSERT(sizeof(struct shmd_segment_row) == 128, "size of segment_row");
 SHMD_ASSERT(offsetof(struct shmd_segment_row, seq) == 0, "offset of segment_row.seq");
@@ -353,6 +356,9 @@ SHMD_ASSERT(offsetof(struct shmd_segment_row, kind) == 4, "offset of segment_row
 SHMD_ASSERT(offsetof(struct shmd_segment_row, size) == 8, "offset of segment_row.size");
 SHMD_ASSERT(offsetof(struct shmd_segment_row, inode) == 16, "offset of segment_row.inode");
 SHMD_ASSERT(offsetof(struct shmd_segment_row, name) == 24, "offset of segment_row.name");
+SHMD_ASSERT(offsetof(struct shmd_segment_row, stalled) == 88, "offset of segment_row.stalled");
+SHMD_ASSERT(offsetof(struct shmd_segment_row, staller) == 92, "offset of segment_row.staller");
+SHMD_ASSERT(offsetof(struct shmd_segment_row, stalled_ns) == 96, "offset of segment_row.stalled_ns");
 
 /* One worker group. Row i of the command segment's group table belongs to it. A row without a name is free. */
 struct shmd_group_row {

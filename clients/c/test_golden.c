@@ -121,6 +121,9 @@ static void roster(void) {
         WORD(s, kind);
         WORD(s, size);
         WORD(s, inode);
+        WORD(s, stalled);
+        WORD(s, staller);
+        WORD(s, stalled_ns);
         TEXT(s, name);
     }
     for (uint64_t i = 0; i < LOAD(r, group_count); i++) {

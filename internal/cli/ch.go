@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -73,7 +75,16 @@ type channelJSON struct {
 	Slots    int    `json:"slots"`
 	SlotSize int    `json:"slot_size"`
 	*channelNumbers
-	Error string `json:"error,omitempty"` // why there are no numbers
+	Stalled *stalledJSON `json:"stalled,omitempty"`
+	Error   string       `json:"error,omitempty"` // why there are no numbers
+}
+
+// stalledJSON tells of slots that are held for longer than stall_after.
+type stalledJSON struct {
+	Slots     int    `json:"slots"`
+	Holder    string `json:"holder"` // of the oldest
+	Pid       int    `json:"pid"`
+	AtLeastNs int64  `json:"at_least_ns"`
 }
 
 type channelNumbers struct {
@@ -138,7 +149,12 @@ func (a *app) channels(ctx context.Context, s *session) ([]channelJSON, error) {
 				told[c.Name] = channelJSON{Name: c.Name, Kind: c.Kind, Slots: int(c.Slots), SlotSize: int(c.SlotSize)}
 			}
 		}
-		list = append(list, s.channel(g.Name, g.Kind, told[g.Name]))
+		c := s.channel(g.Name, g.Kind, told[g.Name])
+		if g.Stalled > 0 {
+			a, _ := s.Roster.Attachment(g.Staller)
+			c.Stalled = &stalledJSON{g.Stalled, a.Name, a.Pid, max(sys.MonotonicNs()-g.StalledNs, 0)}
+		}
+		list = append(list, c)
 	}
 	return list, nil
 }
@@ -333,6 +349,9 @@ func (a *app) printChannel(c channelJSON) error {
 		t.add("depth", fmt.Sprintf("%d: %d ready, %d leased, %d dead", n.Depth, n.Ready, n.Leased, n.SlotsDead))
 	}
 	t.add("loaned", n.Loaned)
+	if s := c.Stalled; s != nil {
+		t.add("stalled", cell{text: fmt.Sprintf("%s; %s (pid %d) holds one for %v at least", count(s.Slots, "slot"), s.Holder, s.Pid, time.Duration(s.AtLeastNs).Round(time.Second)), color: yellow})
+	}
 	t.add("asleep", fmt.Sprintf("%s, %s", count(n.ReceiversAsleep, "receiver"), count(n.SendersAsleep, "sender")))
 	for _, row := range counts {
 		t.add(row.name, row.n)

@@ -92,7 +92,7 @@ type workerJSON struct {
 	ExitSignal int    `json:"exit_signal"`
 	Reason     string `json:"reason"`
 	ShimPid    pid    `json:"shim_pid"` // of a filter, the process that holds its messages and pipes; null for another worker
-	Stalled    bool   `json:"stalled"`  // a filter that does not answer
+	Stalled    bool   `json:"stalled"`  // a filter that does not answer, or who holds a slot for too long
 }
 
 func (s *session) workerJSON(w worker) workerJSON {

@@ -93,6 +93,7 @@ type Channel struct {
 	Publishers    int           `toml:"publishers"`      // topic: 1: one at a time, and faster; 0: any number
 	Subscribers   int           `toml:"subscribers"`     // topic: how many at a time
 	EvictAfter    time.Duration `toml:"evict_after"`     // topic: how long a subscriber may keep a publisher waiting; 0: for ever
+	StallAfter    time.Duration `toml:"stall_after"`     // a slot that somebody holds for so long is a stall, which is told; 0: never
 	Sparse        bool          `toml:"sparse"`          // memory is taken when it is touched, not in advance
 	AllowProduce  []string      `toml:"allow_produce"`   // outsiders who may produce: "alice", "@ops", "*"
 	AllowConsume  []string      `toml:"allow_consume"`   // outsiders who may consume

@@ -39,6 +39,7 @@ consumers = 1
 slots = 8
 
 [channel.jobs]
+stall_after = "30s"
 kind = "queue"
 slots = 2
 slot_size = "64B"
@@ -139,7 +140,7 @@ func TestComplete(t *testing.T) {
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},
 			{Name: "lines", Kind: KindQueue, Slots: 8, SlotSize: 4 << 10, MaxDeliveries: 5, DeadSlots: 8},
-			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, MaxLeases: 1, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
+			{Name: "jobs", Kind: KindQueue, Slots: 2, SlotSize: 64, DeadSlots: 4, MaxLeases: 1, StallAfter: 30 * time.Second, AllowProduce: []string{"alice", "1000"}, AllowConsume: []string{"@ops", "*"}},
 			{Name: "service", Kind: KindCall, Slots: 64, SlotSize: 64, MaxDeliveries: 5, OnServerDeath: OnServerDeathFail},
 			{Name: "other", Kind: KindCall, Slots: 4, SlotSize: 4 << 10, MaxDeliveries: 5, OnServerDeath: OnServerDeathRetry},
 			{Name: "news", Kind: KindTopic, Slots: 1024, SlotSize: 4096, Overflow: OverflowBlock, Publishers: 1, Subscribers: 7, EvictAfter: 5 * time.Second},

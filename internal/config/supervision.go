@@ -13,6 +13,9 @@ import (
 // minWatchdog is the least watchdog: a process that is not scheduled for so long is not hung.
 const minWatchdog = 100 * time.Millisecond
 
+// minStall is the least stall_after: the daemon looks twice in it.
+const minStall = 100 * time.Millisecond
+
 // supervision checks what a group says of its supervision, beyond starts and stops.
 func (v *validator) supervision(at path, g *Group) {
 	watchdog := at.key("watchdog")

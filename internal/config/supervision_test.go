@@ -15,6 +15,7 @@ func TestSupervisionIsRefused(t *testing.T) {
 		w + `limits = { core = -2 }`:                                                                        `it is below 0; write "unlimited" for none`,
 		w + `limits = { core = true }`:                                                                      `must be an integer, a size such as "64MiB", or "unlimited"`,
 		w + `limits = 3`:                                                                                    `must be a table of limits`,
+		"[channel.q]\nstall_after = \"1ms\"":                                                                `stall_after in [channel.q]: 1ms is out of range; use 100ms to 24h`,
 		w + `nice = 20`:                                                                                     `20 is out of range; use -20 to 19`,
 		w + `cpus = "3-1"`:                                                                                  `"3-1" is no list of CPUs`,
 		w + `oom_score_adj = 1001`:                                                                          `1001 is out of range`,

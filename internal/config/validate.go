@@ -122,6 +122,9 @@ func (v *validator) channel(ch *Channel) {
 			ch.Slots, FormatSize(ch.SlotSize), FormatSize(MaxChannelSize))
 	}
 	v.topic(at, ch)
+	if ch.StallAfter != 0 {
+		v.duration(at.key("stall_after"), ch.StallAfter, minStall)
+	}
 	if has("max_deliveries") {
 		v.between(at.key("max_deliveries"), ch.MaxDeliveries, 0, MaxDeliveries)
 	}

@@ -149,11 +149,23 @@ func (d *Daemon) watchGroup(g *group) {
 	})
 }
 
-// watchChannel moves the dead letters of a channel that has any.
+// watchChannel moves the dead letters of a channel that has any, and looks for stalls if it is to.
 func (d *Daemon) watchChannel(name string) {
-	if c := d.mem.channels[name]; c.dead != nil && d.ringing != nil {
-		d.watch(d.ringing, name, func(ctx context.Context) { d.moveDeadLetters(ctx, name, c) })
+	c := d.mem.channels[name]
+	limit := c.conf.StallAfter
+	if c.dead == nil && limit == 0 || d.ringing == nil {
+		return
 	}
+	d.watch(d.ringing, name, func(ctx context.Context) {
+		var stalls sync.WaitGroup
+		if limit > 0 {
+			stalls.Go(func() { d.watchStalls(ctx, name, c.Channel, limit) })
+		}
+		if c.dead != nil {
+			d.moveDeadLetters(ctx, name, c)
+		}
+		stalls.Wait()
+	})
 }
 
 // addSegment puts a segment that was made while the region runs into the directory and the fd store.

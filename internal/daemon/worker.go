@@ -49,6 +49,8 @@ type process struct {
 	resting   bool // it was asleep at the last look at its heartbeat, and rings when it is not any more
 	suspended bool // a signal has stopped it
 
+	stalledOn string // the channel whose stall its row tells of
+
 	filter   int      // pid of the filter that this shim runs, 0 for none
 	filterFD *os.File // its pidfd, if there is one
 }

@@ -132,6 +132,9 @@ var Structs = []Struct{
 		w64("Size", 8, daemon, "bytes"),
 		w64("Inode", 16, daemon, "inode of the memfd: what /proc/PID/fd must show"),
 		text("Name", 24, 64, daemon, "as in the header"),
+		w32("Stalled", 88, daemon, "of a channel: slots that were held for longer than stall_after when the daemon looked last"),
+		w32("Staller", 92, daemon, "of a channel: attachment id of who has held one of them for longest; 0: none"),
+		w64("StalledNs", 96, daemon, "of a channel: CLOCK_MONOTONIC when that one was seen first"),
 	}},
 	{Name: "GroupRow", Size: 320, Doc: "One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),

@@ -116,7 +116,7 @@ var (
 
 	goldenSegments = []Segment{
 		{Name: "roster", Kind: KindRoster, Size: 6848, Inode: 1001},
-		{Name: "jobs", Kind: KindQueue, Size: 1 << 33, Inode: 1<<40 + 7},
+		{Name: "jobs", Kind: KindQueue, Size: 1 << 33, Inode: 1<<40 + 7, Stalled: 3, Staller: 5, StalledNs: 88_000_000_004},
 		{Name: "group/" + strings.Repeat("n", 58), Kind: KindGroup, Size: 12288, Inode: 1003}, // fills its field
 	}
 	goldenGroups = []Group{

@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xc1c558bca4c73138
+const LayoutHash uint64 = 0x20d17179de3e9050
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -817,17 +817,26 @@ type SegmentRow struct {
 	Inode atomic.Uint64
 	// Name is at 24, written by daemon: as in the header
 	Name [8]atomic.Uint64
-	_    [40]byte
+	// Stalled is at 88, written by daemon: of a channel: slots that were held for longer than stall_after when the daemon looked last
+	Stalled atomic.Uint32
+	// Staller is at 92, written by daemon: of a channel: attachment id of who has held one of them for longest; 0: none
+	Staller atomic.Uint32
+	// StalledNs is at 96, written by daemon: of a channel: CLOCK_MONOTONIC when that one was seen first
+	StalledNs atomic.Uint64
+	_         [24]byte
 }
 
 // Size of SegmentRow and offsets of its fields, in bytes.
 const (
-	SizeofSegmentRow        = 128
-	OffsetofSegmentRowSeq   = 0
-	OffsetofSegmentRowKind  = 4
-	OffsetofSegmentRowSize  = 8
-	OffsetofSegmentRowInode = 16
-	OffsetofSegmentRowName  = 24
+	SizeofSegmentRow            = 128
+	OffsetofSegmentRowSeq       = 0
+	OffsetofSegmentRowKind      = 4
+	OffsetofSegmentRowSize      = 8
+	OffsetofSegmentRowInode     = 16
+	OffsetofSegmentRowName      = 24
+	OffsetofSegmentRowStalled   = 88
+	OffsetofSegmentRowStaller   = 92
+	OffsetofSegmentRowStalledNs = 96
 )
 
 // GroupRow is 320 bytes. One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.
@@ -1926,6 +1935,9 @@ var Layouts = []StructInfo{
 		{"size", "u64", 8, 8, "daemon", "bytes"},
 		{"inode", "u64", 16, 8, "daemon", "inode of the memfd: what /proc/PID/fd must show"},
 		{"name", "text", 24, 64, "daemon", "as in the header"},
+		{"stalled", "u32", 88, 4, "daemon", "of a channel: slots that were held for longer than stall_after when the daemon looked last"},
+		{"staller", "u32", 92, 4, "daemon", "of a channel: attachment id of who has held one of them for longest; 0: none"},
+		{"stalled_ns", "u64", 96, 8, "daemon", "of a channel: CLOCK_MONOTONIC when that one was seen first"},
 	}},
 	{Name: "GroupRow", Size: 320, Doc: "One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},

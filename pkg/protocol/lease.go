@@ -1,6 +1,6 @@
 package protocol
 
-// Held is a lease that somebody holds on a channel, as an observer sees it.
+// Held is a lease or a loan that somebody holds on a channel, as an observer sees it.
 type Held struct {
 	Slot  int    // -1: of a lane, whose one consumer may hold a run of them
 	Owner uint16 // attachment id
@@ -41,5 +41,31 @@ func (q *Queue) eachLease(each func(Held)) {
 			stamp ^= uint64(f.Open()) << SlotPassedShift
 		}
 		each(Held{int(i), w.Owner(), stamp})
+	}
+}
+
+// Loans hands over the slots that producers hold, of every kind but calls and topics without slot heads; as Leases else.
+func Loans(c Channel, each func(Held)) {
+	const passed = (1<<SlotPassedBits - 1) << SlotPassedShift
+	slot := func(i uint64, w Word) {
+		if w.Phase() == PhaseWriting && w.Owner() != 0 {
+			each(Held{int(i), w.Owner(), uint64(w) &^ passed})
+		}
+	}
+	switch c := c.(type) {
+	case *Queue:
+		for i := range c.reached() {
+			slot(i, Word(c.slot(i).State.Load()))
+		}
+	case *Topic:
+		for i := range c.reached() {
+			slot(i, Word(c.slot(i).State.Load()))
+		}
+	case *Latest:
+		for i := range c.mask + 1 {
+			if w := LatestWord(c.slot(i).State.Load()); w.held() {
+				each(Held{int(i), w.Owner(), uint64(w)})
+			}
+		}
 	}
 }

@@ -42,6 +42,11 @@ type Segment struct {
 	Kind  Kind
 	Size  int64 // bytes
 	Inode uint64
+
+	// Of a channel with stall_after, as the daemon saw it last.
+	Stalled   int    // slots that are held for longer
+	Staller   uint16 // attachment id of who has held one for longest
+	StalledNs int64  // CLOCK_MONOTONIC when that was seen first
 }
 
 // Group is a row of the group table. One without a name is free: there is no such group.
@@ -79,7 +84,7 @@ type Worker struct {
 	Rolled               uint32            // the rolling restart of its group whose turn it had last
 	ConfigHash           uint64            // of the configuration that its process was started with
 	ExitCode, ExitSignal int
-	Stalled              bool // a filter that does not answer
+	Stalled              bool // a filter that does not answer, or it holds a slot for too long
 	Reason               string
 	Event                uint64 // number of the event of the last change of State
 }
@@ -268,7 +273,8 @@ func (r *Roster) Segments() ([]Segment, error) {
 		}
 		var s Segment
 		err = readRow(&p.Seq, r.daemonLives, func() {
-			s = Segment{Name: Text(p.Name[:]), Kind: Kind(p.Kind.Load()), Size: int64(p.Size.Load()), Inode: p.Inode.Load()}
+			s = Segment{Name: Text(p.Name[:]), Kind: Kind(p.Kind.Load()), Size: int64(p.Size.Load()), Inode: p.Inode.Load(),
+				Stalled: int(p.Stalled.Load()), Staller: uint16(p.Staller.Load()), StalledNs: int64(p.StalledNs.Load())}
 		})
 		if err != nil {
 			return out, fmt.Errorf("roster: segment %d: %w", i, err)
@@ -291,6 +297,9 @@ func (r *Roster) SetSegment(i int, s Segment) error {
 		p.Kind.Store(uint32(s.Kind))
 		p.Size.Store(uint64(s.Size))
 		p.Inode.Store(s.Inode)
+		p.Stalled.Store(uint32(s.Stalled))
+		p.Staller.Store(uint32(s.Staller))
+		p.StalledNs.Store(uint64(s.StalledNs))
 		SetText(p.Name[:], s.Name)
 	})
 	if n := r.info.SegmentCount.Load(); uint32(i) == n {

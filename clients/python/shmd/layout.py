@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0xc1c558bca4c73138  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x20d17179de3e9050  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -297,6 +297,9 @@ FIELDS = {
         "size": (8, "Q"),  # daemon: bytes
         "inode": (16, "Q"),  # daemon: inode of the memfd: what /proc/PID/fd must show
         "name": (24, "64s"),  # daemon: as in the header
+        "stalled": (88, "I"),  # daemon: of a channel: slots that were held for longer than stall_after when the daemon looked last
+        "staller": (92, "I"),  # daemon: of a channel: attachment id of who has held one of them for longest; 0: none
+        "stalled_ns": (96, "Q"),  # daemon: of a channel: CLOCK_MONOTONIC when that one was seen first
     },
     # One worker group. Row i of the command segment's group table belongs to it. A row without a name is free.
     "GroupRow": {
