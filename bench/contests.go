@@ -162,6 +162,10 @@ func asleep(one bool) *contest {
 			rowSpec{
 				measure: what + ", kernel sleeps of the server's threads a message", unit: "sleeps", reference: "messages", needs: []string{ours}, target: ">= 0.98",
 				value: func(r map[string]result) float64 { return r[ours]["sleeps_server"] }, against: func(map[string]result) float64 { return 1 },
+			},
+			rowSpec{ // on one CPU the answer is often there before the client would sleep
+				measure: what + ", kernel sleeps of the client's threads a message", unit: "sleeps", reference: "messages", needs: []string{ours}, target: "<= 1.5",
+				value: func(r map[string]result) float64 { return r[ours]["sleeps_client"] }, against: func(map[string]result) float64 { return 1 },
 			})
 	}
 	for _, peer := range peers {

@@ -248,6 +248,9 @@ func (l *lab) program(ctx context.Context, name, measure string, p params) (resu
 	cpus := l.on(p)
 	args := append([]string{measure}, l.args(p)...)
 	args = append(args, fmt.Sprint("cpu0=", cpus[0]), fmt.Sprint("cpu1=", cpus[1]))
+	if p.peers != 0 {
+		args = append(args, fmt.Sprint("peers=", p.peers))
+	}
 	c, err := l.start(ctx, l.cpus[:], nil, 2, filepath.Join(l.dir, name), args...)
 	if err != nil {
 		return nil, err

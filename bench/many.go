@@ -18,7 +18,9 @@ func many() *contest {
 		pair("shmd 1:1, producers = 1, consumers = 1", "lane-receive", "lane-send", lane),
 		crowd("shmd 4:4", 4, 4, p),
 		crowd("shmd 1:64", 1, 64, p),
+		c("C ring, 64 consumers", "crowd", params{size: 64, peers: 64}.with(1, 1)),
 	}
+	n.rows = append(n.rows, ratio("queue, 1:64 ends on two CPUs, in total, 64 B", "M/s", "rate", "shmd 1:64", "C ring, 64 consumers", "", ">= 0.5"))
 	for _, key := range []string{"shmd 4:4", "shmd 1:64"} {
 		n.rows = append(n.rows,
 			ratio("queue, "+key[len("shmd "):]+" ends on two CPUs, in total, 64 B", "M/s", "rate", key, "shmd 1:1", "", ">= 0.5"),

@@ -32,6 +32,7 @@ struct args {
   int cpu[2];       // this process's, and its peer's
   double tick;      // ns
   int sleep;        // 1: wait in the kernel, 0: spin
+  int peers;        // how many of what grows
   int touch;        // 0: payloads are neither written nor read
   const char *dir;  // for sockets
   const char *id;   // a name of this run
@@ -67,6 +68,7 @@ static inline struct args parse(int argc, char **argv) {
     else if (!strcmp(k, "cpu1")) a.cpu[1] = atoi(v);
     else if (!strcmp(k, "tick")) a.tick = atof(v);
     else if (!strcmp(k, "sleep")) a.sleep = atoi(v);
+    else if (!strcmp(k, "peers")) a.peers = atoi(v);
     else if (!strcmp(k, "touch")) a.touch = atoi(v);
     else if (!strcmp(k, "dir")) a.dir = v;
     else if (!strcmp(k, "id")) a.id = v;

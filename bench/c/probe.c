@@ -4,6 +4,7 @@
 //   futex  round trip, both ends asleep in the kernel
 //   ring   one way through a single-producer ring, one at a time or in batches
 //   loan   the same with slots of many pages, used in place; touch=0: handed over untouched
+//   crowd  one producer and many consumers over one ring, which sleep and are woken as those of a queue of ours, for half a second
 //   copy   memcpy of the size, nobody else about
 //   fetch  memcpy of what the other CPU has just written, while it waits
 //   seqlock  read of the newest of eight versions, each behind a sequence number, while the other CPU writes at full speed
@@ -209,6 +210,109 @@ static void one_way(void) {
   report_rate(&a, begin, end, ring->cpu);
 }
 
+// ------------------------------------------------------------------ crowd
+
+// Consumers take by compare-and-swap of head; sleepers are counted, and `coming` says that one is on its way or looks, as in ../../docs/queue.md.
+enum { SLOTS = 1024, TURN = 1024, LOOKS = 1000 };
+
+static struct crowd {
+  _Alignas(LINE) _Atomic uint64_t tail;
+  _Alignas(LINE) _Atomic uint64_t head;
+  _Alignas(LINE) _Atomic uint32_t sleepers;
+  _Atomic uint32_t coming;
+  _Alignas(LINE) _Atomic uint32_t bell;
+  _Alignas(LINE) _Atomic int stop;
+  _Alignas(LINE) _Atomic uint64_t got[1024]; // by each consumer
+  _Alignas(LINE) char slots[SLOTS][64];
+} *crowd;
+
+static void ring_one(void) {
+  uint32_t none = 0;
+  if (!atomic_load(&crowd->sleepers) || !atomic_compare_exchange_strong(&crowd->coming, &none, 1)) return;
+  atomic_fetch_add(&crowd->bell, 1);
+  syscall(SYS_futex, &crowd->bell, FUTEX_WAKE, 1, 0, 0, 0);
+}
+
+static int take(uint64_t *got) {
+  for (;;) {
+    uint64_t h = atomic_load(&crowd->head), t = atomic_load(&crowd->tail);
+    if (h == t) return 0;
+    uint64_t s = sum(crowd->slots[h % SLOTS], 64); // it counts only if nobody else has taken it
+    if (!atomic_compare_exchange_strong(&crowd->head, &h, h + 1)) continue;
+    *got += s;
+    if (t - h > 1) ring_one();
+    return 1;
+  }
+}
+
+static int look(uint64_t *got, int *streak) {
+  uint32_t none = 0;
+  int promised = atomic_load(&crowd->sleepers) != 0;
+  if (promised && !atomic_compare_exchange_strong(&crowd->coming, &none, 1)) return 0;
+  int found = take(got), looks = promised && ++*streak % TURN == 0 ? 0 : LOOKS;
+  for (int n = 0; !found && n < looks && !atomic_load(&crowd->stop); n++) {
+    spin_hint();
+    found = take(got);
+  }
+  if (promised && found) {
+    atomic_store(&crowd->coming, 0);
+    if (atomic_load(&crowd->tail) != atomic_load(&crowd->head)) ring_one();
+  }
+  return found;
+}
+
+static void crowd_consumer(int i) {
+  uint64_t got = 0, n = 0;
+  int streak = 0;
+  while (!atomic_load(&crowd->stop)) {
+    if (take(&got) || look(&got, &streak)) {
+      atomic_store_explicit(&crowd->got[i], ++n, memory_order_relaxed);
+      continue;
+    }
+    atomic_fetch_add(&crowd->sleepers, 1);
+    for (;;) {
+      uint32_t v = atomic_load(&crowd->bell);
+      atomic_store(&crowd->coming, 0);
+      if (atomic_load(&crowd->head) != atomic_load(&crowd->tail) || atomic_load(&crowd->stop)) break;
+      syscall(SYS_futex, &crowd->bell, FUTEX_WAIT, v, 0, 0, 0);
+    }
+    atomic_fetch_sub(&crowd->sleepers, 1);
+  }
+  _exit(0);
+}
+
+static void crowd_ring(void) {
+  crowd = shared(sizeof *crowd);
+  if (a.peers < 1 || a.peers > 1024) fail("crowd: peers must be 1 to 1024");
+  pid_t pids[1024];
+  for (int i = 0; i < a.peers; i++) {
+    if ((pids[i] = fork()) < 0) fail("fork: %s", strerror(errno));
+    if (pids[i] == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      crowd_consumer(i);
+    }
+  }
+  while (atomic_load(&crowd->sleepers) != (uint32_t)a.peers) sched_yield();
+  uint64_t begin = ticks(), t = 0, end = begin + (uint64_t)(5e8 / a.tick);
+  for (; t % 64 || ticks() < end; t++) {
+    while (t - atomic_load(&crowd->head) == SLOTS) sched_yield();
+    memcpy(crowd->slots[t % SLOTS], message(&src, t), 64);
+    atomic_store(&crowd->tail, t + 1);
+    ring_one();
+  }
+  end = ticks();
+  atomic_store(&crowd->stop, 1);
+  atomic_fetch_add(&crowd->bell, 1);
+  syscall(SYS_futex, &crowd->bell, FUTEX_WAKE, 1 << 30, 0, 0, 0);
+  uint64_t least = ~0ull, total = 0;
+  for (int i = 0; i < a.peers; i++) {
+    joined(pids[i]);
+    if (crowd->got[i] < least) least = crowd->got[i];
+    total += crowd->got[i];
+  }
+  printf("{\"rate\":%.1f,\"least\":%.1f,\"mean\":%.1f}\n", t / ((end - begin) * a.tick) * 1e9, (double)least, (double)total / a.peers);
+}
+
 // ------------------------------------------------------------------ copy
 
 static void copy(void) {
@@ -324,6 +428,7 @@ int main(int argc, char **argv) {
   if (!strcmp(a.measure, "line")) line();
   else if (!strcmp(a.measure, "futex")) futex_trip();
   else if (!strcmp(a.measure, "ring") || !strcmp(a.measure, "loan")) one_way();
+  else if (!strcmp(a.measure, "crowd")) crowd_ring();
   else if (!strcmp(a.measure, "copy")) copy();
   else if (!strcmp(a.measure, "fetch")) fetch();
   else if (!strcmp(a.measure, "seqlock")) seqlock();
