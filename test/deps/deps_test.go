@@ -41,6 +41,7 @@ var allowed = map[string]string{
 	"pkg/protocol":            "internal/sys",
 	"pkg/region":              "internal/sys",
 	"pkg/shm":                 "pkg/protocol pkg/region internal/sys internal/attach",
+	"hclogsink":               "",
 	"examples/mapfile":        "pkg/region internal/sys",
 	"examples/parentchild":    "pkg/region internal/sys",
 	"examples/quitflag":       "pkg/region internal/sys",
@@ -51,7 +52,7 @@ var allowed = map[string]string{
 // outside says which modules from outside the standard library may be imported where, by directory.
 var outside = []struct{ module, where string }{
 	{"golang.org/x/sys", "internal/sys"}, // the one door to the kernel
-	{"github.com/hashicorp/go-hclog", "internal/daemon"},
+	{"github.com/hashicorp/go-hclog", "internal/daemon hclogsink"},
 	{"github.com/oklog/run", "internal/daemon"},
 	{"github.com/coreos/go-systemd/v22", "internal/daemon"},
 	{"github.com/pelletier/go-toml/v2", "internal/config"},
