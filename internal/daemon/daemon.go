@@ -79,6 +79,8 @@ type Daemon struct {
 	guard    *os.Process     // nil: none is needed, or it could not be started
 	wentOn   chan struct{}   // closed when an upgrade is done
 	pause    time.Duration   // then: for so long nobody supervised
+	starts   int             // processes that were started in the function that runs now
+	deferred bool            // another look at every worker was posted
 	ringing  context.Context // of the watches, once there are any
 	watches  watches
 	metrics  *metricsServer       // nil: none
@@ -357,6 +359,7 @@ func (d *Daemon) supervise() {
 		}
 		select {
 		case fn := <-d.posted:
+			d.starts = 0
 			fn()
 			d.settle()
 		case <-d.finished:

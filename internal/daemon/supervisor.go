@@ -143,8 +143,28 @@ func (d *Daemon) reconcile(w *worker) {
 	if w.gone() {
 		return
 	}
+	if w.proc == nil && d.starts >= startsAtOnce && !d.stopping {
+		d.later()
+		return
+	}
 	d.step(w, d.desired(w))
 	d.notice(w)
+}
+
+// startsAtOnce is how many processes are started in a row. Then it is the turn of others who wait for the supervisor: an attachment, or the
+// sign of life for systemd. A start takes a millisecond, and on a busy machine many of them.
+const startsAtOnce = 16
+
+// later looks at every worker again, after what has been posted by now.
+func (d *Daemon) later() {
+	if d.deferred {
+		return
+	}
+	d.deferred = true
+	go d.post(func() { // a goroutine, since it is the supervisor itself that makes room
+		d.deferred = false
+		d.reconcileAll()
+	})
 }
 
 // desired is what is wanted of a worker.
@@ -206,6 +226,7 @@ func (d *Daemon) arm(w *worker) supervise.Event {
 // start launches a worker that is prepared.
 func (d *Daemon) start(w *worker) supervise.Event {
 	id := w.row.Attachment
+	d.starts++
 	d.admit(id, w.conf.Produce)
 	p, err := d.launch(w)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package figures measures a region of 64 idle workers: start, idle cost, stop. These are benchmarks, no tests:
+// Package figures measures a region of 64 idle workers, and one of 1,000: start, idle cost, stop, scale. These are benchmarks, no tests:
 //
 //	go test ./test/figures -run '^$' -bench . -benchtime 5x
 package figures
