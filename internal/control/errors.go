@@ -66,3 +66,6 @@ func (e *NoSuchWorkerError) Is(target error) bool { return target == ErrNoSuchWo
 func joinInts(ns []int) string {
 	return strings.Trim(fmt.Sprint(ns), "[]")
 }
+
+// ErrNotHeld: no living process has a segment that the roster's directory names. It is among the reasons in Living.Missing.
+var ErrNotHeld = errors.New("no living process holds it")

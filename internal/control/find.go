@@ -228,7 +228,7 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 		}
 		if err := open(from, d.Kind, d.Name); err != nil {
 			if errors.Is(err, errGone) && len(from) == 0 {
-				err = errors.New("no living process holds it")
+				err = ErrNotHeld
 			}
 			l.Missing[d.Name] = err
 		}

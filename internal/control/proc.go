@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
 )
 
 const (
@@ -49,7 +50,7 @@ func scan(region string) ([]held, error) {
 	var all []held
 	self := os.Getpid()
 	for _, pid := range pids {
-		if pid == self {
+		if pid == self || pid == 1 && isSystemd() {
 			continue
 		}
 		some, err := scanProcess(pid, region)
@@ -59,6 +60,12 @@ func scan(region string) ([]held, error) {
 		all = append(all, some...)
 	}
 	return all, nil
+}
+
+// isSystemd reports whether process 1 is systemd, which holds the memory of regions in its fd store and is none of theirs.
+func isSystemd() bool {
+	comm, err := os.ReadFile("/proc/1/comm")
+	return err == nil && string(comm) == "systemd\n"
 }
 
 func processes() ([]int, error) {
@@ -129,6 +136,11 @@ func (h held) open(write bool) (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w", h.path(), fs.ErrNotExist) // another file by now
 	}
 	return f, nil
+}
+
+// Holds reports whether a process holds memory of a region, whose roster names the segments. Errors: the process has ended, or is another user's.
+func Holds(pid int, roster *protocol.Roster) (bool, error) {
+	return holds(pid, roster.Header().Region, Set{Roster: roster}.inodes())
 }
 
 // holds reports whether a process holds memory of the region: a descriptor or a mapping of a segment, by name and inode.

@@ -29,6 +29,13 @@ type adopted struct {
 	ended   []*worker // their processes ended while nobody watched
 	living  int
 	unknown int // outsiders that live
+	damaged []damage
+}
+
+// damage is a segment that could not be taken over.
+type damage struct {
+	segment string
+	err     error
 }
 
 // adopt makes this daemon the one of the region that e is. On an error nothing in the memory has changed but the count of adoptions; what e
@@ -48,8 +55,14 @@ func (d *Daemon) adopt(e *estate, now time.Time) (*adopted, error) {
 		return nil, err
 	}
 	for _, name := range d.mem.anew {
-		d.log.Warn("nobody held this segment any more: it is made anew, and empty", "segment", name)
+		if !slices.ContainsFunc(e.damaged, func(x damage) bool { return x.segment == name }) {
+			d.log.Warn("nobody held this segment any more: it is made anew, and empty", "segment", name)
+		}
 	}
+	for _, x := range e.damaged {
+		d.log.Error("a segment was damaged by a process that may write to it: it is made anew, and empty, and the workers that use it are started again", "segment", x.segment, "damage", x.err)
+	}
+	d.changedKeys()
 	if err := d.mem.log.Resume(); err != nil {
 		d.log.Warn("the log begins anew", "error", err)
 	}
@@ -97,6 +110,15 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 		if s == nil {
 			continue
 		}
+		if err := openable(row.Kind, s.Bytes()); err != nil && s.Inode() == row.Inode {
+			if row.Kind != protocol.KindGroup && !protocol.IsChannel(row.Kind) {
+				return nil, fmt.Errorf("segment %q: %w", row.Name, err)
+			}
+			s.Close() // who could write to it has damaged it: it alone is lost
+			delete(e.segments, row.Name)
+			e.damaged = append(e.damaged, damage{row.Name, err})
+			continue
+		}
 		h, err := protocol.ReadHeader(s.Bytes())
 		if err != nil {
 			return nil, fmt.Errorf("segment %q: %w", row.Name, err)
@@ -106,6 +128,60 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 		}
 	}
 	return roster, d.sameShape(roster, e.segments)
+}
+
+// openable says whether a segment that workers can write still has a head that fits to its size. Another version of the layout is no damage.
+func openable(kind protocol.Kind, b []byte) (err error) {
+	switch {
+	case kind == protocol.KindGroup:
+		_, err = protocol.OpenGroup(b)
+	case protocol.IsChannel(kind):
+		_, err = protocol.OpenChannel(b)
+	default:
+		_, err = protocol.ReadHeader(b)
+	}
+	var version *protocol.VersionError
+	var feature *protocol.FeatureError
+	if errors.As(err, &version) || errors.As(err, &feature) {
+		return nil // ReadHeader says so for all
+	}
+	return err
+}
+
+// changedKeys tells of keys of channels that lie in the memory and are not what the configuration says. They stay what they are.
+func (d *Daemon) changedKeys() {
+	for _, name := range d.mem.names {
+		ch := d.mem.channels[name]
+		if ch.queue != nil && ch.queue.Flags()&protocol.QueueFlagDeadLetter != 0 {
+			continue
+		}
+		key := func(key string, is, wanted any) {
+			if is != wanted {
+				d.log.Warn("a channel keeps what its memory says: the configuration says otherwise", "channel", name, "key", key, "is", is, "configured", wanted,
+					"next", "to change it, begin the region anew (shmctl stop, then start the daemon)")
+			}
+		}
+		c := ch.conf
+		switch have := ch.Channel.(type) {
+		case *protocol.Queue:
+			key("max_deliveries", have.MaxDeliveries(), c.MaxDeliveries)
+			key("max_leases", have.MaxLeases(), c.MaxLeases)
+			if ch.dead != nil {
+				key("dead_slots", ch.dead.Slots(), c.DeadSlots)
+			}
+			key("producers = 1 and consumers = 1", have.Flags()&protocol.QueueFlagLane != 0, c.Lane() && sys.RegisterFence() == nil)
+			key("sparse", have.Flags()&protocol.QueueFlagSparse != 0, c.Sparse)
+		case *protocol.Topic:
+			key("overflow = \"drop-oldest\"", have.Flags()&protocol.TopicFlagDropOldest != 0, c.Overflow == config.OverflowDropOldest)
+			key("publishers = 1", have.Flags()&protocol.TopicFlagSingle != 0, c.Publishers == 1)
+			key("evict_after", have.EvictAfter(), c.EvictAfter)
+			key("sparse", have.Flags()&protocol.TopicFlagSparse != 0, c.Sparse)
+		case *protocol.Call:
+			key("max_deliveries", have.MaxDeliveries(), c.MaxDeliveries)
+			key("on_server_death = \"fail\"", have.Flags()&protocol.CallFlagFailOnDeath != 0, c.OnServerDeath == config.OnServerDeathFail)
+			key("sparse", have.Flags()&protocol.CallFlagSparse != 0, c.Sparse)
+		}
+	}
 }
 
 // sameShape compares the channels of the memory with the configuration: one that both have must be the same.
@@ -156,7 +232,7 @@ func (e *estate) fenced() bool {
 
 // takeOver looks at every process that the roster names. What ended is repaired here, before anything is started.
 func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
-	a := &adopted{from: e.from}
+	a := &adopted{from: e.from, damaged: e.damaged}
 	roster := d.mem.roster
 	d.ids = newIDs(roster.AttachmentCap())
 	rows := map[uint16]protocol.Attachment{}
@@ -213,11 +289,23 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 			w.row.Attachment = 0
 			continue
 		}
+		if torn[w.index] {
+			w.row.Pid, w.row.StartTicks = w.proc.pid, w.proc.ticks
+			d.writeRow(w)
+		}
 		a.living++
 	}
 	for id, row := range rows { // outsiders, and what was being repaired
 		if row.State == protocol.AttachmentLive {
-			if pidfd := d.livingOrEnded(e, id, row); pidfd != nil && !isEnded(pidfd) {
+			pidfd := d.livingOrEnded(e, id, row)
+			if pidfd != nil && e.handed == nil { // it may have detached while no daemon lived; another user's cannot be looked into
+				if holds, err := control.Holds(row.Pid, roster); err == nil && !holds {
+					d.log.Info("an outsider holds nothing of the region any more: its attachment ends", "name", row.Name, "pid", row.Pid)
+					pidfd.Close()
+					pidfd = nil
+				}
+			}
+			if pidfd != nil && !isEnded(pidfd) {
 				d.outsiders[id] = &outsider{id: id, name: row.Name, pid: row.Pid, pidfd: pidfd, channels: d.mem.names, told: true}
 				a.unknown++
 				continue
@@ -302,6 +390,9 @@ func outputOf(p *process, fd int) *os.File {
 	return f
 }
 
+// endUnrecordedWithin is how long a process may take to end after SIGKILL before it is not waited for.
+const endUnrecordedWithin = 5 * time.Second
+
 // endUnrecorded ends the process of a worker that was started and not written down: it may exist, and nobody knows its pid.
 func (d *Daemon) endUnrecorded(w *worker) {
 	all, err := control.FindAll(d.conf.Region.Name, d.dir, uint32(os.Geteuid()))
@@ -314,7 +405,9 @@ func (d *Daemon) endUnrecorded(w *worker) {
 			if strings.Contains("\x00"+string(environ), "\x00SHMD_WORKER="+w.row.Name+"\x00") {
 				sys.PidfdSignalGroup(h.Pidfd, syscall.SIGKILL)
 				sys.PidfdSignal(h.Pidfd, syscall.SIGKILL)
-				sys.PollReadable([]*os.File{h.Pidfd}, -1)
+				if ended, err := sys.PollReadable([]*os.File{h.Pidfd}, endUnrecordedWithin); err == nil && !ended[0] { // in the kernel, on a device or a network that hangs
+					d.log.Error("a process that was not written down has not ended after SIGKILL: it may still hold messages", "worker", w.row.Name, "pid", h.Pid, "after", endUnrecordedWithin.String())
+				}
 			}
 		}
 		l.Close()
@@ -347,6 +440,7 @@ func (d *Daemon) goOn(a *adopted) {
 	for _, w := range a.ended {
 		d.workerDied(w)
 	}
+	d.restartUsers(a.damaged)
 	d.mem.roster.Adopted()
 	if h := d.handed; h != nil {
 		d.captureHanded(h)
@@ -361,6 +455,21 @@ func (d *Daemon) goOn(a *adopted) {
 	d.event(eventAdopt, d.conf.Region.Name, a.from, "pid", os.Getpid(), "version", d.version, "living", a.living, "ended", len(a.ended), "outsiders", a.unknown)
 	d.log.Info("region adopted", "region", d.conf.Region.Name, "pid", os.Getpid(), "version", d.version, "from", a.from, "living", a.living, "ended", len(a.ended),
 		"outsiders", a.unknown, "channels", len(d.mem.names))
+}
+
+// restartUsers asks for a restart of the workers that have the old memory of segments that were made anew, as an operator would.
+func (d *Daemon) restartUsers(damaged []damage) {
+	var users []int
+	for _, w := range d.workers {
+		if !w.gone() && w.proc != nil && slices.ContainsFunc(damaged, func(x damage) bool {
+			return x.segment == "group/"+w.conf.Name || slices.Contains(w.conf.Channels(), strings.TrimSuffix(x.segment, deadSuffix))
+		}) {
+			users = append(users, w.index)
+		}
+	}
+	if len(users) > 0 {
+		d.mem.command.AskRestart(users)
+	}
 }
 
 // resumeRunning goes on with a worker that runs.

@@ -74,9 +74,13 @@ func TestOrphansWaitForTheNextDaemon(t *testing.T) {
 			t.Errorf("%+v became %+v", old, w)
 		}
 	}
-	d.Kill()
+	var last []process
 	for _, w := range before {
-		watch(t, w.Pid).ended(t)
+		last = append(last, watch(t, w.Pid))
+	}
+	d.Kill()
+	for _, p := range last {
+		p.ended(t)
 	}
 }
 

@@ -168,6 +168,7 @@ type estate struct {
 	stored   map[string]*os.File        // pidfds and outputs, by their names in the fd store
 	names    []string                   // all names that it has in the fd store
 	handed   *handover                  // nil: a daemon died
+	damaged  []damage                   // what was not fit to be taken over
 }
 
 // Close closes what was not taken over.
@@ -257,6 +258,11 @@ func (d *Daemon) findEstate() (*estate, error) {
 
 // takeFrom takes those segments from living processes that the estate does not have.
 func (d *Daemon) takeFrom(l *control.Living, e *estate) error {
+	for name, err := range l.Missing {
+		if e.segments[name] == nil && !errors.Is(err, control.ErrNotHeld) { // somebody has it, and it is of no use
+			e.damaged = append(e.damaged, damage{name, err})
+		}
+	}
 	for name, s := range l.Segments {
 		if e.segments[name] != nil {
 			continue

@@ -45,6 +45,9 @@ func Run() (code int, ok bool) {
 	if err := sys.SetCloexec(s.Status); err != nil { // the exec closes it: that is how the daemon knows
 		return fail(exitFailed, fmt.Errorf("status pipe: %w", err))
 	}
+	if _, own := s.Limits["nofile"]; own {
+		os.Unsetenv(softVariable)
+	}
 	if err := confine(s); err != nil { // with the rights of the daemon
 		return fail(exitCannot, err)
 	}
@@ -126,17 +129,19 @@ func cannotRun(command, path string, err error) (code int, _ error) {
 	return code, fmt.Errorf("cannot run %q: %w; %s", command, err, next)
 }
 
+// softVariable is set by the unit, and does not hold for a group that has a limit of its own.
+const softVariable = "SHMD_SOFT_NOFILE"
+
 // softNofile sets the soft limit of open files to SHMD_SOFT_NOFILE, if that is set and less: the unit of the daemon has a high one, which programs that
 // use select() cannot bear.
 func softNofile() error {
-	const variable = "SHMD_SOFT_NOFILE"
-	text, ok := os.LookupEnv(variable)
+	text, ok := os.LookupEnv(softVariable)
 	if !ok {
 		return nil
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || n == 0 {
-		return fmt.Errorf("%s=%q: not a number of open files", variable, text)
+		return fmt.Errorf("%s=%q: not a number of open files", softVariable, text)
 	}
 	cur, hard, err := sys.Getrlimit(sys.LimitNofile)
 	if err == nil && n < cur {
