@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 
 // work is what a producer and a consumer do until they are killed.
 func work(role string) error {
+	if role == "logger" {
+		return logging()
+	}
 	ctx := context.Background()
 	l, closeLedger, err := openLedger(os.Getenv("STORM_LEDGER"))
 	if err != nil {
