@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x20d17179de3e9050) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x910ad27f15e4e49e) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -97,6 +97,7 @@ enum shmd_cause {
     SHMD_CAUSE_OPERATOR = 6, /* it was asked for: shmctl restart, or stop and start */
     SHMD_CAUSE_WATCHDOG = 7, /* no heartbeat in time */
     SHMD_CAUSE_UNKNOWN = 8, /* it ended while it was no child of the daemon, and nobody knows how */
+    SHMD_CAUSE_RESET = 9, /* another instance of its group crashed, and on_crash is reset-group */
 };
 
 /* what a row of an instance's metric table holds */
@@ -421,7 +422,8 @@ struct shmd_worker_row {
     SHMD_ATOMIC(uint32_t) drained_number;      /* 372, daemon: low half of the number of the last record before Drained; not guarded by Seq */
     SHMD_ATOMIC(uint64_t) event;               /* 376, daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it */
     SHMD_ATOMIC(uint64_t) drained;             /* 384, daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq */
-    uint8_t reserved_392[56];
+    SHMD_ATOMIC(uint32_t) restarts_reset;      /* 392, daemon: of Restarts, those after CauseReset */
+    uint8_t reserved_396[52];
 };
 SHMD_ASSERT(sizeof(struct shmd_worker_row) == 448, "size of worker_row");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, seq) == 0, "offset of worker_row.seq");
@@ -454,6 +456,7 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_unknown) == 368, "offset o
 SHMD_ASSERT(offsetof(struct shmd_worker_row, drained_number) == 372, "offset of worker_row.drained_number");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, event) == 376, "offset of worker_row.event");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, drained) == 384, "offset of worker_row.drained");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_reset) == 392, "offset of worker_row.restarts_reset");
 
 /* One process that holds segments. The index of the row is the id that stamps slots. */
 struct shmd_attachment_row {

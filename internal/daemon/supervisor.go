@@ -101,6 +101,8 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 		w.row.Cause = protocol.CauseNotReady
 	case c.Cause == supervise.CauseNoStart:
 		w.row.Cause = protocol.CauseNotStarted
+	case c.To == protocol.StateStopping && c.Cause == supervise.CauseReset:
+		w.row.Cause = protocol.CauseReset
 	case c.To == protocol.StateStopping && c.Cause != supervise.CauseAdoption: // at an adoption the row says what the stop is for
 		w.row.Cause = protocol.CauseOperator
 	}

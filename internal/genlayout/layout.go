@@ -181,6 +181,7 @@ var Structs = []Struct{
 		w32("DrainedNumber", 372, daemon, "low half of the number of the last record before Drained; not guarded by Seq"),
 		w64("Event", 376, daemon, "number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it"),
 		w64("Drained", 384, daemon, "position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq"),
+		w32("RestartsReset", 392, daemon, "of Restarts, those after CauseReset"),
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
@@ -461,6 +462,7 @@ var Consts = []Const{
 	{"Cause", "Operator", 6, "it was asked for: shmctl restart, or stop and start"},
 	{"Cause", "Watchdog", 7, "no heartbeat in time"},
 	{"Cause", "Unknown", 8, "it ended while it was no child of the daemon, and nobody knows how"},
+	{"Cause", "Reset", 9, "another instance of its group crashed, and on_crash is reset-group"},
 
 	{"MetricState", "Free", 0, "the first free row ends the table of an instance"},
 	{"MetricState", "Published", 1, "a metric"},

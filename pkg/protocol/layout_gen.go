@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x20d17179de3e9050
+const LayoutHash uint64 = 0x910ad27f15e4e49e
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -264,6 +264,7 @@ const (
 	CauseOperator   Cause = 6 // it was asked for: shmctl restart, or stop and start
 	CauseWatchdog   Cause = 7 // no heartbeat in time
 	CauseUnknown    Cause = 8 // it ended while it was no child of the daemon, and nobody knows how
+	CauseReset      Cause = 9 // another instance of its group crashed, and on_crash is reset-group
 )
 
 // String returns the name in lower case, its words separated by '-'; "cause(99)" for an unknown value.
@@ -285,6 +286,8 @@ func (v Cause) String() string {
 		return "watchdog"
 	case CauseUnknown:
 		return "unknown"
+	case CauseReset:
+		return "reset"
 	}
 	return "cause(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
@@ -950,7 +953,9 @@ type WorkerRow struct {
 	Event atomic.Uint64
 	// Drained is at 384, written by daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq
 	Drained atomic.Uint64
-	_       [56]byte
+	// RestartsReset is at 392, written by daemon: of Restarts, those after CauseReset
+	RestartsReset atomic.Uint32
+	_             [52]byte
 }
 
 // Size of WorkerRow and offsets of its fields, in bytes.
@@ -986,6 +991,7 @@ const (
 	OffsetofWorkerRowDrainedNumber      = 372
 	OffsetofWorkerRowEvent              = 376
 	OffsetofWorkerRowDrained            = 384
+	OffsetofWorkerRowRestartsReset      = 392
 )
 
 // AttachmentRow is 128 bytes. One process that holds segments. The index of the row is the id that stamps slots.
@@ -1984,6 +1990,7 @@ var Layouts = []StructInfo{
 		{"drained_number", "u32", 372, 4, "daemon", "low half of the number of the last record before Drained; not guarded by Seq"},
 		{"event", "u64", 376, 8, "daemon", "number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it"},
 		{"drained", "u64", 384, 8, "daemon", "position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq"},
+		{"restarts_reset", "u32", 392, 4, "daemon", "of Restarts, those after CauseReset"},
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},

@@ -90,12 +90,13 @@ type Worker struct {
 }
 
 // NumCauses is one more than the last Cause.
-const NumCauses = int(CauseUnknown) + 1
+const NumCauses = int(CauseReset) + 1
 
 // restartsBy returns the words that count restarts by cause; that of cause 0 is none.
 func (p *WorkerRow) restartsBy() [NumCauses]*atomic.Uint32 {
 	return [NumCauses]*atomic.Uint32{CauseExit: &p.RestartsExit, CauseFailure: &p.RestartsFailure, CauseSignal: &p.RestartsSignal, CauseNotReady: &p.RestartsNotReady,
-		CauseNotStarted: &p.RestartsNotStarted, CauseOperator: &p.RestartsOperator, CauseWatchdog: &p.RestartsWatchdog, CauseUnknown: &p.RestartsUnknown}
+		CauseNotStarted: &p.RestartsNotStarted, CauseOperator: &p.RestartsOperator, CauseWatchdog: &p.RestartsWatchdog, CauseUnknown: &p.RestartsUnknown,
+		CauseReset: &p.RestartsReset}
 }
 
 // ExitUnknown is the ExitCode of a process of which nobody could tell how it ended: it was no child of the daemon that noticed.

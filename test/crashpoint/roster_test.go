@@ -37,7 +37,8 @@ func rowText(v uint64, n int) string {
 
 func workerOf(v uint64) protocol.Worker {
 	return protocol.Worker{Name: rowText(v, 20+int(v%9)), Group: int(v), Instance: int(v) + 1, State: protocol.State(1 + v%6), Pid: int(v) + 2, ShimPid: int(v) + 3, StartTicks: v << 33,
-		Attachment: uint16(v), Since: time.Unix(0, int64(v)<<40+int64(v)), Restarts: v << 35, ExitCode: int(v % 256), ExitSignal: int(v % 64), Rolled: uint32(v) + 5, ConfigHash: v << 31, Stalled: v%2 == 0, Reason: rowText(v+1, 30+int(v%17))}
+		Attachment: uint16(v), Since: time.Unix(0, int64(v)<<40+int64(v)), Restarts: v << 35, ExitCode: int(v % 256), ExitSignal: int(v % 64), Rolled: uint32(v) + 5, ConfigHash: v << 31, Stalled: v%2 == 0, Reason: rowText(v+1, 30+int(v%17)),
+		Cause: protocol.Cause(1 + v%9), RestartsBy: [protocol.NumCauses]uint32{1: uint32(v), 3: uint32(v) + 1, 9: uint32(v) + 2}}
 }
 
 func attachmentOf(v uint64) protocol.Attachment {

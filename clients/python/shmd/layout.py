@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x20d17179de3e9050  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x910ad27f15e4e49e  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -92,6 +92,7 @@ class Cause(enum.IntEnum):
     OPERATOR = 6  # it was asked for: shmctl restart, or stop and start
     WATCHDOG = 7  # no heartbeat in time
     UNKNOWN = 8  # it ended while it was no child of the daemon, and nobody knows how
+    RESET = 9  # another instance of its group crashed, and on_crash is reset-group
 
 
 class MetricState(enum.IntEnum):
@@ -348,6 +349,7 @@ FIELDS = {
         "drained_number": (372, "I"),  # daemon: low half of the number of the last record before Drained; not guarded by Seq
         "event": (376, "Q"),  # daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it
         "drained": (384, "Q"),  # daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq
+        "restarts_reset": (392, "I"),  # daemon: of Restarts, those after CauseReset
     },
     # One process that holds segments. The index of the row is the id that stamps slots.
     "AttachmentRow": {
