@@ -430,8 +430,9 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 		}
 		s := c.slot(i)
 		mine := w.with(CallPhaseServing, w.Caller(), server)
-		c.own(i, callReplyAt(min(int(uint32(s.Request.Load()>>CallSlotLengthShift)), c.slotSize))) // a hint: the length is read again
-		if !s.State.CompareAndSwap(uint64(w), uint64(mine)) {                                      // D: pairs with B
+		length := uint32(s.Request.Load() >> CallSlotLengthShift) // a hint: it is read again
+		c.own(i, callReplyAt(min(int(length), c.slotSize)))
+		if !s.State.CompareAndSwap(uint64(w), uint64(mine)) { // D: pairs with B
 			continue
 		}
 		n := uint32(s.Request.Load() >> CallSlotLengthShift) // read once
