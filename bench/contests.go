@@ -207,6 +207,9 @@ func oneWay(size int) *contest {
 			c(ring, "ring", p.with(100000, 30000000)),
 			pair(ours, "lane-receive-runs", "lane-send-runs", p.with(100000, 30000000)))
 		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d", name, batch), "M/s", "rate", ours, ring, "", target))
+		loose := fmt.Sprint("shmd, LoanBatch of ", batch) // of messages of any size, by any goroutine
+		n.entries = append(n.entries, pair(loose, "queue-batch-receive", "queue-batch-send", p.with(50000, 5000000)))
+		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d, LoanBatch", name, batch), "M/s", "rate", loose, ring, "", ""))
 	}
 	for _, peer := range peers {
 		if peer.flows {

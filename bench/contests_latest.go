@@ -10,12 +10,14 @@ func latestReads(size int) *contest {
 	n.entries = []entry{
 		c("C copy from the other CPU", "fetch", p),
 		alongside("shmd", "latest-read", p, job{"latest-write", 1, 1}),
+		c("C twin", "latest", p),
 		c("C seqlock", "seqlock", p),
 		c("C copy", "copy", p.with(100, 2000)),
 	}
 	n.rows = []rowSpec{
 		ratio(name, "ns", "p50", "shmd", "C copy from the other CPU", "", "<= 2"),
 		ratio(name, "ns", "p50", "shmd", "C copy", "C copy within one CPU", "<= 2"),
+		ratio(name, "ns", "p50", "shmd", "C twin", "C twin of shmd's algorithm", "<= 2"),
 		ratio(name, "ns", "p50", "shmd", "C seqlock", "C seqlock beside a writer", "<= 2"),
 	}
 	return n

@@ -7,6 +7,7 @@
 //   crowd  one producer and many consumers over one ring, which sleep and are woken as those of a queue of ours, for half a second
 //   copy   memcpy of the size, nobody else about
 //   fetch  memcpy of what the other CPU has just written, while it waits
+//   latest   read of the newest of eight versions beside a writer at full speed, as ../../docs/latest.md has it: with all that makes it safe
 //   seqlock  read of the newest of eight versions, each behind a sequence number, while the other CPU writes at full speed
 #include "harness.h"
 #include <linux/futex.h>
@@ -422,6 +423,81 @@ static void seqlock(void) {
   report_trips(&a, t, 0, 0);
 }
 
+// ------------------------------------------------------------------ latest
+
+// The twin of pkg/protocol/latest.go: the same words at the same places, the same compare-and-swaps and fences, the same letters. What it costs is not Go's.
+enum { FREE = 0, WRITING = 1, READY = 2, ME = 7 };
+
+static struct newest {
+  _Alignas(LINE) _Atomic uint64_t current; // version:56 | slot:8
+  _Alignas(LINE) _Atomic uint64_t waiters;
+} *newest;
+
+static inline _Atomic uint64_t *state_of(uint64_t slot) { return (_Atomic uint64_t *)(slots + slot * version_stride + 48); } // the value begins on the next line
+
+static inline uint64_t state(uint64_t phase, uint64_t owner, uint64_t version) { return phase | owner << 4 | version << 20; }
+
+static void latest_write(uint64_t v) { // from 1 on
+  uint64_t c = atomic_load(&newest->current), i = c >> 8;
+  for (;; i++) {
+    i %= VERSIONS;
+    uint64_t w = atomic_load(state_of(i)); // A1
+    if ((w & 15) == WRITING && (w >> 4 & 0xffff)) continue;
+    c = atomic_load(&newest->current); // A2
+    if (c && (c & 255) == i) continue;
+    if (atomic_compare_exchange_strong(state_of(i), &w, state(WRITING, ME, v))) break; // A
+  }
+  atomic_load(&newest->current); // B
+  put((char *)state_of(i) + 16, message(&src, v), a.size);
+  if (atomic_load(state_of(i)) != state(WRITING, ME, v)) fail("latest: the claim was lost");
+  atomic_exchange((_Atomic uint32_t *)(state_of(i) + 1), a.size); // Go's atomic store
+  c = atomic_load(&newest->current);
+  uint64_t mine = state(WRITING, ME, v);
+  if (!atomic_compare_exchange_strong(&newest->current, &c, v << 8 | i)) fail("latest: another writer"); // D
+  atomic_compare_exchange_strong(state_of(i), &mine, state(READY, 0, v));                                // E
+  if ((uint32_t)atomic_load(&newest->waiters)) fail("latest: somebody sleeps");                         // W
+}
+
+static void latest_peer(const struct args *arg) {
+  (void)arg;
+  for (uint64_t v = 2; !atomic_load_explicit(&both->reply.seq, memory_order_relaxed); v++) latest_write(v);
+}
+
+static void latest(void) {
+  uint32_t *t = calloc(a.count, sizeof *t);
+  char *to;
+  if (posix_memalign((void **)&to, 4096, a.size)) fail("no memory");
+  both = shared(sizeof *both);
+  newest = shared(sizeof *newest);
+  version_stride = a.size >= 4096 ? (a.size + 16 + 4095) / 4096 * 4096 : (a.size + 16 + 63) / 64 * 64;
+  slots = shared(VERSIONS * version_stride + 4096);
+  latest_write(1);
+  pid_t pid = forked(&a, latest_peer);
+  uint64_t last = ticks();
+  for (long i = 0; i < a.warm + a.count; i++) {
+    for (;;) {
+      uint64_t c = atomic_load(&newest->current), v = c >> 8; // F
+      _Atomic uint64_t *s = state_of(c & 255 & (VERSIONS - 1));
+      if (atomic_load(s) >> 20 != v) continue;
+      uint32_t n = atomic_load((_Atomic uint32_t *)(s + 1));
+      if (n != a.size) continue;
+      put(to, (char *)s + 16, n);
+      atomic_thread_fence(memory_order_acquire); // H
+      if (atomic_load(s) >> 20 == v) break;
+    }
+    uint64_t now = ticks();
+    if (i >= a.warm) t[i - a.warm] = now - last;
+    last = now;
+    uint64_t first, end;
+    memcpy(&first, to, 8);
+    memcpy(&end, to + a.size - 8, 8);
+    if (end - first != a.size / 8 - 1) fail("latest: a value is torn");
+  }
+  atomic_store_explicit(&both->reply.seq, 1, memory_order_relaxed);
+  joined(pid);
+  report_trips(&a, t, 0, 0);
+}
+
 int main(int argc, char **argv) {
   a = parse(argc, argv);
   src = source(a.size);
@@ -431,6 +507,7 @@ int main(int argc, char **argv) {
   else if (!strcmp(a.measure, "crowd")) crowd_ring();
   else if (!strcmp(a.measure, "copy")) copy();
   else if (!strcmp(a.measure, "fetch")) fetch();
+  else if (!strcmp(a.measure, "latest")) latest();
   else if (!strcmp(a.measure, "seqlock")) seqlock();
   else fail("%s: unknown measure", a.measure);
 }
