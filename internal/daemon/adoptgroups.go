@@ -29,6 +29,7 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 			torn[i] = true // a row never changes its owner without being gone, so the owner is the same before, in and after any other change
 		}
 	}
+	lost := map[int]bool{} // groups of which nothing is left
 	for i := range roster.GroupCount() {
 		row, err := roster.Group(i)
 		if err != nil { // the name does not change while there are instances
@@ -42,6 +43,7 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 			return nil, err
 		}
 		d.groups = append(d.groups, g)
+		lost[i] = g == nil && row.Name != ""
 	}
 	nobody := d.machine.AddGroup(new(supervise.Policy))
 	for i, row := range rows {
@@ -49,6 +51,12 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 		d.machine.Remove(w.index)
 		d.workers = append(d.workers, w)
 		if row.State == protocol.StateGone {
+			continue
+		}
+		if lost[row.Group] { // what it held is given back by its attachment, as that of a process that nobody knows
+			w.row.State, w.row.Reason, w.row.Attachment, w.row.Pid, w.row.ShimPid, w.row.StartTicks = protocol.StateGone, "removed", 0, 0, 0, 0
+			d.writeRow(w)
+			delete(torn, i)
 			continue
 		}
 		if row.Group < 0 || row.Group >= len(d.groups) || d.groups[row.Group] == nil || row.Instance < 0 || row.Instance >= config.MaxWorkers {
@@ -88,7 +96,24 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 	}
 	d.order()
 	d.nameWorkers()
-	return torn, nil
+	return torn, d.forgetLost()
+}
+
+// forgetLost takes out of the directory what nobody held any more and the configuration does not have.
+func (d *Daemon) forgetLost() error {
+	rows, err := d.mem.roster.Segments()
+	if err != nil {
+		return err
+	}
+	for i, row := range rows {
+		if row.Name != "" && d.mem.segments[row.Name] == nil {
+			if err := d.mem.roster.SetSegment(i, protocol.Segment{}); err != nil {
+				return err
+			}
+			d.systemd.remove(segmentName(i))
+		}
+	}
+	return nil
 }
 
 // adoptGroup makes a group of its row; nil if the row is free.
@@ -97,7 +122,11 @@ func (d *Daemon) adoptGroup(i int, row protocol.Group) (*group, error) {
 		return nil, nil
 	}
 	g := &group{index: i, policy: new(supervise.Policy), row: row, segment: d.mem.groups[row.Name]}
-	defer func() { g.drain = newDrain(d, g.segment) }()
+	defer func() {
+		if g.segment != nil {
+			g.drain = newDrain(d, g.segment)
+		}
+	}()
 	g.machine = d.machine.AddGroup(g.policy)
 	k := slices.IndexFunc(d.conf.Groups, func(c config.Group) bool { return c.Name == row.Name })
 	if k < 0 {
@@ -109,8 +138,9 @@ func (d *Daemon) adoptGroup(i int, row protocol.Group) (*group, error) {
 		conf := &config.Group{Name: row.Name, Restart: config.RestartNever, StopTimeout: row.StopTimeout, Consume: d.mem.names}
 		d.configure(g, conf)
 		s := d.mem.left[groupSegment(row.Name)]
-		if s == nil {
-			return nil, fmt.Errorf("nobody holds the segment of group %q any more, which the configuration does not have", row.Name)
+		if s == nil { // all of its processes have ended, and nobody else held it
+			d.log.Info("group removed: it is not in the configuration any more, and nothing of it lives", "group", row.Name)
+			return nil, d.mem.roster.SetGroup(i, protocol.Group{Rollout: row.Rollout})
 		}
 		var err error
 		if g.segment, err = protocol.OpenGroup(s.Bytes()); err != nil {
