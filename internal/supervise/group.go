@@ -15,16 +15,24 @@ func (m *Machine) waitsFor(w *instance) (Cause, string) {
 		return CauseReset, l.name + " crashed: its group is reset"
 	}
 	for _, i := range w.group.After {
-		if !m.groups[i].ready() {
+		if m.groups[i].good == 0 {
 			return CauseWait, "waits for group " + m.groups[i].Name
 		}
 	}
 	return "", ""
 }
 
-// ready reports whether what comes after the group may start: one of its instances is ready, or ended by itself as it should.
-func (g *group) ready() bool {
-	return slices.ContainsFunc(g.members, func(w *instance) bool { return w.state == protocol.StateReady || w.done })
+// good reports whether an instance is one for which what comes after its group may start: it is ready, or ended by itself as it should.
+func (w *instance) good() bool { return w.state == protocol.StateReady || w.done }
+
+// recount keeps the group's count of good instances, given whether this one was good before.
+func (w *instance) recount(was bool) {
+	switch is := w.good(); {
+	case is && !was:
+		w.group.good++
+	case was && !is:
+		w.group.good--
+	}
 }
 
 // neededBy reports whether another instance is to stop before w does: one of a group that comes after w's, and is to stop too.

@@ -133,8 +133,9 @@ func (m *Machine) exited(w *instance, e Exited) {
 			m.reset(w)
 		}
 	case w.group.Restart == protocol.RestartNever, w.group.Restart == protocol.RestartOnFailure && e.Clean:
-		w.done = e.Clean
 		m.change(w, protocol.StateExited, CauseExit, e.How)
+		w.done = e.Clean
+		w.recount(false)
 	case e.Clean && took >= Steady:
 		w.restarts++
 		m.start(w)
@@ -173,9 +174,11 @@ func (m *Machine) forgive(w *instance) { w.crashes, w.delay = nil, 0 }
 
 // adopt goes on with an instance that an earlier daemon supervised.
 func (m *Machine) adopt(w *instance, a Adopted) {
+	was := w.good()
 	w.state, w.reason, w.restarts, w.restarted, w.started = a.State, a.Reason, a.Restarts, a.Restarted, a.Since
 	w.process, w.ended = a.Alive || a.Ended, a.Ended
 	w.done = a.State == protocol.StateExited && a.Reason != Stopped && a.Clean
+	w.recount(was)
 	switch {
 	case a.Ended:
 	case a.Alive && a.State == protocol.StateReady:
@@ -191,7 +194,9 @@ func (m *Machine) adopt(w *instance, a Adopted) {
 	case a.State == protocol.StateBackoff:
 		m.setTimer(w, max(w.group.BackoffMin, time.Millisecond))
 	case a.State != protocol.StateExited && a.State != protocol.StateFailed: // it waited, or the daemon died in the middle of a start that had not come to a process
+		was := w.good()
 		w.state = 0
+		w.recount(was)
 	}
 }
 
@@ -204,10 +209,9 @@ func (m *Machine) change(w *instance, to protocol.State, cause Cause, reason str
 	if to == protocol.StateWaiting {
 		m.blocked++
 	}
-	w.state, w.reason, w.silent = to, reason, time.Time{}
-	if to != protocol.StateExited {
-		w.done = false
-	}
+	was := w.good()
+	w.state, w.reason, w.silent, w.done = to, reason, time.Time{}, false
+	w.recount(was)
 	m.do(w, Action{Do: Write, Change: c, Restarts: w.restarts, Restarted: w.restarted})
 }
 

@@ -244,6 +244,7 @@ type instance struct {
 type group struct {
 	*Policy
 	members []*instance
+	good    int       // members for which what comes after the group may start
 	leader  *instance // whose crash resets the group; nil: no reset is under way
 }
 
@@ -281,6 +282,9 @@ func (m *Machine) Add(group int, name string) int {
 func (m *Machine) Remove(worker int) {
 	w := m.instances[worker]
 	m.hold(w, false)
+	if w.good() {
+		w.group.good--
+	}
 	w.group.members = slices.DeleteFunc(w.group.members, func(o *instance) bool { return o == w })
 }
 

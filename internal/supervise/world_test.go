@@ -423,6 +423,15 @@ func (s *world) check(w *simWorker) {
 	if s.m.instances[w.id].held {
 		s.seen["held"]++
 	}
+	good := 0
+	for _, o := range s.m.instances[w.id].group.members {
+		if o.good() {
+			good++
+		}
+	}
+	if n := s.m.instances[w.id].group.good; n != good {
+		s.fail(w, "%d of its group count as ready, and %d are", n, good)
+	}
 	timer := w.timer != 0
 	want := false
 	switch {
