@@ -69,7 +69,7 @@ stage_systemd() { # the units under a real systemd
     check "systemd" refuse "needs root (it boots a systemd in namespaces): sudo make test"
   else
     check "with-systemd.sh" test/with-systemd.sh systemctl is-system-running
-    gotest -count=1 -timeout 5m ./test/systemd
+    gotest -count=1 -timeout 15m ./test/systemd
   fi
 }
 

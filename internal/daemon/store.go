@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -67,7 +69,11 @@ func (d *Daemon) checkStore() {
 	before := d.systemd.holding()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	out, failed := exec.CommandContext(ctx, "systemctl", "show", "-P", "NFileDescriptorStore", unit).Output() // ECHILD if it was reaped as an orphan: what it printed counts
+	cmd := exec.CommandContext(ctx, "systemctl", "show", "-P", "NFileDescriptorStore", unit)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it is of the unit, and a stop leaves nothing of that
+	runtime.LockOSThread()                                             // of Pdeathsig
+	defer runtime.UnlockOSThread()
+	out, failed := cmd.Output() // ECHILD if it was reaped as an orphan: what it printed counts
 	have, err := strconv.Atoi(strings.TrimSpace(string(out)))
 	if err != nil {
 		d.log.Debug("systemd does not say how many descriptors its fd store has", "unit", unit, "answer", string(out), "error", failed)

@@ -393,7 +393,7 @@ func TestTemplateIsTheSameUnit(t *testing.T) {
 	for i, line := range want {
 		line = strings.Replace(line, "/etc/shmd/default.toml", "/etc/shmd/%i.toml", 1)
 		line = strings.Replace(line, "shmctl stop", "shmctl -r %i stop", 1)
-		line = strings.Replace(line, "shmctl upgrade", "shmctl -r %i upgrade", 1)
+		line = strings.Replace(line, "shmctl reload", "shmctl -r %i reload", 1)
 		want[i] = strings.Replace(line, "StateDirectory=shmd", "StateDirectory=shmd/%i", 1)
 	}
 	if got := settings(units + "shmd@.service"); !slices.Equal(got, want) {

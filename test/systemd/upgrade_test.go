@@ -39,7 +39,7 @@ func TestUpgrade(t *testing.T) {
 			Pid      int
 			PauseNs  int64 `json:"pause_ns"`
 		}
-		if i%3 == 2 { // what a package does after it has replaced the file: here it has not
+		if i%3 == 2 { // the configuration alone, by the program that runs now
 			run(t, "systemctl", "reload", unit)
 			continue
 		}
