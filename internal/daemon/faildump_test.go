@@ -17,7 +17,7 @@ func TestDumpOfAFailedGroup(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "state")
 	region := strings.Replace(named, "\n[", "\n", 1)
-	d := testregion.Launch(t, region+"dumps = 1\ndump_size = \"4MiB\"\n"+
+	d := testregion.Launch(t, region+"dumps = 2\ndump_size = \"4MiB\"\n"+
 		"[channel.huge]\nslots = 1024\nslot_size = \"8KiB\"\n"+jobs+
 		shell("first", "exit 3", "crash_limit = 1", "backoff_min = \"1ms\"")+shell("second", "exit 4", "crash_limit = 1", "backoff_min = \"1ms\"", "consume = [\"jobs\"]"),
 		"STATE_DIRECTORY="+dir+":/elsewhere")
@@ -47,7 +47,7 @@ func TestDumpOfAFailedGroup(t *testing.T) {
 	if out, errs, code := d.Shmctl("verify", record.File); code != 0 || !strings.HasPrefix(out, "OK") {
 		t.Errorf("verify: %s%s", out, errs)
 	}
-	if all, _ := filepath.Glob(filepath.Join(dir, "dumps", "*")); len(all) > 1 {
-		t.Errorf("dumps = 1, and there are %v", all)
+	if all, _ := filepath.Glob(filepath.Join(dir, "dumps", "*")); len(all) > 2 {
+		t.Errorf("dumps = 2, and there are %v", all)
 	}
 }
