@@ -53,11 +53,8 @@ type row struct {
 	Spread         float64 `json:"spread"` // of the ratio: (largest - smallest) / median
 }
 
-// met reports whether ratio reaches target, ">= X" or "<= X"; "": there is none, and any does.
+// met reports whether ratio reaches target, ">= X" or "<= X".
 func met(target string, ratio float64) (bool, error) {
-	if target == "" {
-		return true, nil
-	}
 	var op string
 	var v float64
 	if n, err := fmt.Sscanf(target, "%s %g", &op, &v); n != 2 || err != nil || op != "<=" && op != ">=" {

@@ -209,7 +209,7 @@ func oneWay(size int) *contest {
 		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d", name, batch), "M/s", "rate", ours, ring, "", target))
 		loose := fmt.Sprint("shmd, LoanBatch of ", batch) // of messages of any size, by any goroutine
 		n.entries = append(n.entries, pair(loose, "queue-batch-receive", "queue-batch-send", p.with(50000, 5000000)))
-		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d, LoanBatch", name, batch), "M/s", "rate", loose, ring, "", ""))
+		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d, LoanBatch", name, batch), "M/s", "rate", loose, "shmd", "shmd, one at a time", ">= 1"))
 	}
 	for _, peer := range peers {
 		if peer.flows {

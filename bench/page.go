@@ -47,16 +47,13 @@ func (d *document) page() string {
 		for _, r := range d.Rows {
 			if r.Placement == place {
 				s.Rows = append(s.Rows, r)
-				if r.Target == "" {
-					continue
-				}
 				s.All++
 				if r.Met {
 					s.Met++
 				}
 			}
 		}
-		if len(s.Rows) > 0 {
+		if s.All > 0 {
 			sections = append(sections, s)
 		}
 	}
@@ -125,7 +122,7 @@ func (d *document) pictures() map[string]string {
 		if r.Placement != place && r.Placement != "one CPU" && r.Placement != "any" || strings.Contains(r.Reference, "(quoted)") {
 			continue
 		}
-		if !strings.HasPrefix(r.Reference, "C ") || r.Target == "" {
+		if !strings.HasPrefix(r.Reference, "C ") {
 			continue
 		}
 		var v float64
