@@ -130,6 +130,8 @@ func TestLanePairs(t *testing.T) {
 							count.point(err, "%s, %s parked at %d, %s killed at image %d", s, opNames[opA], i, opNames[opB], j)
 						}
 					})
+					a.kill() // a Producer, a Consumer is garbage in the end, which nobody collects
+					a.start()
 				}
 			}
 		}
