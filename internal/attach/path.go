@@ -31,8 +31,8 @@ func RuntimeDir() string { return here.runtimeDir() }
 func ListenPath(region string) string { return here.listenPath(region) }
 
 // SocketPath is the socket to which a client of a region connects: ListenPath, unless the user is not root, has no
-// socket there, and /run/shmd/REGION.sock exists (or may exist: /run/shmd may be closed to the user, and then
-// "permission denied" there says more than "no such file" here).
+// socket there, and /run/shmd/REGION.sock exists (or may exist: /run/shmd may be closed to the user, and then, if RuntimeDir
+// does not exist, "permission denied" there says more than "no such file" here).
 func SocketPath(region string) string { return here.socketPath(region) }
 
 func (w where) runtimeDir() string {
@@ -62,8 +62,13 @@ func (w where) socketPath(region string) string {
 		return own
 	}
 	system := filepath.Join(w.system, region+".sock")
-	if _, err := w.stat(system); err == nil || errors.Is(err, fs.ErrPermission) {
+	switch _, err := w.stat(system); {
+	case err == nil:
 		return system
+	case errors.Is(err, fs.ErrPermission):
+		if _, err := w.stat(filepath.Dir(own)); err != nil { // else a daemon of this user's is about to make its socket there
+			return system
+		}
 	}
 	return own
 }

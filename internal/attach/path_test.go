@@ -21,6 +21,7 @@ func TestPaths(t *testing.T) {
 		}
 	}
 	user := map[string]string{"XDG_RUNTIME_DIR": filepath.Join(dir, "user")}
+	nowhere := map[string]string{"XDG_RUNTIME_DIR": filepath.Join(dir, "nowhere")}
 	unit := map[string]string{"XDG_RUNTIME_DIR": "/x", "RUNTIME_DIRECTORY": own + ":" + system}
 	closed := func(path string) (os.FileInfo, error) {
 		if filepath.Dir(path) == system {
@@ -41,7 +42,8 @@ func TestPaths(t *testing.T) {
 		{"user with a socket", 1000, user, os.Stat, "both", own + "/both.sock", own + "/both.sock"},
 		{"user without", 1000, user, os.Stat, "theirs", own + "/theirs.sock", system + "/theirs.sock"},
 		{"user, nobody has one", 1000, user, os.Stat, "none", own + "/none.sock", own + "/none.sock"},
-		{"user, closed directory", 1000, user, closed, "none", own + "/none.sock", system + "/none.sock"},
+		{"user, closed directory", 1000, nowhere, closed, "none", dir + "/nowhere/shmd/none.sock", system + "/none.sock"},
+		{"user whose daemon starts, closed directory", 1000, user, closed, "none", own + "/none.sock", own + "/none.sock"},
 		{"user under systemd", 1000, unit, os.Stat, "both", own + "/both.sock", own + "/both.sock"},
 		{"user without a session", 1234567, nil, os.Stat, "none", "/run/user/1234567/shmd/none.sock", "/run/user/1234567/shmd/none.sock"},
 	} {
