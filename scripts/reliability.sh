@@ -18,6 +18,7 @@ case $level in
 esac
 status=0
 go test -count=1 -timeout 0 -json ./test/crashpoint ./test/storm ./test/hostile ./test/faults | tee "$work/tests" | go run ./internal/testjson || status=1
+go test -count=1 -timeout 0 -json ./test/systemd -run UnderTraffic | tee -a "$work/tests" | go run ./internal/testjson || status=1
 models/run.sh $models | tee "$work/model" || status=1
 go test ./test/figures -run '^$' -bench Repair -benchtime 300x | tee "$work/bench" || status=1
 header="Run on $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1), $(nproc) CPUs, Linux $(uname -r), at commit $(git rev-parse --short HEAD), $level."

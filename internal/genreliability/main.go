@@ -59,7 +59,7 @@ var (
 	controlLine = regexp.MustCompile(`_test\.go:\d+: control, (.*)`)
 	mutantsLine = regexp.MustCompile(`_test\.go:\d+: mutants: (\d+) of (\d+) found \((\d+) are known\)`)
 	wakeLine    = regexp.MustCompile(`_test\.go:\d+: (.*at \d+ points the wake-up is lost with the victim, and all are rescued by .*)`)
-	stormLine   = regexp.MustCompile(`_test\.go:\d+: (\d+ kills in .*)`)
+	stormLine   = regexp.MustCompile(`_test\.go:\d+: (\d+ (?:kills in|kills:|faults in) .*)`)
 	faultsLine  = regexp.MustCompile(`_test\.go:\d+: faults: (.*)`)
 	modelRow    = regexp.MustCompile(`^(\S+(?: \S+)*?) {2,}(pass|fail) +(\S.*?) +([0-9]+) +([0-9]+)`)
 	modelSum    = regexp.MustCompile(`^\d+ runs, \d+ not as expected; .*`)
