@@ -49,7 +49,7 @@ func TestOrphansEnd(t *testing.T) {
 // A daemon that follows in time cancels it, with a guard of its own; so does one that only hangs. After the next death it is due again.
 func TestOrphansWaitForTheNextDaemon(t *testing.T) {
 	t.Parallel()
-	d := testregion.Start(t, brief+idle("w", "count = 2")+shell("ext", "exec sleep 1000"))
+	d := testregion.Start(t, strings.Replace(brief, "500ms", "2s", 1)+idle("w", "count = 2")+shell("ext", "exec sleep 1000"))
 	before := d.WaitWorkers("as they were", everyone)
 	for range 3 {
 		old := watch(t, guardOf(t, d))
@@ -65,7 +65,7 @@ func TestOrphansWaitForTheNextDaemon(t *testing.T) {
 	for _, w := range before {
 		all = append(all, watch(t, w.Pid).pidfd)
 	}
-	if ended, err := sys.PollReadable(all, 700*time.Millisecond); err != nil || slices.Contains(ended, true) {
+	if ended, err := sys.PollReadable(all, 2300*time.Millisecond); err != nil || slices.Contains(ended, true) {
 		t.Errorf("a daemon that hangs for longer than orphan_timeout is none that is dead: %v, %v", ended, err)
 	}
 	d.Cmd.Process.Signal(syscall.SIGCONT)
