@@ -228,12 +228,13 @@ func procStatus(pid int) map[string]string {
 type service struct {
 	t            testing.TB
 	unit, region string
+	since        time.Time // of its journal: what was before is another test's
 }
 
 // start starts a unit, and stops it when the test ends. Then nothing may be left of it.
 func start(t testing.TB, unit, region string) service {
 	t.Helper()
-	s := service{t, unit, region}
+	s := service{t, unit, region, time.Now()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := try("journalctl", "-u", unit, "-n", "60", "--no-pager", "-o", "short-precise")

@@ -79,7 +79,7 @@ func (s service) expectNoneMissing() {
 	journal.mu.Lock()
 	defer journal.mu.Unlock()
 	for _, e := range journal.entries {
-		if e.str("_SYSTEMD_UNIT") == s.unit && strings.Contains(e.str("MESSAGE"), "fd store") && e.str("PRIORITY") < "5" {
+		if e.str("_SYSTEMD_UNIT") == s.unit && at(e).After(s.since) && strings.Contains(e.str("MESSAGE"), "fd store") && e.str("PRIORITY") < "5" {
 			s.t.Errorf("%s", e.str("MESSAGE"))
 		}
 	}
@@ -90,15 +90,16 @@ func TestFullStoreIsTold(t *testing.T) {
 	dropIn(t, "shmd.service.d", "small.conf", "[Service]\nFileDescriptorStoreMax=10\n")
 	s := start(t, unit, "default")
 	s.waitReady()
-	before := s.workers()
+	before, main := s.workers(), s.show("MainPID")
 	s.waitJournal("the store is too small", func(e entry) bool {
-		return e.str("_PID") == s.show("MainPID") && strings.Contains(e.str("MESSAGE"), "the fd store does not have all") && e.str("MISSING") != ""
+		return e.str("_PID") == main && strings.Contains(e.str("MESSAGE"), "the fd store does not have all") && e.str("MISSING") != ""
 	})
 	was := s.invocation()
 	run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
 	s.waitStarted(was)
+	main = s.show("MainPID")
 	s.waitJournal("what is missing", func(e entry) bool {
-		return e.str("_PID") == s.show("MainPID") && strings.Contains(e.str("MESSAGE"), "were not in the fd store") && strings.Contains(e.str("NAMES"), "idle.")
+		return e.str("_PID") == main && strings.Contains(e.str("MESSAGE"), "were not in the fd store") && strings.Contains(e.str("NAMES"), "idle.")
 	})
 	s.waitReady()
 	s.expectSame(before)

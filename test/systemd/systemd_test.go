@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const (
@@ -271,7 +272,7 @@ func TestRefusedConfigurationIsNotRetried(t *testing.T) {
 		try("systemctl", "stop", "shmd@broken.service")
 		try("systemctl", "reset-failed", "shmd@broken.service")
 	})
-	s := service{t, "shmd@broken.service", "broken"}
+	s := service{t, "shmd@broken.service", "broken", time.Now()}
 	if out, code := try("systemctl", "start", s.unit); code == 0 {
 		t.Fatalf("started with a wrong configuration:\n%s", out)
 	}
@@ -284,7 +285,7 @@ func TestRefusedConfigurationIsNotRetried(t *testing.T) {
 }
 
 func TestSocketActivation(t *testing.T) {
-	s := service{t, unit, "default"}
+	s := service{t, unit, "default", time.Now()}
 	run(t, "systemctl", "start", "shmd.socket")
 	t.Cleanup(func() {
 		run(t, "systemctl", "stop", "shmd.socket", unit)
