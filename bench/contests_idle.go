@@ -107,16 +107,16 @@ func memoryRun(ctx context.Context, l *lab, p params) (result, error) {
 	if err != nil {
 		return nil, err
 	}
-	channels := []string{"/memfd:there"}
+	there := fmt.Sprintf("shmd:%s:there", l.region.name)
 	res := result{}
 	for _, pid := range pids[:p.count] {
-		n, err := pss(pid, channels)
+		n, err := pss(pid, there)
 		if err != nil {
 			return nil, err
 		}
 		res["client"] = max(res["client"], float64(n)/(1<<20))
 	}
-	n, err := pss(l.region.cmd.Process.Pid, channels)
+	n, err := pss(l.region.cmd.Process.Pid, there)
 	res["daemon"] = float64(n) / (1 << 20)
 	return res, err
 }

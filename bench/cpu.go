@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -77,24 +78,20 @@ func runTime(pids []int) (ns int64, err error) {
 	return ns, nil
 }
 
-// pss returns the proportional share of memory of a process in bytes, without the mappings whose name begins with one of skip.
-func pss(pid int, skip []string) (bytes int64, err error) {
+// pss returns the proportional share of memory of a process in bytes, without its mappings of the segments that skip names; it must have all of them.
+func pss(pid int, skip ...string) (bytes int64, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return 0, err
 	}
-	counts := true
+	counts, seen := true, map[string]bool{}
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		switch {
 		case len(f) >= 5 && strings.Contains(f[0], "-"): // the head of a mapping
-			name := ""
-			if len(f) >= 6 {
-				name = f[5]
-			}
-			counts = true
-			for _, s := range skip {
-				counts = counts && !strings.HasPrefix(name, s)
+			counts = len(f) < 6 || !slices.Contains(skip, strings.TrimPrefix(f[5], "/memfd:"))
+			if !counts {
+				seen[f[5]] = true
 			}
 		case f[0] == "Pss:" && counts:
 			n, err := strconv.ParseInt(f[1], 10, 64)
@@ -103,6 +100,9 @@ func pss(pid int, skip []string) (bytes int64, err error) {
 			}
 			bytes += n << 10
 		}
+	}
+	if len(seen) != len(skip) {
+		return 0, fmt.Errorf("smaps of %d has %d of the mappings %q: what is to be left out would be counted", pid, len(seen), skip)
 	}
 	return bytes, nil
 }
