@@ -176,10 +176,10 @@ func (s *script) processes(arg string) (pids []int) {
 	return pids
 }
 
-// opened waits until somebody opens a file.
-type opened struct{ f *os.File }
+// watch waits until something happens to a file, or in a directory.
+type watch struct{ f *os.File }
 
-func watchOpen(t *testing.T, path string) opened {
+func watchFor(t *testing.T, event uint32, path string) watch {
 	t.Helper()
 	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
 	if err != nil {
@@ -187,20 +187,20 @@ func watchOpen(t *testing.T, path string) opened {
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
 	t.Cleanup(func() { f.Close() })
-	if _, err := syscall.InotifyAddWatch(fd, path, syscall.IN_OPEN); err != nil {
+	if _, err := syscall.InotifyAddWatch(fd, path, event); err != nil {
 		t.Fatal(err)
 	}
-	return opened{f}
+	return watch{f}
 }
 
-func (o opened) wait(t *testing.T, s *script) {
+func (w watch) wait(t *testing.T, s *script) {
 	t.Helper()
-	if err := o.f.SetReadDeadline(time.Now().Add(patient / 2)); err != nil {
+	if err := w.f.SetReadDeadline(time.Now().Add(patient / 2)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.f.Read(make([]byte, 4096)); err != nil {
+	if _, err := w.f.Read(make([]byte, 4096)); err != nil {
 		s.Cancel()
-		t.Fatalf("no worker opened the file: %v", err)
+		t.Fatalf("no worker opened the file, or nobody removed the directory: %v", err)
 	}
 }
 
@@ -310,7 +310,7 @@ func (s *script) reference(t *testing.T, dir string) map[string]uint64 {
 func TestEndToEnd(t *testing.T) {
 	dir := makeTree(t)
 	s := newScript(t, true, "-o", "json", "--kill", "3", "--top", "0", dir)
-	mapped := watchOpen(t, filepath.Join(dir, shrinking))
+	mapped := watchFor(t, syscall.IN_OPEN, filepath.Join(dir, shrinking))
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -409,20 +409,23 @@ func TestInterrupted(t *testing.T) {
 		{"SIGTERM to the script", 128 + 15, func(s *script) error { return s.Process.Signal(syscall.SIGTERM) }},
 		{"SIGINT to all, as a terminal does", 128 + 2, func(s *script) error { return syscall.Kill(-s.Process.Pid, syscall.SIGINT) }},
 		{"SIGKILL to the daemon", 1, func(s *script) error { return killAll(s.processes(filepath.Join(s.bin, "shmd.toml"))) }},
+		{"SIGKILL to the whole group", -1, func(s *script) error { return syscall.Kill(-s.Process.Pid, syscall.SIGKILL) }},
 		{"SIGKILL to the program", 128 + 9, func(s *script) error { return killAll(s.processes("--report")) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScript(t, true, dir)
-			started := watchOpen(t, file)
+			started := watchFor(t, syscall.IN_OPEN, file)
 			if err := s.Start(); err != nil {
 				t.Fatal(err)
 			}
 			started.wait(t, s)
+			removed := watchFor(t, syscall.IN_DELETE, s.tmp)
 			if err := tt.do(s); err != nil {
 				t.Error(err)
 			}
 			s.release()
 			s.Wait()
+			removed.wait(t, s) // the script does it, or what it left behind to do so
 			if code := s.ProcessState.ExitCode(); code != tt.code {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}

@@ -14,8 +14,15 @@ done
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$here/../..
+bin=${SHMD_BIN:-$repo/bin}
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/wordcount.XXXXXX")
 log=''
+
+# What even SIGKILL to this script and all its group leaves nothing behind by: a keeper in a session of its own reads a pipe of which only
+# this script has the other end, and cleans up if that ends without a word.
+exec 9> >(exec setsid bash -c '
+	read -r || { RUNTIME_DIRECTORY=$2 "$1/shmctl" -r wordcount stop --quiet; rm -rf "$2"; }' keeper "$bin" "$tmp" >/dev/null 2>&1)
+keeper=$!
 
 cleanup() {
 	code=$?
@@ -25,9 +32,11 @@ cleanup() {
 		"$bin/shmctl" stop --quiet >/dev/null 2>&1 || :
 	fi
 	for signal in TERM CONT; do jobs -p | xargs -r kill -s "$signal" 2>/dev/null || :; done
-	wait
+	for job in $(jobs -p); do wait "$job" || :; done
 	if [ "$code" -ne 0 ] && [ -n "$log" ]; then { echo "--- the log of shmd:" && cat "$log"; } >&2; fi
 	rm -rf "$tmp"
+	echo >&9 || :
+	wait "$keeper" || :
 	exit "$code"
 }
 trap cleanup EXIT
@@ -38,7 +47,7 @@ trap 'exit 143' TERM HUP
 # ends before it does.
 while_shmd() {
 	local code=0 first
-	"$@" &
+	"$@" 9>&- &
 	wait -n -p first $! "$shmd" || code=$?
 	if [ "$first" = "$shmd" ]; then
 		echo "run.sh: shmd ended with code $code in the middle of the run" >&2
@@ -47,7 +56,7 @@ while_shmd() {
 	if [ "$code" -ne 0 ]; then exit "$code"; fi
 }
 
-bin=${SHMD_BIN:-$repo/bin} wordcount=${SHMD_BIN:-$tmp}/wordcount
+wordcount=${SHMD_BIN:-$tmp}/wordcount
 if [ ! -x "$bin/shmd" ] || [ ! -x "$bin/shmctl" ]; then make -C "$repo" build >&2; fi
 if [ ! -x "$wordcount" ]; then (cd "$repo" && go build -buildvcs=false -o "$wordcount" ./examples/wordcount); fi
 "$wordcount" --check "$@"
@@ -57,7 +66,7 @@ export RUNTIME_DIRECTORY=$tmp SHMCTL_REGION=wordcount
 unset NOTIFY_SOCKET WATCHDOG_USEC LISTEN_FDS LISTEN_PID SHMD_FDS SHMD_WORKER SHMD_REGION
 
 log=$tmp/shmd.log
-"$bin/shmd" -c "$here/shmd.toml" >"$log" 2>&1 &
+"$bin/shmd" -c "$here/shmd.toml" >"$log" 2>&1 9>&- &
 shmd=$!
 while_shmd "$bin/shmctl" wait --quiet --for=ready --timeout=30s >/dev/null
 while_shmd "$wordcount" --report "$tmp/report" "$@"

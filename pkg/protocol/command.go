@@ -22,6 +22,8 @@ type Command struct {
 	info   *CommandInfo
 	groups []*CommandRow
 	rows   []*CommandRow
+	// Where they begin, as they were found there.
+	groupsAt, rowsAt int64
 }
 
 const commandRows = 1024 // offset of the first row
@@ -59,16 +61,18 @@ func OpenCommand(b []byte) (*Command, error) {
 	}
 	for _, t := range []struct {
 		rows   *[]*CommandRow
+		at     *int64
 		field  int64
 		offset uint64
 		count  uint32
 	}{
-		{&c.groups, OffsetofCommandInfoGroupOffset, c.info.GroupOffset.Load(), c.info.GroupCap.Load()},
-		{&c.rows, OffsetofCommandInfoWorkerOffset, c.info.WorkerOffset.Load(), c.info.WorkerCap.Load()},
+		{&c.groups, &c.groupsAt, OffsetofCommandInfoGroupOffset, c.info.GroupOffset.Load(), c.info.GroupCap.Load()},
+		{&c.rows, &c.rowsAt, OffsetofCommandInfoWorkerOffset, c.info.WorkerOffset.Load(), c.info.WorkerCap.Load()},
 	} {
 		if err := table(h.Name, b, bodyOffset+t.field, t.offset, t.count, SizeofCommandRow); err != nil {
 			return nil, err
 		}
+		*t.at = int64(t.offset)
 		for i := range int64(t.count) {
 			*t.rows = append(*t.rows, overlayCommandRow(b, int64(t.offset)+i*SizeofCommandRow))
 		}

@@ -178,12 +178,13 @@ func (v *verifier) command(c *Command) {
 			v.add(offset, "command.desired", "%s is wanted %d, which there is not", what, d)
 		}
 	}
+	at := func(table int64, i int) int64 { return table + int64(i)*SizeofCommandRow + OffsetofCommandRowDesired }
 	check(bodyOffset+OffsetofCommandInfoDesired, "the region", c.RegionDesired())
 	for i := range c.Groups() {
-		check(0, fmt.Sprintf("group %d", i), c.GroupDesired(i))
+		check(at(c.groupsAt, i), fmt.Sprintf("group %d", i), c.GroupDesired(i))
 	}
 	for i := range c.Workers() {
-		check(0, fmt.Sprintf("worker %d", i), c.WorkerDesired(i))
+		check(at(c.rowsAt, i), fmt.Sprintf("worker %d", i), c.WorkerDesired(i))
 	}
 }
 
