@@ -285,6 +285,11 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 		if w.proc.pidfd == nil || isEnded(w.proc.pidfd) {
 			a.ended = append(a.ended, w)
 			d.giveBack(id, w.conf.Channels())
+			for i, r := range w.proc.outputs { // before they are forgotten; goOn captures the rest
+				if r != nil {
+					d.lines.drain(&output{source: outputSource(w, w.proc, i), from: r}, false)
+				}
+			}
 			d.forget(id)
 			w.row.Attachment = 0
 			continue

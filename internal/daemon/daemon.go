@@ -105,9 +105,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	d.log, d.sink = newLogger(o.Log, o.Config.Region.Name, o.Level)
 	defer d.sink.spool.end()
-	d.lines.log, d.lines.spool, d.systemd.log = d.log, d.sink.spool, d.log
+	d.systemd.log = d.log
+	defer d.lines.close()
 	d.systemd.check = d.checkStore
-	if err = handedErr; err == nil {
+	if err = errors.Join(handedErr, d.lines.begin(d.log, d.sink.spool)); err == nil {
 		err = d.prepare()
 	}
 	if err != nil {

@@ -61,6 +61,13 @@ func (s *spool) room() {
 	}
 }
 
+// hasRoom reports whether room would not wait.
+func (s *spool) hasRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held <= spoolForLines || s.hurried
+}
+
 // flush waits until everything that is held has been handed over.
 func (s *spool) flush(within time.Duration) error {
 	late := false

@@ -297,6 +297,7 @@ func (d *Daemon) workerDied(w *worker) {
 	w.proc, w.lastPid = nil, p.pid
 	sys.ReapOrphans(d.isWorker)
 	w.group.drain.ended(w)
+	d.lines.ended(p.pid)
 
 	how, clean := d.describeEnd(w, exit), exit.Code == 0 && exit.Signal == 0
 	fields := []any{"worker", w.row.Name, "group", w.conf.Name, "pid", p.pid, "how", how, "ran", time.Since(p.started).Round(time.Millisecond).String()}

@@ -134,11 +134,17 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 
 // capture reads what a worker writes to its standard output and standard error.
 func (d *Daemon) capture(w *worker, p *process) {
-	for i, stream := range []protocol.Stream{protocol.StreamStdout, protocol.StreamStderr} {
-		if p.outputs[i] != nil {
-			d.lines.capture(p.outputs[i], source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream, limit: w.limit}, nil)
+	for i, r := range p.outputs {
+		if r != nil {
+			d.lines.capture(r, outputSource(w, p, i), nil)
 		}
 	}
+}
+
+// outputSource is where the lines of one of a worker's two outputs come from.
+func outputSource(w *worker, p *process, i int) source {
+	stream := [...]protocol.Stream{protocol.StreamStdout, protocol.StreamStderr}[i]
+	return source{worker: w.index, name: w.row.Name, group: w.conf.Name, pid: p.pid, stream: stream, limit: w.limit}
 }
 
 // inheritance is what a worker gets from the daemon.

@@ -98,6 +98,7 @@ var starts = []series{
 	{"wait4", syscall.ECHILD, true}, {"waitid", syscall.ECHILD, true}, {"setpgid", syscall.EPERM, true}, {"ioctl", syscall.ENOTTY, true},
 	{"accept4", syscall.EMFILE, true}, {"lseek", syscall.EIO, true}, {"uname", syscall.EFAULT, true}, {"kill", syscall.EPERM, true},
 	{"dup3", syscall.EMFILE, true}, {"chdir", syscall.EACCES, true}, {"faccessat2", syscall.EACCES, true}, {"ppoll", syscall.ENOMEM, true},
+	{"tee", syscall.ENOMEM, true},
 }
 
 // clients are the calls of shmctl.

@@ -35,7 +35,7 @@ var numbers = map[string]uint64{
 	"pwrite64": syscall.SYS_PWRITE64, "read": syscall.SYS_READ, "readlinkat": syscall.SYS_READLINKAT, "recvfrom": syscall.SYS_RECVFROM,
 	"recvmsg": syscall.SYS_RECVMSG, "sendmsg": syscall.SYS_SENDMSG, "sendto": syscall.SYS_SENDTO, "setpgid": syscall.SYS_SETPGID,
 	"setsockopt": syscall.SYS_SETSOCKOPT, "socket": syscall.SYS_SOCKET, "uname": syscall.SYS_UNAME, "unlinkat": syscall.SYS_UNLINKAT,
-	"wait4": syscall.SYS_WAIT4, "waitid": syscall.SYS_WAITID, "faccessat": syscall.SYS_FACCESSAT, "faccessat2": 439,
+	"tee": syscall.SYS_TEE, "wait4": syscall.SYS_WAIT4, "waitid": syscall.SYS_WAITID, "faccessat": syscall.SYS_FACCESSAT, "faccessat2": 439,
 }
 
 func init() { maps.Copy(numbers, numbersHere) }
