@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/internal/version"
@@ -259,6 +260,14 @@ func checkMemory(context.Context) []finding {
 		list = append(list, fine("huge pages", "none of %s are free (for huge_pages = true in [region] only; vm.nr_hugepages reserves them)", size(pageSize)))
 	default:
 		list = append(list, fine("huge pages", "%d of %s are free", n, size(pageSize)))
+	}
+	switch have, err := cgroup.Controllers(); {
+	case err != nil:
+		list = append(list, fine("cgroup v2", "%v (for cgroup = true of a group only)", err))
+	case len(have) == 0:
+		list = append(list, fine("cgroup v2", "mounted, without controllers: cgroup_limits of a group cannot be had"))
+	default:
+		list = append(list, fine("cgroup v2", "cgroup_limits of a group can be those of %s", strings.Join(have, ", ")))
 	}
 	if b, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/shmem_enabled"); err == nil {
 		mode := strings.TrimSpace(string(b))

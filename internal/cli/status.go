@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/cgroup"
+	"github.com/shmd/shmd/internal/stat"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -87,6 +89,7 @@ type groupJSON struct {
 	Command       string `json:"command"`
 	Rollout       string `json:"rollout"` // the last rolling restart: none, running, done or stopped
 	RolloutNote   string `json:"rollout_note"`
+	Cgroup        string `json:"cgroup"` // of its instances, as in /proc/PID/cgroup; "": none of their own, or none runs
 }
 
 func (a *app) status(ctx context.Context) error {
@@ -110,11 +113,11 @@ func (a *app) status(ctx context.Context) error {
 		a.warn("%v", err)
 	}
 	doc.Groups, doc.Attention = []groupJSON{}, []noticeJSON{}
-	for _, g := range now.Groups {
+	for i, g := range now.Groups {
 		if g.Name == "" { // free
 			continue
 		}
-		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, g.Ready(), g.Restart.String(), int64(g.StopTimeout), g.Command, g.RolloutState.String(), g.RolloutNote})
+		doc.Groups = append(doc.Groups, groupJSON{g.Name, g.Count, g.Ready(), g.Restart.String(), int64(g.StopTimeout), g.Command, g.RolloutState.String(), g.RolloutNote, cgroupOf(now, i)})
 	}
 	for _, w := range now.Workers {
 		doc.Workers.add(w.State)
@@ -148,6 +151,16 @@ func (a *app) status(ctx context.Context) error {
 	return a.printStatus(doc, d.Alive)
 }
 
+// cgroupOf is the cgroup that the instances of a group have to themselves.
+func cgroupOf(now *stat.Snapshot, group int) string {
+	for _, w := range now.Workers {
+		if w.Group == group && w.Pid > 0 {
+			return cgroup.Of(w.Pid)
+		}
+	}
+	return ""
+}
+
 func (a *app) printStatus(doc statusJSON, alive bool) error {
 	config := doc.Daemon.Config
 	if config == "" {
@@ -178,6 +191,11 @@ func (a *app) printStatus(doc statusJSON, alive bool) error {
 			t.add("rolling restart", cell{note, yellow})
 		case protocol.RolloutStopped.String():
 			t.add("rolling restart", cell{note + ", " + g.RolloutNote, red})
+		}
+	}
+	for _, g := range doc.Groups {
+		if g.Cgroup != "" {
+			t.add("cgroup", g.Name+": "+g.Cgroup)
 		}
 	}
 	t.add("channels", fmt.Sprintf("%d, %s", doc.Channels.Count, waiting))

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/sys"
 )
 
@@ -23,6 +24,7 @@ import (
 //   - scripts whose interpreter is not there
 //   - directories, users and CPUs that are not there
 //   - segments that do not fit into memory, as far as is known before they are made
+//   - limits of cgroups that the machine or the region's systemd unit has not
 //   - more descriptors than the daemon may have open, or than fit into the fd store of its systemd unit
 //
 // It looks at the system as it is now and to the user that calls: a daemon may find another.
@@ -41,6 +43,9 @@ type system struct {
 	nofile    func() (most uint64, err error)
 	store     func(region string) (unit string, most int, ok bool)
 	cpus      func() ([]int, error) // that are there
+
+	controllers func() ([]string, error)                   // of cgroup v2
+	delegates   func(region string) (unit string, ok bool) // whether the region's unit may have cgroups; "": there is none
 }
 
 func host() system {
@@ -56,6 +61,9 @@ func host() system {
 		nofile:    nofile,
 		store:     unitStore,
 		cpus:      onlineCPUs,
+
+		controllers: cgroup.Controllers,
+		delegates:   unitDelegates,
 	}
 }
 
@@ -72,6 +80,7 @@ func (c *Config) check(s system) []Problem {
 	v.starts(s)
 	v.memory(s)
 	v.descriptors(s)
+	v.cgroupsOnHost(s)
 	v.errs.sort()
 	return v.errs
 }

@@ -132,6 +132,8 @@ type Group struct {
 	Nice         int               `toml:"nice"`          // 0: the daemon's own
 	CPUs         string            `toml:"cpus"`          // "0-3,6"; empty: the daemon's own. See CPUList
 	OOMScoreAdj  int               `toml:"oom_score_adj"` // 0: the daemon's own
+	Cgroup       bool              `toml:"cgroup"`        // its instances are in a cgroup of their own
+	CgroupLimits Limits            `toml:"cgroup_limits"` // of that cgroup, by name; Unlimited: none
 	Env          map[string]string `toml:"env"`           // added to the environment that the daemon hands on
 	Dir          string            `toml:"dir"`           // absolute; empty: the daemon's own
 	User         string            `toml:"user"`          // name or uid; empty: the daemon's own

@@ -85,6 +85,8 @@ limits = { nofile = 4096, core = "unlimited", memlock = "1MiB" }
 nice = -5
 cpus = "0-1"
 oom_score_adj = 500
+cgroup = true
+cgroup_limits = { memory_max = "1GiB", pids_max = 100, cpu_max = "unlimited" }
 metrics = 5
 log_size = "32KiB"
 log_rate = 100
@@ -126,7 +128,7 @@ func TestComplete(t *testing.T) {
 		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
 		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
-		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, OnCrash: OnCrashReset, After: []string{"a"}, Limits: Limits{"nofile": 4096, "core": Unlimited, "memlock": 1 << 20}, Nice: -5, CPUs: "0-1", OOMScoreAdj: 500, LogSize: 32 << 10, LogRate: 100, LogBurst: 7, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
+		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, OnCrash: OnCrashReset, After: []string{"a"}, Limits: Limits{"nofile": 4096, "core": Unlimited, "memlock": 1 << 20}, Nice: -5, CPUs: "0-1", OOMScoreAdj: 500, Cgroup: true, CgroupLimits: Limits{"memory_max": 1 << 30, "pids_max": 100, "cpu_max": Unlimited}, LogSize: 32 << 10, LogRate: 100, LogBurst: 7, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
 	}
 	filter := defaultGroup("filter")
 	filter.Command, filter.Stdin, filter.Stdout = []string{"sed"}, "lines", "results"

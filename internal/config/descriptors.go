@@ -68,21 +68,37 @@ func nofile() (uint64, error) {
 
 // unitStore asks systemd for the room in the fd store of the region's unit; ok is false if there is no such unit or nobody to ask.
 func unitStore(region string) (unit string, most int, ok bool) {
+	unit, settings := askUnit(region, "FileDescriptorStoreMax")
+	most, err := strconv.Atoi(settings["FileDescriptorStoreMax"])
+	return unit, most, err == nil
+}
+
+// unitDelegates asks systemd whether the region's unit may have cgroups; unit is empty if there is none, or nobody to ask.
+func unitDelegates(region string) (unit string, ok bool) {
+	unit, settings := askUnit(region, "Delegate", "ProtectControlGroups")
+	if settings == nil {
+		return "", false
+	}
+	return unit, settings["Delegate"] == "yes" && settings["ProtectControlGroups"] == "no"
+}
+
+// askUnit asks systemd for settings of the region's unit; nil if there is no such unit, or nobody to ask.
+func askUnit(region string, settings ...string) (unit string, values map[string]string) {
 	unit = "shmd@" + region + ".service"
 	if region == defaultRegion().Name {
 		unit = "shmd.service"
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "-p", "LoadState", "-p", "FileDescriptorStoreMax", unit).Output()
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "-p", strings.Join(append(settings, "LoadState"), ","), unit).Output()
 	if err != nil || !strings.Contains(string(out), "LoadState=loaded") {
-		return unit, 0, false
+		return unit, nil
 	}
+	values = map[string]string{}
 	for line := range strings.Lines(string(out)) {
-		if v, found := strings.CutPrefix(strings.TrimSpace(line), "FileDescriptorStoreMax="); found {
-			most, err = strconv.Atoi(v)
-			return unit, most, err == nil
+		if k, v, found := strings.Cut(strings.TrimSpace(line), "="); found {
+			values[k] = v
 		}
 	}
-	return unit, 0, false
+	return unit, values
 }

@@ -26,7 +26,7 @@ type Step struct {
 }
 
 // atOnce are the keys of a group that hold for the processes that run. All others take a new process.
-var atOnce = []string{"restart", "stop_timeout", "ready", "ready_timeout", "backoff_min", "backoff_max", "crash_limit", "crash_window", "watchdog", "on_crash", "after", "log_rate", "log_burst"}
+var atOnce = []string{"restart", "stop_timeout", "ready", "ready_timeout", "backoff_min", "backoff_max", "crash_limit", "crash_window", "watchdog", "on_crash", "after", "log_rate", "log_burst", "cgroup_limits"}
 
 // inSegment are the keys of a group that its segment is made with.
 var inSegment = []string{"metrics", "log_size"}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/shmd/shmd/internal/cgroup"
 )
 
 // minWatchdog is the least watchdog: a process that is not scheduled for so long is not hung.
@@ -61,10 +63,60 @@ func (v *validator) resources(at path, g *Group) {
 			v.errs = append(v.errs, v.c.src.problem(at.key("limits").key(name), "limits.%s in %s: %s", bare(name), at.table(), why))
 		}
 	}
+	v.cgroup(at, g)
 	v.between(at.key("nice"), g.Nice, -20, 19)
 	v.between(at.key("oom_score_adj"), g.OOMScoreAdj, -1000, 1000)
 	if _, err := parseCPUs(g.CPUs); err != nil {
 		v.fail(at.key("cpus"), "%v", err)
+	}
+}
+
+// cgroup checks what a group says of its cgroup.
+func (v *validator) cgroup(at path, g *Group) {
+	limits := at.key("cgroup_limits")
+	if len(g.CgroupLimits) > 0 && !g.Cgroup {
+		v.fail(limits, "the limits are those of a cgroup of the group's own; add cgroup = true, or remove them")
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.CgroupLimits)) {
+		why := ""
+		switch guess := nearest(name, cgroup.Names()); {
+		case slices.Contains(cgroup.Names(), name):
+			why = cgroup.Invalid(name, g.CgroupLimits[name])
+		case guess != "":
+			why = fmt.Sprintf("there is no such limit; did you mean %q?", guess)
+		default:
+			why = "there is no such limit; there are " + quoted(cgroup.Names())
+		}
+		if why != "" {
+			v.errs = append(v.errs, v.c.src.problem(limits.key(name), "cgroup_limits.%s in %s: %s", bare(name), at.table(), why))
+		}
+	}
+}
+
+// cgroupsOnHost refuses limits whose controllers cgroup v2 has not on this machine, and cgroups where the region's unit may have none.
+func (v *validator) cgroupsOnHost(s system) {
+	asked := false
+	for i := range v.c.Groups {
+		g := &v.c.Groups[i]
+		if !g.Cgroup || s.controllers == nil {
+			continue
+		}
+		at := path{"worker", g.Name, "cgroup"}
+		have, err := s.controllers()
+		if err != nil {
+			v.fail(at, "%v", err)
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(g.CgroupLimits)) {
+			if c := cgroup.Controller(name); !slices.Contains(have, c) {
+				v.fail(path{"worker", g.Name, "cgroup_limits"}, "%s needs the controller %q, which cgroup v2 has not on this machine (it has: %s); see /proc/cgroups, and boot with systemd.unified_cgroup_hierarchy=1 if it is in cgroup v1",
+					name, c, quoted(have))
+			}
+		}
+		if unit, ok := s.delegates(v.c.Region.Name); !asked && unit != "" && !ok {
+			v.fail(at, "%s may have no cgroups of its own; set Delegate=yes and ProtectControlGroups=no (systemctl edit %s); see workers.conf", unit, unit)
+		}
+		asked = true
 	}
 }
 

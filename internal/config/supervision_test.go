@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -16,14 +17,19 @@ func TestSupervisionIsRefused(t *testing.T) {
 		w + `limits = { core = true }`:                                                                      `must be an integer, a size such as "64MiB", or "unlimited"`,
 		w + `limits = 3`:                                                                                    `must be a table of limits`,
 		"[channel.q]\nstall_after = \"1ms\"":                                                                `stall_after in [channel.q]: 1ms is out of range; use 100ms to 24h`,
-		w + `nice = 20`:                                                                                     `20 is out of range; use -20 to 19`,
-		w + `cpus = "3-1"`:                                                                                  `"3-1" is no list of CPUs`,
-		w + `oom_score_adj = 1001`:                                                                          `1001 is out of range`,
-		w + `on_crash = "reset"`:                                                                            `unknown on_crash "reset"`,
-		w + "on_crash = \"reset-group\"\nrestart = \"never\"":                                               `with restart = "never" nothing is started again`,
-		w + `after = ["w"]`:                                                                                 "the group cannot come after itself",
-		w + `after = ["v", "v"]` + "\n[worker.v]\nbuiltin = \"idle\"":                                       `"v" is there twice`,
-		w + `after = ["dbb"]` + "\n[worker.db]\nbuiltin = \"idle\"":                                         `unknown worker group "dbb"; did you mean "db"?`,
+		w + `cgroup_limits = { pids_max = 3 }`:                                                              `add cgroup = true, or remove them`,
+		w + "cgroup = true\ncgroup_limits = { pid_max = 3 }":                                                `cgroup_limits.pid_max in [worker.w]: there is no such limit; did you mean "pids_max"?`,
+		w + "cgroup = true\ncgroup_limits = { cpu_weight = \"unlimited\" }":                                 `it cannot be unlimited; use 1 to 10000`,
+		w + "cgroup = true\ncgroup_limits = { cpu_max = 0 }":                                                `0 is out of range; use 1 to 1000000`,
+		w + "cgroup = true\ncgroup_limits = { memory_max = -3 }":                                            `it is below 0; write "unlimited" for none`,
+		w + `nice = 20`:            `20 is out of range; use -20 to 19`,
+		w + `cpus = "3-1"`:         `"3-1" is no list of CPUs`,
+		w + `oom_score_adj = 1001`: `1001 is out of range`,
+		w + `on_crash = "reset"`:   `unknown on_crash "reset"`,
+		w + "on_crash = \"reset-group\"\nrestart = \"never\"": `with restart = "never" nothing is started again`,
+		w + `after = ["w"]`: "the group cannot come after itself",
+		w + `after = ["v", "v"]` + "\n[worker.v]\nbuiltin = \"idle\"": `"v" is there twice`,
+		w + `after = ["dbb"]` + "\n[worker.db]\nbuiltin = \"idle\"":   `unknown worker group "dbb"; did you mean "db"?`,
 		w + "after = [\"b\"]\n[worker.a]\nbuiltin = \"idle\"\nafter = [\"w\"]\n[worker.b]\nbuiltin = \"idle\"\nafter = [\"c\", \"a\"]\n[worker.c]\nbuiltin = \"idle\"": "a after w after b after a",
 	} {
 		_, err := Parse("x.toml", []byte(text))
@@ -43,6 +49,34 @@ func TestRank(t *testing.T) {
 	for i, want := range []int{2, 1, 0} {
 		if got := c.Rank(&c.Groups[i]); got != want {
 			t.Errorf("%s: %d, want %d", c.Groups[i].Name, got, want)
+		}
+	}
+}
+
+// Limits whose controller the machine has not, and units that may have no cgroups.
+func TestCgroupsThatAreNotThere(t *testing.T) {
+	const text = "[worker.w]\nbuiltin = \"idle\"\ncgroup = true\ncgroup_limits = { pids_max = 3, memory_max = \"1GiB\" }\n"
+	c, err := Parse("x.toml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := func(string) (string, bool) { return "", false }
+	for _, tt := range []struct {
+		s    system
+		want string
+	}{
+		{system{controllers: func() ([]string, error) { return []string{"cpu", "memory", "pids"}, nil }, delegates: none}, ""},
+		{system{controllers: func() ([]string, error) { return []string{"cpu", "pids"}, nil }, delegates: none},
+			`x.toml:4:1: cgroup_limits in [worker.w]: memory_max needs the controller "memory", which cgroup v2 has not on this machine (it has: "cpu", "pids")`},
+		{system{controllers: func() ([]string, error) { return nil, errors.New("no cgroup v2") }, delegates: none}, "x.toml:3:1: cgroup in [worker.w]: no cgroup v2"},
+		{system{controllers: func() ([]string, error) { return []string{"memory", "pids"}, nil }, delegates: func(string) (string, bool) { return "shmd.service", false }},
+			"x.toml:3:1: cgroup in [worker.w]: shmd.service may have no cgroups of its own; set Delegate=yes"},
+		{system{controllers: func() ([]string, error) { return []string{"memory", "pids"}, nil }, delegates: func(string) (string, bool) { return "shmd.service", true }}, ""},
+	} {
+		v := validator{c: c}
+		v.cgroupsOnHost(tt.s)
+		if got := v.errs.Error(); tt.want == "" && len(v.errs) > 0 || !strings.Contains(got, tt.want) {
+			t.Errorf("got  %s\nwant %s", got, tt.want)
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/oklog/run"
 
 	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/supervise"
@@ -81,6 +82,7 @@ type Daemon struct {
 	pause    time.Duration   // then: for so long nobody supervised
 	starts   int             // processes that were started in the function that runs now
 	deferred bool            // another look at every worker was posted
+	cgroups  *cgroup.Tree    // nil: no group has had one of its own so far
 	ringing  context.Context // of the watches, once there are any
 	watches  watches
 	metrics  *metricsServer       // nil: none
@@ -144,6 +146,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.endGuard()
 		d.endLeftBehind()
 		d.forgetSegments()
+		if d.cgroups != nil {
+			d.cgroups.Leave()
+		}
 	}
 	for _, g := range d.living() {
 		g.drain.look()
@@ -348,6 +353,7 @@ func (d *Daemon) supervise() {
 	d.setDaemonState(protocol.DaemonStateRunning)
 	if d.adopted != nil {
 		d.goOn(d.adopted)
+		d.setCgroups()
 	}
 	d.reconcileAll()
 	d.reportStatus()

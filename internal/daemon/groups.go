@@ -285,6 +285,7 @@ func (d *Daemon) scale() {
 		}
 	}
 	d.dropChannels()
+	d.dropCgroups()
 	if changed {
 		d.nameWorkers()
 		d.unsettled = true

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/version"
 )
@@ -97,6 +98,10 @@ once. shmctl stop does the same without a signal.`,
 			Use: "check", Short: "check a configuration and say everything that is wrong with it", Args: noArgs,
 			Long: "check reads a configuration as shmd would, and also looks whether commands, directories and users exist and whether the memory suffices.\nExit code 0: nothing is wrong. 1: the problems are on standard output, each as FILE:LINE:COLUMN: TEXT with an excerpt of the file below it.",
 			RunE: func(*cobra.Command, []string) error { return checkConfig(path, stdout) },
+		},
+		&cobra.Command{
+			Use: "let-in", Short: "let systemd start the daemon in a unit whose workers are in cgroups of their own", Args: noArgs, Hidden: true, // for ExecStopPost=
+			RunE: func(*cobra.Command, []string) error { return cgroup.LetIn() },
 		},
 		&cobra.Command{
 			Use: "version", Short: "print the version", Args: noArgs,

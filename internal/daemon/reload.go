@@ -80,6 +80,9 @@ func (d *Daemon) plan(next *config.Config) []config.Step {
 	workers := 0
 	for i := range next.Groups {
 		conf := &next.Groups[i]
+		if err := d.mayHaveCgroup(conf); err != nil {
+			impossible("[worker."+conf.Name+"]", "%v", err)
+		}
 		g := d.groupNamed(conf.Name)
 		n := conf.Count
 		switch {
@@ -183,6 +186,7 @@ func (d *Daemon) apply(next *config.Config) error {
 			d.log.Error("who may connect has not changed", "error", err)
 		}
 	}
+	d.setCgroups()
 	d.publishView()
 	d.log.Info("configuration reloaded", "config", next.Path)
 	d.event(eventReload, next.Region.Name, "reloaded", "config", next.Path)

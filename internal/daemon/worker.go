@@ -95,6 +95,9 @@ func (d *Daemon) launch(w *worker) (p *process, err error) {
 	}()
 	s := spec.Spec{Command: w.conf.Command, Builtin: w.conf.Builtin, Dir: w.conf.Dir, User: as, Status: len(in.files), Consume: w.conf.Consume, Produce: w.conf.Produce}
 	s.Limits, s.Nice, s.CPUs, s.OOMScoreAdj = w.conf.Limits, w.conf.Nice, w.conf.CPUList(), w.conf.OOMScoreAdj
+	if s.Cgroup, err = d.cgroupOf(w.conf); err != nil {
+		return nil, err
+	}
 	if w.conf.Filter() {
 		s.Filter = filterSpec(w.conf)
 	}

@@ -8,12 +8,18 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/launcher/spec"
 	"github.com/shmd/shmd/internal/sys"
 )
 
 // confine gives the process what its group's configuration says of the machine's resources, but for what the launcher itself could not live with.
 func confine(s spec.Spec) error {
+	if s.Cgroup != "" { // first: the rest counts there
+		if err := cgroup.Join(s.Cgroup); err != nil {
+			return err
+		}
+	}
 	if err := limit(s, false); err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func Run() (code int, ok bool) {
 		if err := sys.ClearCloexec(s.Status); err != nil {
 			return fail(exitCannot, fmt.Errorf("status pipe: %w", err))
 		}
-		s.Dir, s.User, s.Nice, s.CPUs, s.OOMScoreAdj = "", nil, 0, nil, 0
+		s.Dir, s.User, s.Nice, s.CPUs, s.OOMScoreAdj, s.Cgroup = "", nil, 0, nil, 0, ""
 		s.Limits = maps.Clone(s.Limits)
 		maps.DeleteFunc(s.Limits, func(name string, _ int64) bool { return !late[name] })
 		return fail(exitCannot, sys.Exec("/proc/self/exe", os.Args, append(os.Environ(), s.String())))

@@ -340,7 +340,7 @@ func (s service) pids() []int {
 	var pids []int
 	for pid := range processes {
 		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-		if bytes.Contains(cgroup, []byte("/"+s.unit+"\n")) && !strings.HasPrefix(procStatus(pid)["State"], "Z") {
+		if (bytes.Contains(cgroup, []byte("/"+s.unit+"\n")) || bytes.Contains(cgroup, []byte("/"+s.unit+"/"))) && !strings.HasPrefix(procStatus(pid)["State"], "Z") {
 			pids = append(pids, pid)
 		}
 	}

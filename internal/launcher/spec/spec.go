@@ -28,6 +28,7 @@ type Spec struct {
 	Nice        int              `json:"nice,omitempty"`   // 0: as it is; so with the others
 	CPUs        []int            `json:"cpus,omitempty"`
 	OOMScoreAdj int              `json:"oom_score_adj,omitempty"`
+	Cgroup      string           `json:"cgroup,omitempty"` // directory of the cgroup to enter; "": none
 }
 
 // Filter says what the shim is to know of a filter: the keys of the configuration.
