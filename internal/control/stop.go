@@ -199,6 +199,7 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 		}
 	}
 	s.sweep()
+	s.settle()
 	s.fill()
 	if errors.Is(err, sys.ErrClosed) && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -636,7 +637,7 @@ func (s *stopper) fill() {
 		}
 		if t.exit != 0 {
 			w.ExitNs = max(t.exit-t.flagged, 1)
-			w.How = s.how(t, w)
+			w.How = s.how(t)
 		}
 		if t.trouble != "" {
 			s.warn("worker %s (pid %d): %s", t.name, t.shown, t.trouble)
@@ -645,31 +646,56 @@ func (s *stopper) fill() {
 	}
 }
 
-// how tells what ended a worker. What the daemon did is inferred from the time it took, as the daemon keeps to the same
-// timeouts, and from the row if it is written already.
-func (s *stopper) how(t *target, w WorkerReport) string {
-	if t.stage != HowFlag || !s.o.DaemonAnswers {
-		return t.stage
-	}
+// how tells what ended a worker. The daemon, which reaps it, knows best: its row says by which signal it ended. Which signal a worker obeyed that
+// ended by itself is inferred: from what was sent from here, or from the time it took, as the daemon keeps to the same timeouts.
+func (s *stopper) how(t *target) string {
 	steps := (t.exit - max(t.flagged, t.asked)) / int64(t.timeout)
 	if t.deaf() {
 		steps++
 	}
-	if row, err := s.Roster.Worker(t.index); err == nil && row.Pid == 0 {
-		switch syscall.Signal(row.ExitSignal) {
-		case syscall.SIGKILL:
-			return HowKill
-		case syscall.SIGTERM:
-			return HowTerm
-		}
+	how := t.stage
+	if how == HowFlag && s.o.DaemonAnswers {
+		how = [...]string{HowFlag, HowTerm, HowKill}[min(max(steps, 0), 2)]
 	}
-	switch {
-	case steps >= 2:
+	switch row, known := s.collected(t); {
+	case !known:
+		return how
+	case syscall.Signal(row.ExitSignal) == syscall.SIGKILL:
 		return HowKill
-	case steps == 1:
+	case syscall.Signal(row.ExitSignal) == syscall.SIGTERM:
+		return HowTerm
+	case how == HowKill: // it ended by itself before that came
 		return HowTerm
 	}
-	return HowFlag
+	return how
+}
+
+// collected returns the row of a worker that has ended, once the daemon has written down how. known: it did, and could tell.
+func (s *stopper) collected(t *target) (row protocol.Worker, known bool) {
+	row, err := s.Roster.Worker(t.index)
+	return row, err == nil && row.Process() == 0 && row.ExitCode != protocol.ExitUnknown
+}
+
+// rowPatience is how long a daemon that answers may take to write down how a worker ended.
+const rowPatience = time.Second
+
+// settle waits until a daemon that answers has written down how the workers ended.
+func (s *stopper) settle() {
+	if !s.o.DaemonAnswers || s.daemon == nil {
+		return
+	}
+	deadline := sys.MonotonicNs() + int64(rowPatience)
+	for _, t := range s.targets {
+		for t.exit != 0 && t.index >= 0 {
+			seen := s.Roster.ChangeWord().Load()
+			row, err := s.Roster.Worker(t.index)
+			left := deadline - sys.MonotonicNs()
+			if err != nil || row.Process() != t.pid || left <= 0 {
+				break
+			}
+			sys.FutexWait(s.Roster.ChangeWord(), seen, time.Duration(left))
+		}
+	}
 }
 
 // running lists the processes that did not end, for people.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/region"
 )
 
 const long = time.Hour // a timeout that must not pass
@@ -230,16 +231,7 @@ func TestStopTwice(t *testing.T) {
 	r.kill()
 	l := r.find()
 	// The page is mapped read-only here, and this worker sees no flag: play its part in a mapping of our own.
-	f, err := os.OpenFile("/proc/self/fd/"+fdOf(t, l.Segments["group/w"].File()), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b, err := sys.Map(f, 0, int(l.Segments["group/w"].Size()), true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sys.Unmap(b)
+	b := writable(t, l.Segments["group/w"])
 	g, err := protocol.OpenGroup(b)
 	if err != nil {
 		t.Fatal(err)
@@ -251,6 +243,71 @@ func TestStopTwice(t *testing.T) {
 	if err != nil || hows(rep) != "w.0 term" || rep.Workers[0].AckNs != 5 {
 		t.Errorf("%+v, %v", rep, err)
 	}
+}
+
+// What the daemon did is what it writes down of the end, which it may do later than the end is seen here, and whatever the time says.
+func TestDaemonTellsWhatEndedIt(t *testing.T) {
+	noLeak(t)
+	for _, c := range []struct {
+		how  string
+		exit protocol.Worker
+	}{
+		{HowKill, protocol.Worker{ExitSignal: int(syscall.SIGKILL)}},
+		{HowTerm, protocol.Worker{ExitSignal: int(syscall.SIGTERM)}},
+		{HowFlag, protocol.Worker{ExitCode: protocol.ExitUnknown}}, // by the time
+	} {
+		r := start(t, oneGroup(long, "stubborn"))
+		l := r.find()
+		roster, err := protocol.OpenRoster(writable(t, l.Segments["roster"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		type result struct {
+			report Report
+			err    error
+		}
+		done := make(chan result)
+		go func() {
+			rep, err := Stop(t.Context(), l.Set, StopOptions{Names: []string{"w"}, DaemonAnswers: true})
+			done <- result{rep, err}
+		}()
+		for !protocol.Flagged(l.Command.WorkerQuit(0)) { // the worker is watched by then
+			sys.FutexWait(l.Command.WorkerQuit(0), 0, -1)
+		}
+		if err := sys.PidfdSignal(r.pidfds["w.0"], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sys.PollReadable([]*os.File{r.pidfds["w.0"]}, -1); err != nil {
+			t.Fatal(err)
+		}
+		w, err := roster.Worker(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Pid, w.StartTicks, w.ExitCode, w.ExitSignal = 0, 0, c.exit.ExitCode, c.exit.ExitSignal
+		if err := roster.SetWorker(0, w); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-done; got.err != nil || hows(got.report) != "w.0 "+c.how {
+			t.Errorf("%s, %v; want %s", hows(got.report), got.err, c.how)
+		}
+	}
+}
+
+// writable maps a segment for writing, which Find does not.
+func writable(t *testing.T, s *region.Segment) []byte {
+	t.Helper()
+	f, err := os.OpenFile("/proc/self/fd/"+fdOf(t, s.File()), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := sys.Map(f, 0, int(s.Size()), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sys.Unmap(b) })
+	return b
 }
 
 func fdOf(t *testing.T, f *os.File) string {
