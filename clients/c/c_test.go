@@ -114,9 +114,13 @@ func TestGoldenRefusesDamage(t *testing.T) {
 
 // The header must stand alone, without warnings, in C11 and in C++17 and later, and its assertions must hold in both.
 func TestHeaderCompiles(t *testing.T) {
-	depend(t, "*.h")
+	depend(t, "*.h", "*.c")
 	const text = `#include "shmd_layout.h"
 #include "shmd_layout.h"
+#include "shmd.h"
+#include "shmd.h"
+void logs(struct shmd_worker *w);
+void logs(struct shmd_worker *w) { shmd_log(w, SHMD_INFO, "a"); shmd_log(w, SHMD_INFO, "a", shmd_int("i", 1), shmd_str("s", "t")); }
 int main(void) { return SHMD_KIND_ROSTER == 1 && SHMD_STATE_OWNER(SHMD_STATE(1, 0, 2, 0xabcd, 3)) == 0xabcd ? 0 : 1; }
 `
 	file := filepath.Join(t.TempDir(), "include.c")
@@ -130,7 +134,9 @@ int main(void) { return SHMD_KIND_ROSTER == 1 && SHMD_STATE_OWNER(SHMD_STATE(1, 
 				language = "c++"
 			}
 			program := filepath.Join(t.TempDir(), "include")
-			run(t, c.compiler, "-x", language, "-std="+c.standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I.", "-o", program, file)
+			library := filepath.Join(t.TempDir(), "shmd.o") // in C11 without GNU's words too
+			run(t, "gcc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I.", "-c", "-o", library, "shmd.c")
+			run(t, c.compiler, "-x", language, "-std="+c.standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I.", "-o", program, file, "-x", "none", library, "-lpthread")
 			run(t, program)
 		})
 	}

@@ -35,13 +35,13 @@ func segment(t *testing.T, name string, size int64, make_ func(b []byte, h proto
 func TestThreads(t *testing.T) {
 	depend(t, "*.h", "*.c", "../../examples/c/*.c")
 	program := filepath.Join(t.TempDir(), "test_threads")
-	run(t, "gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-fsanitize=thread", "-I.", "-o", program, "test_threads.c")
+	run(t, "gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-fsanitize=thread", "-I.", "-o", program, "test_threads.c", "-lpthread")
 	for _, c := range []struct {
 		args  []string
 		races bool
 	}{{nil, false}, {[]string{"race"}, true}} {
 		t.Run(fmt.Sprint(c.args), func(t *testing.T) {
-			config, group := protocol.RosterConfig{Segments: 3, Groups: 1, Workers: 2, Attachments: 8, Dir: "/run/shmd"}, protocol.GroupConfig{Instances: 2}
+			config, group := protocol.RosterConfig{Segments: 3, Groups: 1, Workers: 2, Attachments: 8, Dir: "/run/shmd"}, protocol.GroupConfig{Instances: 2, Metrics: 4, LogSize: protocol.MinInstanceLog}
 			files := []*os.File{
 				segment(t, "roster", protocol.RosterSize(config), func(b []byte, h protocol.Header) error {
 					r, err := protocol.FormatRoster(b, h, config)

@@ -175,7 +175,7 @@ func (r *report) write(w io.Writer) error {
 	p("A process is stopped before each instruction of an operation, as if it were killed there (at some points it is, with SIGKILL). A repair runs, and then everything that was committed must")
 	p("come, whole and once, and the ring must go round three times. Parked: the process stays stopped, and its peers go on. Pairs: one is parked, another is killed and")
 	p("repaired, and the first goes on; of those of lanes, topics and logs a short run looks at the ones that a generator with a fixed seed picks. What is stepped is pkg/protocol, in")
-	p("Go. In C there are the control words and no channels yet: what is stepped there is the worker of examples/c, from its attach to its end.\n")
+	p("Go. In C there are no channels yet: what is stepped there (TestC…) is the worker of examples/c, from its attach to its end, and the log of clients/c.\n")
 	p("| test | what | points | failed | by SIGKILL | s |\n|---|---|--:|--:|--:|--:|")
 	total, failed := 0, 0
 	for _, x := range r.points {

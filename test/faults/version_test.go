@@ -25,7 +25,7 @@ func TestVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := t.TempDir() + "/worker"
-	if out, err := exec.Command("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", root+"/clients/c", "-o", c, root+"/examples/c/worker.c").CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", root+"/clients/c", "-o", c, root+"/examples/c/worker.c", root+"/clients/c/shmd.c", "-lpthread").CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	toml := fmt.Sprintf(`[region]

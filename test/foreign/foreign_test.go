@@ -24,12 +24,12 @@ func TestWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := t.TempDir() + "/worker"
-	if out, err := exec.Command("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", root+"/clients/c", "-o", c, root+"/examples/c/worker.c").CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", root+"/clients/c", "-o", c, root+"/examples/c/worker.c", root+"/clients/c/shmd.c", "-lpthread").CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	d := testregion.Start(t, fmt.Sprintf("[region]\nname = \"test\"\n[worker.c]\ncommand = [%q]\ncount = 2\nready = \"call\"\n[worker.python]\ncommand = [\"python3\", %q]\ncount = 2\nready = \"call\"\n",
 		c, root+"/examples/python/worker.py"))
-	d.WaitLog("c.1 is ready", `"worker":"c.1"`)
+	d.WaitLog(`"@message":"ready"`, `"worker":"c.1"`, `"stream":"log"`)
 	d.WaitLog("python.0 maps", `"worker":"python.0"`)
 	for _, group := range []string{"c", "python"} {
 		var stopped struct {
