@@ -43,8 +43,10 @@ func (s *session) holders(inodes map[uint64]bool) (by map[uint64][]holder, hidde
 		}
 		for inode := range held {
 			if inodes[inode] {
-				h := attached[pid]
-				h.Pid = pid
+				h, ok := attached[pid]
+				if h.Pid = pid; !ok && guards(pid, s.name()) {
+					h.Name, h.Role = "guard", "guard"
+				}
 				by[inode] = append(by[inode], h)
 			}
 		}
@@ -53,6 +55,12 @@ func (s *session) holders(inodes map[uint64]bool) (by map[uint64][]holder, hidde
 		slices.SortFunc(list, func(a, b holder) int { return a.Pid - b.Pid })
 	}
 	return by, hidden, nil
+}
+
+// guards reports whether a process is the guard of a region: it has no row in the attachment table.
+func guards(pid int, region string) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && string(args) == "shmd\x00guard\x00"+region+"\x00"
 }
 
 // attachedPids is the attachment table by pid.

@@ -126,7 +126,7 @@ func (a *app) scale(ctx context.Context, args []string, noWait bool) error {
 	noWait = a.warnUnattended(s) || noWait
 	var took int64
 	if !noWait {
-		w := waiter{s: s, names: names, what: forReady, scaled: all}
+		w := waiter{s: s, names: names, what: forReady, scaled: all, unstopped: true}
 		if err := a.awaitWorkers(ctx, s, &w); err != nil {
 			return explain(err, w.missing)
 		}

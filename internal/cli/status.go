@@ -44,6 +44,7 @@ type statusJSON struct {
 	Memory    struct {
 		Segments int   `json:"segments"`
 		Bytes    int64 `json:"bytes"`
+		Held     int64 `json:"held"` // what of it has memory: all but what nobody touched of sparse segments; 0: not known
 	} `json:"memory"`
 }
 
@@ -127,6 +128,9 @@ func (a *app) status(ctx context.Context) error {
 	}
 	depth, unread := 0, []string{}
 	doc.Channels.Count, doc.Memory.Segments, doc.Memory.Bytes = len(now.Channels), now.Segments, now.Bytes
+	for _, seg := range s.segments {
+		doc.Memory.Held += seg.Held()
+	}
 	for _, c := range now.Channels {
 		depth += c.Depth
 		if c.Err != nil {
@@ -200,7 +204,11 @@ func (a *app) printStatus(doc statusJSON, alive bool) error {
 	}
 	t.add("channels", fmt.Sprintf("%d, %s", doc.Channels.Count, waiting))
 	t.add("outsiders", doc.Outsiders)
-	t.add("memory", fmt.Sprintf("%s in %s", size(doc.Memory.Bytes), count(doc.Memory.Segments, "segment")))
+	memory := fmt.Sprintf("%s in %s", size(doc.Memory.Bytes), count(doc.Memory.Segments, "segment"))
+	if doc.Memory.Held > 0 {
+		memory = size(doc.Memory.Held) + " of " + memory
+	}
+	t.add("memory", memory)
 	if err := t.print(); err != nil || len(doc.Attention) == 0 {
 		return err
 	}

@@ -63,6 +63,7 @@ type Daemon struct {
 	machine   *supervise.Machine
 	events    []happened // that the machine does not know of yet
 	stepping  bool
+	heldMore  bool // the guard holds segments that are no more
 	unsettled bool // a worker's state has changed since reportStatus
 	ids       *ids
 	outsiders map[uint16]*outsider
@@ -77,7 +78,7 @@ type Daemon struct {
 	asked    chan os.Signal // SIGTERM, SIGINT, SIGHUP
 	children chan os.Signal // SIGCHLD
 	once     sync.Once
-	guard    *os.Process     // nil: none is needed, or it could not be started
+	guard    *os.Process     // nil: it could not be started
 	wentOn   chan struct{}   // closed when an upgrade is done
 	pause    time.Duration   // then: for so long nobody supervised
 	starts   int             // processes that were started in the function that runs now

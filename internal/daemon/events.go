@@ -86,7 +86,11 @@ func (d *Daemon) stateEvent(w *worker, c supervise.Change) {
 	if pid == 0 {
 		pid = w.lastPid
 	}
-	r := d.eventRecord(eventState, w.row.Name, string(c.Cause), "from", c.From, "to", c.To, "reason", c.Reason, "pid", pid, "restarts", w.row.Restarts)
+	from := c.From.String()
+	if c.From == 0 {
+		from = "none"
+	}
+	r := d.eventRecord(eventState, w.row.Name, string(c.Cause), "from", from, "to", c.To, "reason", c.Reason, "pid", pid, "restarts", w.row.Restarts)
 	r.Time, r.Worker = c.At, w.index
 	if c.To == protocol.StateFailed {
 		r.Level = 3

@@ -16,45 +16,40 @@ import (
 	"github.com/shmd/shmd/pkg/region"
 )
 
-// The guard is a small process beside a daemon whose workers may know nothing of shmd: when no daemon has lived for orphan_timeout, it stops what is
-// left of the region, as shmctl stop does. Workers that attach through pkg/shm, builtins and filters see to it themselves. A guard belongs to one
-// daemon: it ends when another daemon lives, which has one of its own, and when the region stops.
+// The guard is a small process beside the daemon. It holds every segment, so that the next daemon finds also those that no worker has, with what waits in
+// them: a queue that only outsiders use, dead letters. And when no daemon has lived for orphan_timeout, it stops what is left of the region, as
+// shmctl stop does: workers that attach through pkg/shm, builtins and filters see to it themselves, commands that know nothing of shmd do not. A guard
+// belongs to one daemon and one set of segments: it ends when another daemon lives, which has one of its own, and when the region stops.
 type guardSpec struct {
 	Region string        `json:"region"`
 	Dir    string        `json:"dir"`
-	Pid    int           `json:"pid"` // of the daemon
-	After  time.Duration `json:"after"`
+	Pid    int           `json:"pid"`   // of the daemon
+	After  time.Duration `json:"after"` // 0: however long it takes
 }
 
-// guardVariable makes shmd a guard, and carries its spec. The roster is descriptor 3, the command segment 4.
+// guardVariable makes shmd a guard, and carries its spec. The roster is descriptor 3, the command segment 4; the others follow, and are only held.
 const guardVariable = "SHMD_GUARD"
-
-// needsGuard reports whether there are workers that may not attach.
-func (d *Daemon) needsGuard() bool {
-	if d.conf.Region.OrphanTimeout <= 0 {
-		return false
-	}
-	for _, g := range d.conf.Groups {
-		if g.Builtin == "" && !g.Filter() {
-			return true
-		}
-	}
-	return false
-}
 
 // startGuard starts the daemon's guard, before anybody can know that the daemon is there. A region does without rather than not start.
 func (d *Daemon) startGuard() {
-	if h := d.handed; h != nil && h.Guard > 0 { // its orphan_timeout may be another
+	if h := d.handed; h != nil && h.Guard > 0 { // its orphan_timeout and its segments may be others
 		if p, err := os.FindProcess(h.Guard); err == nil {
 			defer func() { p.Kill(); p.Wait() }()
 		}
 	}
-	if !d.needsGuard() {
+	d.renewGuard()
+}
+
+// renewGuard puts another guard into the place of the one that there is: it holds the segments of now. The one before ends when the new one
+// has all of them.
+func (d *Daemon) renewGuard() {
+	before := d.guard
+	if err := d.launchGuard(); err != nil {
+		d.log.Warn("the guard could not be started: if the daemon is killed, what waits in channels that no worker has may be lost, and if no other follows, workers that do not attach stay",
+			"error", err)
 		return
 	}
-	if err := d.launchGuard(); err != nil {
-		d.log.Warn("the guard could not be started: if the daemon is killed and none follows, workers that do not attach stay", "error", err)
-	}
+	end(before)
 }
 
 func (d *Daemon) launchGuard() error {
@@ -68,6 +63,11 @@ func (d *Daemon) launchGuard() error {
 	}
 	defer null.Close()
 	files := []*os.File{null, null, null, d.mem.segments["roster"].readOnly, d.mem.segments["command"].readOnly}
+	for name, s := range d.mem.segments {
+		if name != "roster" && name != "command" {
+			files = append(files, s.readOnly)
+		}
+	}
 	p, err := os.StartProcess("/proc/self/exe", []string{"shmd", "guard", d.conf.Region.Name}, &os.ProcAttr{
 		Env: append(os.Environ(), guardVariable+"="+string(spec)), Files: files, Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
@@ -80,10 +80,15 @@ func (d *Daemon) launchGuard() error {
 
 // endGuard ends the guard with the region.
 func (d *Daemon) endGuard() {
-	if d.guard != nil {
-		d.guard.Kill()
-		d.guard.Wait() // the error is that it was reaped already
-		d.guard = nil
+	end(d.guard)
+	d.guard = nil
+}
+
+// end kills a guard, if there is one.
+func end(guard *os.Process) {
+	if guard != nil {
+		guard.Kill()
+		guard.Wait() // the error is that it was reaped already
 	}
 }
 
@@ -169,8 +174,12 @@ func (s guardSpec) guard() error {
 
 // awaitDaemon waits at most orphan_timeout for another daemon.
 func (s guardSpec) awaitDaemon(ctx context.Context, hub *sys.Hub, roster *protocol.Roster) bool {
-	soon, cancel := context.WithTimeout(ctx, s.After)
-	defer cancel()
+	soon := ctx
+	if s.After > 0 {
+		var cancel context.CancelFunc
+		soon, cancel = context.WithTimeout(ctx, s.After)
+		defer cancel()
+	}
 	for word := roster.ChangeWord(); ; {
 		v := word.Load()
 		if d := roster.Daemon(); d.Pid != s.Pid {

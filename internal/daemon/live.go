@@ -204,6 +204,7 @@ func (d *Daemon) removeSegments(names ...string) {
 	}
 	d.mem.names = slices.DeleteFunc(slices.Clone(d.mem.names), func(n string) bool { return slices.Contains(names, n) })
 	d.publishView()
+	d.heldMore = true
 	d.unwatch(names[0], func() {
 		for _, s := range gone {
 			d.hub.Forget(s.Bytes())

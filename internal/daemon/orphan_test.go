@@ -101,9 +101,49 @@ func TestGuardEndsWithTheRegion(t *testing.T) {
 	shmctl(t, d, "stop")
 	guard.ended(t)
 
-	d = testregion.Start(t, named+idle("w"))
-	if n := len(guards(d)); n != 0 {
-		t.Errorf("%d guards where all workers attach", n)
+}
+
+// What waits where no worker holds it outlives the daemon: in a queue that only outsiders use, among the dead letters, in a channel that a reload
+// has made. What a reload has removed is held no longer.
+func TestGuardHoldsWhatNobodyHas(t *testing.T) {
+	t.Parallel()
+	const queue = "[channel.%s]\nkind = \"queue\"\nslots = 8\nslot_size = \"64B\"\nmax_deliveries = 1\n"
+	d := testregion.Start(t, named+fmt.Sprintf(queue, "jobs")+fmt.Sprintf(queue, "old")+idle("w"))
+	shmctl(t, d, "pub", "jobs", "bad")
+	shmctl(t, d, "sub", "-q", "--ack=manual", "--timeout", "10s", "-n", "1", "jobs", "--", "false")
+	shmctl(t, d, "pub", "jobs", "good")
+	old := guardOf(t, d)
+	conf := filepath.Join(d.Dir, "shmd.toml")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, []byte(strings.Replace(string(text), "[channel.old]", "[channel.new]", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	shmctl(t, d, "reload")
+	if now := guardOf(t, d); now == old {
+		t.Error("the guard is that of before the reload")
+	}
+	shmctl(t, d, "pub", "new", "newer")
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", guardOf(t, d)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", guardOf(t, d), e.Name())); strings.Contains(to, ":old") {
+			t.Errorf("the guard holds %s, which the region has no more", to)
+		}
+	}
+	d.Kill()
+	d.Again()
+	for channel, want := range map[string]string{"jobs": "good", "new": "newer"} {
+		if got := shmctl(t, d, "sub", "--timeout", "10s", "-n", "1", channel); got != want+"\n" {
+			t.Errorf("%s: %q, want %q", channel, got, want)
+		}
+	}
+	if got := shmctl(t, d, "ch", "dead", "jobs"); !strings.Contains(got, "max-deliveries") {
+		t.Errorf("the dead letter is gone: %s", got)
 	}
 }
 

@@ -187,6 +187,9 @@ func (d *Daemon) apply(next *config.Config) error {
 		}
 	}
 	d.setCgroups()
+	if len(made) > 0 || old.Region.OrphanTimeout != next.Region.OrphanTimeout { // before anybody can put something into what is new
+		d.renewGuard()
+	}
 	d.publishView()
 	d.log.Info("configuration reloaded", "config", next.Path)
 	d.event(eventReload, next.Region.Name, "reloaded", "config", next.Path)

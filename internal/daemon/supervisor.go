@@ -42,6 +42,10 @@ func (d *Daemon) settle() {
 		d.reportStatus()
 		d.checkStopped()
 	}
+	if d.heldMore && !d.stopping {
+		d.heldMore = false
+		d.renewGuard()
+	}
 }
 
 // happened is an event that the machine does not know of yet.
