@@ -132,6 +132,11 @@ func (a *app) scale(ctx context.Context, args []string, noWait bool) error {
 		}
 		took = sys.MonotonicNs() - began
 	}
+	for _, sc := range all {
+		if s.Command.GroupDesired(sc.index) == protocol.DesiredStop {
+			a.warn("group %q is stopped: none of its instances runs until shmctl start %s", sc.group, sc.group)
+		}
+	}
 	return a.printScales(s, all, took)
 }
 
