@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -29,7 +28,7 @@ type benchOptions struct {
 	time  time.Duration
 	count int64
 	batch int
-	wait  string
+	wait  waitValue
 	plot  string
 }
 
@@ -40,7 +39,7 @@ var benchKinds = []string{benchQueueKind, benchLane, benchTopic, benchCall}
 const benchLargest = 64 << 20
 
 func (a *app) benchCommand() *cobra.Command {
-	var o benchOptions
+	o := benchOptions{wait: waitValue(shm.WaitAdaptive)}
 	c := a.verb(cobra.Command{
 		Use:   "bench [--size N] [--time D|--count N] [--batch N] [--wait HOW] [--plot FILE.svg] [KIND...]",
 		Short: "measure round trips and throughput of channels on this machine",
@@ -59,7 +58,7 @@ once.
 Each measurement takes --time, or goes on for --count messages, after a tenth
 more to warm up. --wait says how the ends wait: adaptive looks for some 50 µs
 and then sleeps, as the library does by itself; block sleeps at once; spin never
-sleeps (not for calls). Which processors the two processes run on is the
+sleeps. Which processors the two processes run on is the
 kernel's choice, and decides much: use taskset(1), and compare within one run.
 
 --plot draws the same as an SVG picture. make bench, in the sources, compares
@@ -84,9 +83,9 @@ with C and with other systems.`,
 	f.DurationVar(&o.time, "time", 2*time.Second, "how `long` each measurement takes")
 	f.Int64Var(&o.count, "count", 0, "measure `N` messages, however long that takes")
 	f.IntVar(&o.batch, "batch", 1, "send `N` messages with one call, where throughput is measured; not of calls")
-	f.StringVar(&o.wait, "wait", waitAdaptive, "`how` the ends wait: adaptive, block or spin")
+	f.Var(&o.wait, "wait", "`how` the ends wait: adaptive, block or spin")
 	f.StringVar(&o.plot, "plot", "", "draw the result into `FILE`, as SVG")
-	c.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{waitAdaptive, waitBlock, waitSpin}, cobra.ShellCompDirectiveNoFileComp))
+	c.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions(waitNames, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("plot", cobra.FixedCompletions([]string{"svg"}, cobra.ShellCompDirectiveFilterFileExt))
 	for _, name := range []string{"size", "time", "count", "batch"} {
 		c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
@@ -101,8 +100,6 @@ func (o *benchOptions) check(cmd *cobra.Command) (err error) {
 			return usagef("bench: kind %q: there are %s", cut(k), strings.Join(benchKinds, ", "))
 		case slices.Contains(o.kinds[:i], k):
 			return usagef("bench: %s is there twice", k)
-		case k == benchCall && o.wait == waitSpin:
-			return usagef("bench: --wait spin: a caller waits as the library does; name other kinds")
 		}
 	}
 	if o.bytes, err = config.ParseSize(o.size); err != nil {
@@ -122,8 +119,6 @@ func (o *benchOptions) check(cmd *cobra.Command) (err error) {
 		return usagef("bench: --batch %d: give 1 to %d", o.batch, shm.MaxBatch)
 	case o.bytes*int64(o.batch) > benchLargest:
 		return usagef("bench: --size and --batch: %d messages of %s are more than %s", o.batch, o.size, config.FormatSize(benchLargest))
-	case o.wait != waitAdaptive && o.wait != waitBlock && o.wait != waitSpin:
-		return usagef("bench: --wait %s: there are adaptive, block and spin", cut(o.wait))
 	}
 	return nil
 }
@@ -160,7 +155,7 @@ type benchKindJSON struct {
 }
 
 func (a *app) bench(ctx context.Context, o benchOptions) error {
-	all := benchJSON{Schema: schema, CPUs: runtime.NumCPU(), Size: o.bytes, Batch: o.batch, Wait: o.wait}
+	all := benchJSON{Schema: schema, CPUs: runtime.NumCPU(), Size: o.bytes, Batch: o.batch, Wait: o.wait.String()}
 	var plot *os.File
 	if o.plot != "" { // before the work, and as a file of its own: an interrupt leaves what was there
 		f, err := os.CreateTemp(plotDir(o.plot), ".shmctl-bench-*.svg")
@@ -172,7 +167,7 @@ func (a *app) bench(ctx context.Context, o benchOptions) error {
 		plot = f
 	}
 	if !a.json() {
-		fmt.Fprintf(a.stdout, "two processes, %s, messages of %s, wait %s\n", count(all.CPUs, "CPU"), config.FormatSize(o.bytes), o.wait)
+		fmt.Fprintf(a.stdout, "two processes, %s, messages of %s, wait %s\n", count(all.CPUs, "CPU"), config.FormatSize(o.bytes), o.wait.String())
 	}
 	for _, kind := range o.kinds {
 		k, err := a.benchKind(ctx, o, kind)
@@ -200,7 +195,7 @@ func (a *app) bench(ctx context.Context, o benchOptions) error {
 func (a *app) benchKind(ctx context.Context, o benchOptions, kind string) (k benchKindJSON, err error) {
 	k.Kind = kind
 	for _, measure := range []string{benchTrip, benchFlow} {
-		e := benchSpec{Kind: kind, Measure: measure, Size: int(o.bytes), Batch: 1, Wait: o.wait, Time: o.time, Count: o.count}
+		e := benchSpec{Kind: kind, Measure: measure, Size: int(o.bytes), Batch: 1, Wait: shm.Wait(o.wait), Time: o.time, Count: o.count}
 		what := "round trips"
 		if measure == benchFlow {
 			if what = "throughput"; kind != benchCall {
@@ -278,9 +273,6 @@ func startBench(ctx context.Context, m *benchMemory, e benchSpec, index int) (*b
 	p := &benchProcess{cmd: exec.CommandContext(ctx, "/proc/self/exe"), lines: make(chan string)}
 	p.cmd.Args = []string{"shmctl-bench"}
 	p.cmd.Env = append(append(os.Environ(), m.environ(index)...), benchVariable+"="+string(spec))
-	if e.Wait == waitBlock { // the library looks again before it sleeps only where another CPU may change something meanwhile
-		p.cmd.Env = append(p.cmd.Env, "GOMAXPROCS="+strconv.Itoa(1))
-	}
 	p.cmd.ExtraFiles = m.files()
 	p.cmd.Stderr = &p.errs
 	in, err := p.cmd.StdinPipe()

@@ -28,10 +28,6 @@ const (
 
 	benchTrip = "trip"
 	benchFlow = "flow"
-
-	waitAdaptive = "adaptive"
-	waitBlock    = "block"
-	waitSpin     = "spin"
 )
 
 // benchSpec says what an end has to do.
@@ -41,12 +37,10 @@ type benchSpec struct {
 	Server  bool // the end that answers or receives
 	Size    int
 	Batch   int // of benchFlow
-	Wait    string
+	Wait    shm.Wait
 	Time    time.Duration // how long to measure
 	Count   int64         // or how many messages; 0: by time
 }
-
-func (e benchSpec) spins() bool { return e.Wait == waitSpin }
 
 // benchCalls is how many calls are under way at once when their throughput is measured.
 const benchCalls = 8
@@ -88,7 +82,7 @@ func benchEnd(spec string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func (e benchSpec) run(out io.Writer) error {
-	r, err := shm.Attach(context.Background(), shm.Options{})
+	r, err := shm.Attach(context.Background(), shm.Options{Wait: e.Wait})
 	if err != nil {
 		return err
 	}

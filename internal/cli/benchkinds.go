@@ -4,33 +4,15 @@ import (
 	"context"
 	"errors"
 
-	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/shm"
 )
 
-// again calls try until it has done something.
-func again(try func() error) error {
-	for {
-		err := try()
-		if !errors.Is(err, shm.ErrFull) && !errors.Is(err, shm.ErrEmpty) {
-			return err
-		}
-		sys.Pause()
-	}
-}
-
 // benchQueue is both ends of a queue.
 type benchQueue struct {
-	q    *shm.Queue
-	spin bool
+	q *shm.Queue
 }
 
-func (b benchQueue) send(ctx context.Context, p []byte) error {
-	if b.spin {
-		return again(func() error { return b.q.TrySend(p) })
-	}
-	return b.q.Send(ctx, p)
-}
+func (b benchQueue) send(ctx context.Context, p []byte) error { return b.q.Send(ctx, p) }
 
 func (b benchQueue) sendMany(ctx context.Context, msgs [][]byte) error {
 	_, err := b.q.SendBatch(ctx, msgs)
@@ -38,26 +20,11 @@ func (b benchQueue) sendMany(ctx context.Context, msgs [][]byte) error {
 }
 
 func (b benchQueue) receive(ctx context.Context, buf []byte) ([]byte, error) {
-	if !b.spin {
-		return b.q.ReceiveCopy(ctx, buf)
-	}
-	var m *shm.Message
-	err := again(func() (err error) { m, err = b.q.TryReceive(); return err })
-	if err != nil {
-		return nil, err
-	}
-	buf = append(buf, m.Bytes()...)
-	return buf, m.Ack()
+	return b.q.ReceiveCopy(ctx, buf)
 }
 
 func (b benchQueue) each(ctx context.Context, buf []byte, fn func([]byte)) error {
-	var m *shm.Batch
-	var err error
-	if b.spin {
-		err = again(func() (err error) { m, err = b.q.TryReceiveBatch(); return err })
-	} else {
-		m, err = b.q.ReceiveBatch(ctx)
-	}
+	m, err := b.q.ReceiveBatch(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,31 +39,20 @@ func (benchQueue) close() {}
 // benchProducer and benchConsumer are the ends of a lane.
 type benchProducer struct {
 	*shm.Queue
-	p    *shm.Producer
-	spin bool
+	p *shm.Producer
 }
 
-func (b benchProducer) send(ctx context.Context, p []byte) error {
-	if b.spin {
-		return again(func() error { return b.p.TrySend(p) })
-	}
-	return b.p.Send(ctx, p)
-}
+func (b benchProducer) send(ctx context.Context, p []byte) error { return b.p.Send(ctx, p) }
 
 func (b benchProducer) sendMany(context.Context, [][]byte) error { return errors.ErrUnsupported }
 func (b benchProducer) close()                                   { b.p.Close() }
 
 type benchConsumer struct {
 	*shm.Queue
-	c    *shm.Consumer
-	spin bool
+	c *shm.Consumer
 }
 
-func (b benchConsumer) receive(ctx context.Context, buf []byte) (out []byte, err error) {
-	if b.spin {
-		err = again(func() (err error) { out, err = b.c.TryReceiveCopy(buf); return err })
-		return out, err
-	}
+func (b benchConsumer) receive(ctx context.Context, buf []byte) ([]byte, error) {
 	return b.c.ReceiveCopy(ctx, buf)
 }
 
@@ -107,16 +63,10 @@ func (b benchConsumer) close() { b.c.Close() }
 
 // benchPublisher and benchSubscriber are the ends of a topic.
 type benchPublisher struct {
-	p    *shm.Publisher
-	spin bool
+	p *shm.Publisher
 }
 
-func (b benchPublisher) send(ctx context.Context, p []byte) error {
-	if b.spin {
-		return again(func() error { return b.p.TryPublish(p) })
-	}
-	return b.p.Publish(ctx, p)
-}
+func (b benchPublisher) send(ctx context.Context, p []byte) error { return b.p.Publish(ctx, p) }
 
 func (b benchPublisher) sendMany(ctx context.Context, msgs [][]byte) error {
 	_, err := b.p.PublishBatch(ctx, msgs)
@@ -126,21 +76,11 @@ func (b benchPublisher) sendMany(ctx context.Context, msgs [][]byte) error {
 func (b benchPublisher) close() { b.p.Close() }
 
 type benchSubscriber struct {
-	s    *shm.Subscription
-	spin bool
+	s *shm.Subscription
 }
 
 func (b benchSubscriber) receive(ctx context.Context, buf []byte) ([]byte, error) {
-	if !b.spin {
-		return b.s.ReceiveCopy(ctx, buf)
-	}
-	var m *shm.TopicMessage
-	err := again(func() (err error) { m, err = b.s.TryReceive(); return err })
-	if err != nil {
-		return nil, err
-	}
-	buf = append(buf, m.Bytes()...)
-	return buf, m.Done()
+	return b.s.ReceiveCopy(ctx, buf)
 }
 
 func (b benchSubscriber) each(ctx context.Context, buf []byte, fn func([]byte)) error {

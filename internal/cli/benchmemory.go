@@ -169,7 +169,7 @@ func benchSenderOf(r *shm.Region, e benchSpec, name string) (benchSender, error)
 			return nil, err
 		}
 		p, err := t.Publisher()
-		return benchPublisher{p, e.spins()}, err
+		return benchPublisher{p}, err
 	}
 	q, err := r.Queue(name)
 	if err != nil {
@@ -177,9 +177,9 @@ func benchSenderOf(r *shm.Region, e benchSpec, name string) (benchSender, error)
 	}
 	if e.Kind == benchLane && e.Batch == 1 {
 		p, err := q.Producer()
-		return benchProducer{q, p, e.spins()}, err
+		return benchProducer{q, p}, err
 	}
-	return benchQueue{q, e.spins()}, nil
+	return benchQueue{q}, nil
 }
 
 func benchReceiverOf(r *shm.Region, e benchSpec, name string) (benchReceiver, error) {
@@ -189,7 +189,7 @@ func benchReceiverOf(r *shm.Region, e benchSpec, name string) (benchReceiver, er
 			return nil, err
 		}
 		s, err := t.Subscribe(shm.SubscribeOptions{})
-		return benchSubscriber{s, e.spins()}, err
+		return benchSubscriber{s}, err
 	}
 	q, err := r.Queue(name)
 	if err != nil {
@@ -197,7 +197,7 @@ func benchReceiverOf(r *shm.Region, e benchSpec, name string) (benchReceiver, er
 	}
 	if e.Kind == benchLane && e.Batch == 1 {
 		c, err := q.Consumer()
-		return benchConsumer{q, c, e.spins()}, err
+		return benchConsumer{q, c}, err
 	}
-	return benchQueue{q, e.spins()}, nil
+	return benchQueue{q}, nil
 }

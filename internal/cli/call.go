@@ -104,7 +104,7 @@ type replyOptions struct {
 func (a *app) replyCommand() *cobra.Command {
 	var o replyOptions
 	c := a.verb(cobra.Command{
-		Use:   "reply [-n N] [--raw | --keep [-0]] CHANNEL -- COMMAND...",
+		Use:   "reply [-n N] [--raw | --keep [-0]] [--wait HOW] CHANNEL -- COMMAND...",
 		Short: "answer requests with a command",
 		Long: `reply serves a channel of kind call: it runs COMMAND for each request, which
 gets the request on standard input, and whose standard output is the answer;
@@ -144,6 +144,7 @@ region is stopped, when it is interrupted, and after N requests (-n).`,
 		}
 		return nil
 	}, func(ctx context.Context, _ []string) error { return a.reply(ctx, o) })
+	a.waitFlag(c)
 	f := c.Flags()
 	f.Int64VarP(&o.n, "number", "n", -1, "end after `N` requests")
 	f.BoolVar(&o.keep, "keep", false, "one command serves all requests, a line each")

@@ -48,12 +48,42 @@ func (a *app) ofKind(kinds ...protocol.Kind) cobra.CompletionFunc {
 	}
 }
 
+// waitFlag adds --wait, how the ends of this process wait, to a verb that waits for what others send.
+func (a *app) waitFlag(c *cobra.Command) {
+	c.Flags().Var((*waitValue)(&a.waiting), "wait", "`how` to wait: adaptive, block (sleep at once) or spin (never sleep; takes a CPU)")
+	c.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions(waitNames, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// waitNames are the values of --wait.
+var waitNames = []string{shm.WaitAdaptive.String(), shm.WaitBlock.String(), shm.WaitSpin.String()}
+
+// waitValue is the value of --wait.
+type waitValue shm.Wait
+
+func (v *waitValue) Set(s string) error {
+	w, err := shm.ParseWait(s)
+	if err == nil && w == shm.WaitUsual {
+		err = errors.New("give adaptive, block or spin")
+	}
+	*v = waitValue(w)
+	return err
+}
+
+func (v *waitValue) Type() string { return "how" }
+
+func (v *waitValue) String() string {
+	if *v == waitValue(shm.WaitUsual) {
+		return ""
+	}
+	return shm.Wait(*v).String()
+}
+
 // attach makes this process an outsider of the region, called name in ps -a, that holds the channels it says. Without a daemon there
 // is none: an attachment is the daemon's to give.
 //
 // Errors: those of shm.Attach.
 func (a *app) attach(ctx context.Context, name string, produce, consume []string) (*shm.Region, error) {
-	r, err := shm.Attach(ctx, shm.Options{Region: a.region, Socket: a.socketPath(), Name: name, Produce: produce, Consume: consume})
+	r, err := shm.Attach(ctx, shm.Options{Region: a.region, Socket: a.socketPath(), Name: name, Produce: produce, Consume: consume, Wait: a.waiting})
 	if err == nil {
 		return r, nil
 	}

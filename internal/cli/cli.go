@@ -22,6 +22,7 @@ import (
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/pkg/shm"
 )
 
 // Exit codes of shmctl.
@@ -49,6 +50,7 @@ type app struct {
 	timeout time.Duration
 	quiet   bool
 	noColor bool
+	waiting shm.Wait // of the ends of channels; see waitFlag
 
 	remarked bool // the state of the daemon was remarked upon
 }

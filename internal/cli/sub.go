@@ -42,7 +42,7 @@ type subOptions struct {
 func (a *app) subCommand() *cobra.Command {
 	var o subOptions
 	c := a.verb(cobra.Command{
-		Use:   "sub [-n N] [--timeout D] [--until-empty] [-0|--raw] [--ack auto|manual] CHANNEL [-- COMMAND...]",
+		Use:   "sub [-n N] [--timeout D] [--until-empty] [-0|--raw] [--ack auto|manual] [--wait HOW] CHANNEL [-- COMMAND...]",
 		Short: "receive messages from a channel and print them",
 		Long: `sub receives messages and prints each with a newline behind it. Of a queue each
 message goes to one of all that receive from it, sub or worker; of a topic every
@@ -129,6 +129,7 @@ whom the channel names in allow_consume.`,
 	f.BoolVar(&o.all, "all", false, "of a topic: begin with the oldest message that is kept")
 	f.BoolVar(&o.last, "last", false, "of a topic: begin with the newest message that there is")
 	f.BoolVar(&o.fresh, "new", false, "of a topic: begin with the next message; the default")
+	a.waitFlag(c)
 	c.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{ackAuto, ackManual}, cobra.ShellCompDirectiveNoFileComp))
 	for _, name := range []string{"number", "timeout", "group"} {
 		c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)

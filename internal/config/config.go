@@ -113,6 +113,7 @@ type Group struct {
 	Ack          string            `toml:"ack"`           // AckOutput, AckWritten
 	Delimiter    string            `toml:"delimiter"`     // DelimiterNewline, DelimiterNUL
 	StallTimeout time.Duration     `toml:"stall_timeout"` // a filter that has not answered for so long is reported as stalled; 0: never
+	Wait         string            `toml:"wait"`          // WaitAdaptive, WaitBlock, WaitSpin
 	Restart      string            `toml:"restart"`       // RestartAlways, RestartOnFailure, RestartNever
 	StopTimeout  time.Duration     `toml:"stop_timeout"`  // from quit flag to SIGTERM, and from SIGTERM to SIGKILL
 	Ready        string            `toml:"ready"`         // ReadyExec, ReadyCall; empty: see ReadyAtExec
@@ -146,7 +147,7 @@ type Access struct {
 	Operate []string `toml:"operate"` // command segment writable; includes observe
 }
 
-// Values of Group.Restart, Group.OnCrash, Group.Ready, Group.Ack, Group.Delimiter, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
+// Values of Group.Restart, Group.OnCrash, Group.Ready, Group.Ack, Group.Delimiter, Group.Wait, Channel.Kind, Channel.OnServerDeath and Group.Builtin.
 const (
 	RestartAlways    = "always"
 	RestartOnFailure = "on-failure"
@@ -154,6 +155,10 @@ const (
 
 	OnCrashRepair = "repair"      // what the dead process held is given back, and it is started again
 	OnCrashReset  = "reset-group" // the others of its group end too, and all are started again
+
+	WaitAdaptive = "adaptive" // its ends of channels look for a while, and then sleep
+	WaitBlock    = "block"    // they sleep at once
+	WaitSpin     = "spin"     // they never sleep
 
 	ReadyExec = "exec" // ready as soon as the command runs
 	ReadyCall = "call" // ready when it says so through the library
@@ -250,6 +255,7 @@ func defaultGroup(name string) Group {
 		Ack:          AckOutput,
 		Delimiter:    DelimiterNewline,
 		StallTimeout: 10 * time.Second,
+		Wait:         WaitAdaptive,
 		OnCrash:      OnCrashRepair,
 		Restart:      RestartAlways,
 		StopTimeout:  DefaultStopTimeout,

@@ -71,6 +71,7 @@ count = 4
 consume = ["jobs"]
 produce = ["results"]
 restart = "on-failure"
+wait = "block"
 stop_timeout = "1m30s"
 ready = "call"
 ready_timeout = "0s"
@@ -125,7 +126,7 @@ func TestComplete(t *testing.T) {
 	}
 	parser := Group{
 		Name: "parser", Command: []string{"python3", "parse.py"}, Count: 4,
-		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Ready: ReadyCall,
+		Consume: []string{"jobs"}, Produce: []string{"results"}, Restart: RestartOnFailure, Wait: WaitBlock, Ready: ReadyCall,
 		FilterWindow: 1, Ack: AckOutput, Delimiter: DelimiterNewline, StallTimeout: 10 * time.Second,
 		StopTimeout: 90 * time.Second, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond,
 		CrashWindow: 2 * time.Hour, Metrics: 5, Watchdog: 5 * time.Second, OnCrash: OnCrashReset, After: []string{"a"}, Limits: Limits{"nofile": 4096, "core": Unlimited, "memlock": 1 << 20}, Nice: -5, CPUs: "0-1", OOMScoreAdj: 500, Cgroup: true, CgroupLimits: Limits{"memory_max": 1 << 30, "pids_max": 100, "cpu_max": Unlimited}, LogSize: 32 << 10, LogRate: 100, LogBurst: 7, Env: map[string]string{"A": "1", "b.c": ""}, Dir: "/srv", User: "nobody",
@@ -214,7 +215,7 @@ func TestDefaultsOfChannelAndGroup(t *testing.T) {
 	if !reflect.DeepEqual(c.Channels, want) {
 		t.Errorf("got %+v", c.Channels)
 	}
-	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
+	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", Wait: "adaptive", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
 		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute, Metrics: 48, LogSize: 64 << 10, LogBurst: 1000,
 		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second, OnCrash: OnCrashRepair}
 	if !reflect.DeepEqual(c.Groups, []Group{w}) {

@@ -38,6 +38,7 @@ func TestDiff(t *testing.T) {
 		{"at once", []string{"builtin = \"idle\"", "builtin = \"idle\"\nrestart = \"never\"\nstop_timeout = \"10s\""}, []string{`apply [worker.b]: restart "always" → "never"; stop_timeout "5s" → "10s"`}},
 		{"count", []string{"count = 2", "count = 3"}, []string{"scale [worker.b]: count 2 → 3"}},
 		{"command", []string{`command = ["true"]`, `command = ["true", "x"]`}, []string{`restart [worker.a]: command ["true"] → ["true", "x"]`}},
+		{"wait", []string{`consume = ["jobs"]`, "consume = [\"jobs\"]\nwait = \"spin\""}, []string{`restart [worker.a]: wait "adaptive" → "spin"`}},
 		{"a secret is not shown", []string{`"secret"`, `"other"`}, []string{"restart [worker.a]: env"}},
 		{"several of one group", []string{`command = ["true"]`, "command = [\"false\"]\ncount = 1\nready_timeout = \"1s\"\nuser = \"nobody\""},
 			[]string{`apply [worker.a]: ready_timeout "30s" → "1s"`, `restart [worker.a]: command ["true"] → ["false"]; user "" → "nobody"`}},

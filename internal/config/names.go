@@ -81,6 +81,7 @@ var synonyms = map[string][]string{
 	"ack":            {"acknowledge", "acks"},
 	"delimiter":      {"separator", "terminator"},
 	"stall_timeout":  {"stall", "stalled", "answer_timeout"},
+	"wait":           {"wait_strategy", "waiting", "idle_strategy", "spin", "polling"},
 	"user":           {"uid", "run_as"},
 }
 

@@ -26,6 +26,8 @@ func TestSupervisionIsRefused(t *testing.T) {
 		w + `cpus = "3-1"`:         `"3-1" is no list of CPUs`,
 		w + `oom_score_adj = 1001`: `1001 is out of range`,
 		w + `on_crash = "reset"`:   `unknown on_crash "reset"`,
+		w + "wait = \"spin\"":      `the group has no channels to wait at`,
+		w + "wait = \"busy\"":      `there are "adaptive", "block", "spin"`,
 		w + "on_crash = \"reset-group\"\nrestart = \"never\"": `with restart = "never" nothing is started again`,
 		w + `after = ["w"]`: "the group cannot come after itself",
 		w + `after = ["v", "v"]` + "\n[worker.v]\nbuiltin = \"idle\"": `"v" is there twice`,

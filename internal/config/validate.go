@@ -229,6 +229,10 @@ func (v *validator) group(g *Group) {
 	v.ends(at, g)
 	v.filter(at, g)
 	v.oneOf(at.key("restart"), g.Restart, RestartAlways, RestartOnFailure, RestartNever)
+	v.oneOf(at.key("wait"), g.Wait, WaitAdaptive, WaitBlock, WaitSpin)
+	if (g.Wait == WaitBlock || g.Wait == WaitSpin) && len(g.Channels()) == 0 {
+		v.fail(at.key("wait"), "the group has no channels to wait at; give it some (consume, produce, stdin, stdout) or remove the key")
+	}
 	v.duration(at.key("stop_timeout"), g.StopTimeout, time.Millisecond)
 	if ready := at.key("ready"); g.Ready != "" || v.given(ready) && !v.bad(ready) {
 		v.oneOf(ready, g.Ready, ReadyExec, ReadyCall)

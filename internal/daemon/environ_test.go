@@ -17,8 +17,8 @@ func TestWhatWorkersInherit(t *testing.T) {
 	t.Parallel()
 	d := testregion.Launch(t, named+jobs+"[channel.results]\nslots = 2\n"+
 		shell("w", `for v in $(env); do echo "env $v"; done; for i in $(ls /proc/$$/fd); do echo "fd $i $(readlink /proc/$$/fd/$i)"; done; echo "dir $(pwd)"; echo end`,
-			"count = 2", "restart = \"never\"", "consume = [\"jobs\"]", "produce = [\"results\", \"jobs\"]", "dir = \"/usr\"", "env = { ADDED = \"1\", LANG = \"changed\" }"),
-		"LANG=C", "KEPT=yes", "NOTIFY_SOCKET=/nowhere", "WATCHDOG_USEC=1000000000", "WATCHDOG_PID=1", "SHMD_FDS=roster", "SHMD_WORKER=x.1", "SHMD_REGION=x")
+			"count = 2", "restart = \"never\"", "consume = [\"jobs\"]", "produce = [\"results\", \"jobs\"]", "dir = \"/usr\"", "wait = \"spin\"", "env = { ADDED = \"1\", LANG = \"changed\" }"),
+		"LANG=C", "KEPT=yes", "NOTIFY_SOCKET=/nowhere", "WATCHDOG_USEC=1000000000", "WATCHDOG_PID=1", "SHMD_FDS=roster", "SHMD_WORKER=x.1", "SHMD_REGION=x", "SHMD_WAIT=block")
 	awaitState(d, "w.1", protocol.StateExited)
 	d.WaitLog(`"@message":"end"`, `"worker":"w.1"`)
 	env := map[string]string{}
@@ -40,7 +40,7 @@ func TestWhatWorkersInherit(t *testing.T) {
 		}
 	}
 	for k, want := range map[string]string{
-		"SHMD_FDS": "roster,command,group,jobs,results,log", "SHMD_WORKER": "w.1", "SHMD_REGION": d.Name, "ADDED": "1", "LANG": "changed", "KEPT": "yes",
+		"SHMD_FDS": "roster,command,group,jobs,results,log", "SHMD_WORKER": "w.1", "SHMD_REGION": d.Name, "SHMD_WAIT": "spin", "ADDED": "1", "LANG": "changed", "KEPT": "yes",
 		"NOTIFY_SOCKET": "", "WATCHDOG_USEC": "", "WATCHDOG_PID": "", "SHMD_LAUNCH": "",
 	} {
 		if got := env[k]; got != want {

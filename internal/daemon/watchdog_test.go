@@ -144,3 +144,18 @@ func TestWatchdogOfTheIdle(t *testing.T) {
 		}
 	}
 }
+
+// A worker that waits without sleeping answers the watchdog while it waits, and obeys the quit flag.
+func TestSpinningWorker(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+jobs+"[channel.others]\nslots = 2\n[worker.w]\nbuiltin = \"echo\"\nconsume = [\"others\"]\nproduce = [\"jobs\"]\nwait = \"spin\"\nwatchdog = \"2s\"\n")
+	before := awaitState(d, "w.0", protocol.StateReady)
+	begin := time.Now()
+	eventually(t, "three times the watchdog", func() bool { return time.Since(begin) > 6*time.Second })
+	if w := awaitState(d, "w.0", protocol.StateReady); w != before {
+		t.Errorf("%+v became %+v", before, w)
+	}
+	if out := shmctl(t, d, "stop", "-o", "json", "w"); !strings.Contains(out, `"how":"flag"`) {
+		t.Error(out)
+	}
+}

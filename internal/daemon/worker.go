@@ -209,6 +209,7 @@ func (d *Daemon) inheritance(w *worker, as *spec.User) (in inheritance, err erro
 	vars["SHMD_FDS"] = strings.Join(names, ",")
 	vars["SHMD_WORKER"] = w.row.Name
 	vars["SHMD_REGION"] = d.conf.Region.Name
+	vars["SHMD_WAIT"] = w.conf.Wait
 	vars["SHMD_ORPHAN_TIMEOUT_MS"] = strconv.FormatInt(d.conf.Region.OrphanTimeout.Milliseconds(), 10)
 	for _, k := range slices.Sorted(maps.Keys(vars)) {
 		in.env = append(in.env, k+"="+vars[k])

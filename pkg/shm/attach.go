@@ -30,6 +30,8 @@ type Options struct {
 	Produce, Consume []string
 	// Operate asks for the command segment writable, which lets an outsider stop and start workers.
 	Operate bool
+	// Wait is how the ends of this process wait, unless SetWait says another way for one. Default: $SHMD_WAIT, else WaitAdaptive.
+	Wait Wait
 }
 
 // Region is one process's attachment to a region. It is safe for concurrent use.
@@ -66,6 +68,7 @@ type Region struct {
 	watching  sync.WaitGroup
 	procs     int  // GOMAXPROCS
 	many      bool // of them: spinning can pay
+	wait      Wait // of ends without one of their own
 	selecting spinner
 	turn      atomic.Uint32 // of Select: where it begins
 	spinning  atomic.Bool   // one goroutine of the process spins, the others sleep at once
@@ -88,9 +91,14 @@ type Region struct {
 // ctx bounds the attaching only. Errors: ErrNoDaemon, ErrDeadSocket, ErrSilent, ErrPermission, ErrAttached; those of region.Open
 // and protocol.Check for a segment that cannot be used.
 func Attach(ctx context.Context, o Options) (*Region, error) {
+	wait, err := o.waitOf()
+	if err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	o.Wait = wait
 	fds := os.Getenv("SHMD_FDS")
 	if fds != "" && o.Region == "" && o.Socket == "" {
-		r, err := attachWorker(strings.Split(fds, ","))
+		r, err := attachWorker(strings.Split(fds, ","), o.Wait)
 		if err != nil {
 			return nil, fmt.Errorf("attach as worker %q: %w", os.Getenv("SHMD_WORKER"), err)
 		}
@@ -103,8 +111,8 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 	return r, nil
 }
 
-func newRegion(name string) *Region {
-	r := &Region{name: name, hub: sys.NewHub(), index: -1, ask: &nobodyAsks, procs: runtime.GOMAXPROCS(0), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+func newRegion(name string, wait Wait) *Region {
+	r := &Region{name: name, wait: wait, hub: sys.NewHub(), index: -1, ask: &nobodyAsks, procs: runtime.GOMAXPROCS(0), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
 	quit, end := context.WithCancelCause(context.Background())
 	r.quit, r.endQuit = quit, func(cause error) {
 		end(cause)
@@ -116,8 +124,8 @@ func newRegion(name string) *Region {
 // firstFD is the number of the first descriptor that a worker inherits.
 const firstFD = 3
 
-func attachWorker(names []string) (_ *Region, err error) {
-	r := newRegion(os.Getenv("SHMD_REGION"))
+func attachWorker(names []string, wait Wait) (_ *Region, err error) {
+	r := newRegion(os.Getenv("SHMD_REGION"), wait)
 	r.worker = os.Getenv("SHMD_WORKER")
 	defer func() {
 		if err != nil {
@@ -200,7 +208,7 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := newRegion(o.Region)
+	r := newRegion(o.Region, o.Wait)
 	defer func() {
 		if err != nil {
 			r.abandon()

@@ -217,10 +217,16 @@ func (c *Call) request(ctx context.Context) (protocol.Request, error) {
 
 // claim claims a free slot, waiting for one. The caller holds the segment's lease.
 func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
-	if c.r.spin(ctx, &c.waiting, 1, func() bool {
+	look := func() bool {
 		q, err = c.c.TryRequest(c.r.id, c.free.Load())
 		return err != ErrFull
-	}) {
+	}
+	sleep := c.r.sleep
+	if c.r.how(&c.waiting) == WaitSpin { // who keeps a slot gives it back for one that is registered as a sleeper
+		if sleep = c.r.changed; look() {
+			return q, err
+		}
+	} else if c.r.spin(ctx, &c.waiting, 1, look) {
 		return q, err
 	}
 	bell := c.c.Callers
@@ -232,7 +238,7 @@ func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
 			bell.Unregister(ticket)
 			return q, err
 		}
-		err = c.r.sleep(ctx, bell.Word(), value)
+		err = sleep(ctx, bell.Word(), value)
 		bell.Unregister(ticket)
 		if err != nil {
 			bell.Ring(1) // a wake may have been meant for this sleeper: pass it on
@@ -273,11 +279,17 @@ const (
 	serverPauses = 3
 )
 
-// spin calls look until it returns true, for as long as has paid, if nobody else in this process does. It looks once at least, and
-// pauses times a pause between looks.
+// spin calls look until it returns true, as the end waits: for as long as has paid, if nobody else in this process does; once; or until the call is to end. It looks
+// once at least, and pauses times a pause between looks. Who goes to sleep when it returns false sleeps, or hears why it is to end.
 func (r *Region) spin(ctx context.Context, s *spinner, pauses int32, look func() bool) bool {
 	if look() {
 		return true
+	}
+	switch r.how(s) {
+	case WaitSpin:
+		return r.keepLooking(ctx, pauses, look) == nil
+	case WaitBlock:
+		return false
 	}
 	if !r.many || !r.spinning.CompareAndSwap(false, true) {
 		return false

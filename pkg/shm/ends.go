@@ -169,7 +169,7 @@ const (
 
 // glance looks for room for a short while: if there is some, then it waits a little for more.
 func (p *Producer) glance() bool {
-	if !p.q.r.many {
+	if !p.q.r.many || p.q.r.how(&p.q.sending) == WaitBlock {
 		return false
 	}
 	enough := max(p.q.q.Slots()/8, 1)
@@ -420,7 +420,7 @@ func (c *Consumer) Nack() error {
 // glance looks at one line of memory for a short while. If what is sent was there at once the last times, the producer is as fast as this: then it
 // lets some messages come before it looks. One that finds a single message then has waited in vain.
 func (c *Consumer) glance() {
-	if !c.q.r.many {
+	if !c.q.r.many || c.q.r.how(&c.q.receiving) == WaitBlock {
 		return
 	}
 	switch run, most := c.run, c.q.q.Slots()/4; {
@@ -456,7 +456,20 @@ func (c *Consumer) wait(ctx context.Context) error {
 		return err
 	}
 	defer q.s.Release()
-	if q.r.many && q.r.spinning.CompareAndSwap(false, true) {
+	how := q.r.how(&q.receiving)
+	if how == WaitSpin {
+		n := 0
+		return q.r.keepLooking(ctx, 1, func() bool {
+			for range peeks {
+				if c.c.Awaited() {
+					return true
+				}
+			}
+			n++
+			return n%16 == 0 && c.c.Pending() // what does not show in that line: a message that came back, the end
+		})
+	}
+	if q.r.many && how == WaitAdaptive && q.r.spinning.CompareAndSwap(false, true) {
 		turns := q.receiving.turns()
 		found := false
 		for n := int32(0); n < turns && !found; n++ {

@@ -70,6 +70,23 @@ func ExampleAttach_outsider() {
 	fmt.Printf("%s\n", answer)
 }
 
+// A worker with a CPU of its own waits for orders without sleeping, and for changes of its settings in the usual way.
+func ExampleQueue_SetWait() {
+	var r *shm.Region // from Attach
+	orders, err := r.Queue("orders")
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders.SetWait(shm.WaitSpin)
+	for m, err := range orders.Messages(context.Background()) { // ends on shmctl stop
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", m.Bytes())
+		m.Ack()
+	}
+}
+
 // Loan and Commit write a message in place, without a copy.
 func ExampleQueue_Loan() {
 	var frames *shm.Queue // from Region.Queue

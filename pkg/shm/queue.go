@@ -413,6 +413,14 @@ func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
 		err = q.r.await(ctx, q.q.Receivers, &q.receiving, try)
 		return l, err
 	}
+	switch q.r.how(&q.receiving) {
+	case WaitSpin:
+		err = q.r.awaitSpinning(ctx, try)
+		return l, err
+	case WaitBlock:
+		err = q.r.awaitAsleep(ctx, q.q.Receivers, try)
+		return l, err
+	}
 	if err = q.look(ctx, try); again(err) {
 		err = q.r.awaitAsleep(ctx, q.q.Receivers, try)
 	}

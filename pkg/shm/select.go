@@ -3,7 +3,6 @@ package shm
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -17,12 +16,13 @@ type Case struct {
 	s    *region.Segment
 	bell protocol.Doorbell
 	try  func() error    // ErrEmpty or ErrFull: not yet
+	how  Wait            // of the end
 	slow *protocol.Topic // of CasePublish, where the configuration says evict_after; else nil
 }
 
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. The message is to be ended as one from Receive.
 func (q *Queue) CaseReceive(take func(*Message)) Case {
-	return Case{s: q.s, bell: q.q.Receivers, try: func() error {
+	return Case{s: q.s, bell: q.q.Receivers, how: q.r.how(&q.receiving), try: func() error {
 		m, err := q.TryReceive()
 		if err == nil {
 			take(m)
@@ -33,7 +33,7 @@ func (q *Queue) CaseReceive(take func(*Message)) Case {
 
 // CaseSend sends a copy of p.
 func (q *Queue) CaseSend(p []byte) Case {
-	return Case{s: q.s, bell: q.q.Senders, try: func() error { return q.TrySend(p) }}
+	return Case{s: q.s, bell: q.q.Senders, how: q.r.how(&q.sending), try: func() error { return q.TrySend(p) }}
 }
 
 // CasePublish publishes a copy of p. While Select waits for it, subscribers that do not move for the topic's evict_after are evicted, as
@@ -48,7 +48,7 @@ func (p *Publisher) CasePublish(msg []byte) Case {
 }
 
 func (t *Topic) casePublish(try func() error) Case {
-	c := Case{s: t.s, bell: t.t.Senders, try: try}
+	c := Case{s: t.s, bell: t.t.Senders, how: t.r.how(&t.sending), try: try}
 	if t.t.EvictAfter() > 0 {
 		c.slow = t.t
 	}
@@ -58,7 +58,7 @@ func (t *Topic) casePublish(try func() error) Case {
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. It is to be ended with Done before the subscription is
 // used again.
 func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
-	return Case{s: s.t.s, bell: s.t.t.Receivers, try: func() error {
+	return Case{s: s.t.s, bell: s.t.t.Receivers, how: s.t.r.how(&s.receiving), try: func() error {
 		m, err := s.TryReceive()
 		if err == nil {
 			take(m)
@@ -69,7 +69,7 @@ func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
 
 // CaseChange happens when the value's version is another than after: seen gets it.
 func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
-	return Case{s: l.s, bell: l.l.Changes, try: func() error {
+	return Case{s: l.s, bell: l.l.Changes, how: l.r.how(&l.waiting), try: func() error {
 		if err := l.r.asked(); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
 
 // CaseAccept takes a request and gives it to take, in the goroutine of Select. It is to be ended as one from Accept.
 func (c *Call) CaseAccept(take func(*Incoming)) Case {
-	return Case{s: c.s, bell: c.c.Servers, try: func() error {
+	return Case{s: c.s, bell: c.c.Servers, how: c.r.how(&c.serving), try: func() error {
 		in, err := c.TryAccept()
 		if err == nil {
 			take(in)
@@ -94,8 +94,8 @@ func (c *Call) CaseAccept(take func(*Incoming)) Case {
 }
 
 // Select waits until one of the cases can go on, lets it, and returns its index. If several can, it begins with another one each time, so
-// that none starves. A case that fails ends it too: the error is that case's. Other errors, with index -1: ctx.Err(), ErrQuit,
-// ErrClosed.
+// that none starves. It waits as the ends of its cases do (SetWait): it spins if one of them spins, and sleeps at once if all of them do. A case that fails
+// ends it too: the error is that case's. Other errors, with index -1: ctx.Err(), ErrQuit, ErrClosed.
 func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 	r.beat()
 	for i := range cases {
@@ -117,7 +117,12 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 	if i, err := try(); i >= 0 {
 		return i, err
 	}
-	if runtime.GOMAXPROCS(0) > 1 && r.spinning.CompareAndSwap(false, true) {
+	blockers := blockersOf(cases)
+	how := howAll(cases)
+	if how == WaitSpin {
+		return r.selectSpinning(ctx, blockers, try)
+	}
+	if r.many && how == WaitAdaptive && r.spinning.CompareAndSwap(false, true) {
 		i, err := -1, error(nil)
 		turns := r.selecting.turns()
 		for n := int32(0); i < 0 && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
@@ -130,7 +135,6 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 			return i, err
 		}
 	}
-	blockers := blockersOf(cases)
 	words, values, tickets := make([]*atomic.Uint32, len(cases)), make([]uint32, len(cases)), make([]protocol.Ticket, len(cases))
 	for slept := false; ; slept = true {
 		for i := range cases {
@@ -156,6 +160,39 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 		if i >= 0 || err != nil {
 			return i, err
 		}
+	}
+}
+
+// howAll returns how Select waits for cases: as the least patient of them.
+func howAll(cases []Case) Wait {
+	how := WaitBlock
+	for i := range cases {
+		switch cases[i].how {
+		case WaitSpin:
+			return WaitSpin
+		case WaitAdaptive:
+			how = WaitAdaptive
+		}
+	}
+	return how
+}
+
+// selectSpinning is the waiting of Select if one of the ends spins.
+func (r *Region) selectSpinning(ctx context.Context, blockers blockers, try func() (int, error)) (i int, err error) {
+	for {
+		limited, cancel := blockers.limit(ctx)
+		end := r.keepLooking(limited, 1, func() bool {
+			i, err = try()
+			return i >= 0
+		})
+		cancel()
+		switch {
+		case end == nil:
+			return i, err
+		case !errors.Is(end, context.DeadlineExceeded) || ctx.Err() != nil:
+			return -1, end
+		}
+		blockers.evict() // those in the way had their time
 	}
 }
 

@@ -335,6 +335,7 @@ const (
 // SubscribeOptions say how to subscribe. The zero value: from new.
 type SubscribeOptions struct {
 	From From
+	Wait Wait // for messages; SetWait changes it
 }
 
 // Subscription is one subscriber of a topic: a cursor of its own. One goroutine at a time uses it; a process may have several. It
@@ -359,7 +360,9 @@ func (t *Topic) Subscribe(o SubscribeOptions) (*Subscription, error) {
 		t.s.Release()
 		return nil, err
 	}
-	return &Subscription{t: t, s: s}, nil
+	sub := &Subscription{t: t, s: s}
+	sub.SetWait(o.Wait)
+	return sub, nil
 }
 
 // Close ends the subscription: publishers do not wait for it any more. It is idempotent. Region.Close waits for it.

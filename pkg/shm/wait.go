@@ -17,6 +17,7 @@ import (
 type spinner struct {
 	budget atomic.Int32 // looks; 0 before the first
 	tries  atomic.Uint32
+	wait   atomic.Uint32 // Wait of the end
 }
 
 const (
@@ -49,10 +50,14 @@ func (s *spinner) learn(enough bool, n int32) {
 func again(err error) bool { return errors.Is(err, ErrFull) || errors.Is(err, ErrEmpty) }
 
 // await calls try until it returns something other than ErrFull and ErrEmpty, or until ctx, the quit flag or the end of the region
-// ends it: first it spins for a while, if nobody else in this process does, then it sleeps on the doorbell. The caller has tried
-// once, and holds the segment's lease.
+// ends it: first it spins for a while, if nobody else in this process does, then it sleeps on the doorbell, unless the end waits in another way (Wait). The
+// caller has tried once, and holds the segment's lease.
 func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinner, try func() error) error {
-	if runtime.GOMAXPROCS(0) > 1 && r.spinning.CompareAndSwap(false, true) {
+	how := r.how(spin)
+	if how == WaitSpin {
+		return r.awaitSpinning(ctx, try)
+	}
+	if r.many && how == WaitAdaptive && r.spinning.CompareAndSwap(false, true) {
 		turns := spin.turns()
 		err := try()
 		for n := int32(0); again(err) && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
