@@ -28,6 +28,12 @@ func TestVersions(t *testing.T) {
 	if out, err := exec.Command("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", root+"/clients/c", "-o", c, root+"/examples/c/worker.c", root+"/clients/c/shmd.c", "-lpthread").CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
+	so := t.TempDir() + "/libshmd.so"
+	build := exec.Command("python3", "-m", "shmd.build", "-o", so)
+	build.Env = append(os.Environ(), "PYTHONPATH="+root+"/clients/python")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("shmd.build: %v\n%s", err, out)
+	}
 	toml := fmt.Sprintf(`[region]
 name = "test"
 [channel.jobs]
@@ -60,7 +66,7 @@ backoff_min = "20ms"
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
-			d := testregion.Start(t, toml)
+			d := testregion.Start(t, toml, "SHMD_LIBRARY="+so)
 			before := d.WaitReady()
 			change := func(major, minor uint32, incompat uint64) {
 				var b [24]byte // from 8 on: major, minor, compat, incompat; see docs/layout.md

@@ -3,6 +3,7 @@ package foreign
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -22,7 +23,19 @@ func clients(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
-	return map[string][]string{"c": {c}}
+	return map[string][]string{"c": {c}, "python": {"python3", must(filepath.Abs("testdata/worker.py"))}}
+}
+
+// library builds the C library that clients/python loads, and returns the variable that names it.
+func library(t *testing.T) string {
+	t.Helper()
+	so := t.TempDir() + "/libshmd.so"
+	build := exec.Command("python3", "-m", "shmd.build", "-o", so)
+	build.Env = append(os.Environ(), "PYTHONPATH="+must(filepath.Abs("../../clients/python")))
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("shmd.build: %v\n%s", err, out)
+	}
+	return "SHMD_LIBRARY=" + so
 }
 
 func must[T any](v T, err error) T {
@@ -102,7 +115,7 @@ func TestClients(t *testing.T) {
 			for _, mode := range []string{"stream", "asleep", "computes", "hangs"} {
 				toml += fmt.Sprintf("[worker.%s]\ncommand = %s\nready = \"call\"\nrestart = \"always\"\nwatchdog = \"2s\"\nstop_timeout = \"500ms\"\ncrash_limit = 0\nbackoff_min = \"10ms\"\nbackoff_max = \"50ms\"\nlog_size = \"4MiB\"\n", mode, quote(command, mode))
 			}
-			d := testregion.Start(t, toml)
+			d := testregion.Start(t, toml, library(t), "PYTHONPATH="+must(filepath.Abs("../../clients/python")))
 			ws := d.WaitWorkers("hung", func(ws []protocol.Worker) bool { return worker(ws, "hangs.0").Restarts > 0 })
 			if w := worker(ws, "hangs.0"); uint64(w.RestartsBy[protocol.CauseWatchdog]) != w.Restarts {
 				t.Errorf("hangs.0 was started again for another reason: %+v", w)
@@ -117,7 +130,7 @@ func TestClients(t *testing.T) {
 				t.Errorf("the first record is %+v", first)
 			}
 
-			const kills = 20
+			const kills = 10
 			before, loads := 0, 0.0
 			count := func() (records int) {
 				var s clientStat

@@ -1,4 +1,4 @@
-// Package foreign runs the workers of examples/python and examples/c, which know shmd from the generated layout alone.
+// Package foreign runs the workers of examples/python and examples/c, and those of testdata, over clients/c and clients/python.
 package foreign
 
 import (
@@ -28,9 +28,9 @@ func TestWorkers(t *testing.T) {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	d := testregion.Start(t, fmt.Sprintf("[region]\nname = \"test\"\n[worker.c]\ncommand = [%q]\ncount = 2\nready = \"call\"\n[worker.python]\ncommand = [\"python3\", %q]\ncount = 2\nready = \"call\"\n",
-		c, root+"/examples/python/worker.py"))
+		c, root+"/examples/python/worker.py"), library(t))
 	d.WaitLog(`"@message":"ready"`, `"worker":"c.1"`, `"stream":"log"`)
-	d.WaitLog("python.0 maps", `"worker":"python.0"`)
+	d.WaitLog(`"@message":"maps a table"`, `"worker":"python.0"`, `"stream":"log"`)
 	for _, group := range []string{"c", "python"} {
 		var stopped struct {
 			Workers []struct {
