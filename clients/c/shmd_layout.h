@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x910ad27f15e4e49e) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xd5964691e0f2bef9) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -71,7 +71,7 @@ enum shmd_rollout_state {
     SHMD_ROLLOUT_NONE = 0, /* there was none */
     SHMD_ROLLOUT_RUNNING = 1, /* instances are restarted, a few at a time */
     SHMD_ROLLOUT_DONE = 2, /* all instances were restarted and are ready */
-    SHMD_ROLLOUT_STOPPED = 3, /* an instance that was restarted did not become ready: the others were left alone, see the note */
+    SHMD_ROLLOUT_STOPPED = 3, /* an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note */
 };
 
 /* what an operator wants of a region, a group or an instance */
@@ -374,7 +374,7 @@ struct shmd_group_row {
     SHMD_ATOMIC(uint32_t) rollout_state;       /* 188, daemon: see Rollout */
     SHMD_ATOMIC(uint32_t) rollout;             /* 192, daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of */
     SHMD_ATOMIC(uint32_t) rank;                /* 196, daemon: how many groups it comes after, one behind the other: of what is stopped together the highest stops first */
-    char rollout_note[120];                    /* 200, daemon: why the rolling restart was given up, for people; cut */
+    char rollout_note[120];                    /* 200, daemon: why the rolling restart ended before all had their turn, for people; cut */
 };
 SHMD_ASSERT(sizeof(struct shmd_group_row) == 320, "size of group_row");
 SHMD_ASSERT(offsetof(struct shmd_group_row, seq) == 0, "offset of group_row.seq");
@@ -514,7 +514,8 @@ struct shmd_command_row {
     SHMD_ATOMIC(uint32_t) count;               /* 12, operator: of a group: instances wanted; 0: as many as the configuration says */
     SHMD_ATOMIC(uint64_t) flagged_ns;          /* 16, operator: CLOCK_MONOTONIC at the store of the flag */
     SHMD_ATOMIC(uint32_t) max_unavailable;     /* 24, operator: of a group: how many instances may be missing at a time in a rolling restart; 0: one */
-    uint8_t reserved_28[36];
+    SHMD_ATOMIC(uint32_t) aborted;             /* 28, operator: of a group: Restart, as of the last rolling restart that is to end where it stands */
+    uint8_t reserved_32[32];
 };
 SHMD_ASSERT(sizeof(struct shmd_command_row) == 64, "size of command_row");
 SHMD_ASSERT(offsetof(struct shmd_command_row, quit) == 0, "offset of command_row.quit");
@@ -523,6 +524,7 @@ SHMD_ASSERT(offsetof(struct shmd_command_row, restart) == 8, "offset of command_
 SHMD_ASSERT(offsetof(struct shmd_command_row, count) == 12, "offset of command_row.count");
 SHMD_ASSERT(offsetof(struct shmd_command_row, flagged_ns) == 16, "offset of command_row.flagged_ns");
 SHMD_ASSERT(offsetof(struct shmd_command_row, max_unavailable) == 24, "offset of command_row.max_unavailable");
+SHMD_ASSERT(offsetof(struct shmd_command_row, aborted) == 28, "offset of command_row.aborted");
 
 /* Head of a group segment. */
 struct shmd_group_info {

@@ -208,6 +208,7 @@ static void command_rows(const char *name, uint64_t offset, uint32_t count) {
         WORD(c, count);
         WORD(c, flagged_ns);
         WORD(c, max_unavailable);
+        WORD(c, aborted);
     }
 }
 

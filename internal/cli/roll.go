@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -24,31 +25,90 @@ func (a *app) roll(ctx context.Context, names []string, most int, noWait bool) e
 		return err
 	}
 	defer s.Close()
-	targets, err := control.Resolve(s.Roster, names)
+	all, err := rolloutsOf(s, names)
 	if err != nil {
 		return err
-	}
-	for _, name := range names {
-		if t, err := control.Resolve(s.Roster, []string{name}); err == nil && len(t.Groups) == 0 {
-			return fmt.Errorf("%q is a worker, and groups are restarted by rolling: leave out --rolling, or name the group", name)
-		}
 	}
 	if s.Command.RegionDesired() == protocol.DesiredStop {
 		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (systemctl start shmd, or shmd -c FILE)", s.name())
 	}
-	groups, err := s.Roster.Groups()
-	if err != nil {
-		return err
-	}
-	var all []*rollout
-	for _, i := range targets.Groups {
-		all = append(all, &rollout{groups[i].Name, i, s.Command.AskRollout(i, most), map[int]bool{}})
+	for _, r := range all {
+		r.number = s.Command.AskRollout(r.index, most)
 	}
 	if a.warnUnattended(s) || noWait {
 		return a.printRollouts(s, all, nil)
 	}
 	return a.awaitRollouts(ctx, s, all)
 }
+
+// rolloutsOf names the groups; none stands for all.
+func rolloutsOf(s *session, names []string) (all []*rollout, err error) {
+	targets, err := control.Resolve(s.Roster, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if t, err := control.Resolve(s.Roster, []string{name}); err == nil && len(t.Groups) == 0 {
+			return nil, fmt.Errorf("%q is a worker, and groups are restarted by rolling: leave out --rolling, or name the group", name)
+		}
+	}
+	groups, err := s.Roster.Groups()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range targets.Groups {
+		all = append(all, &rollout{group: groups[i].Name, index: i, ready: map[int]bool{}})
+	}
+	return all, nil
+}
+
+// abortRollouts ends those of the rolling restarts of groups that are under way.
+func (a *app) abortRollouts(ctx context.Context, names []string, noWait bool) error {
+	s, err := a.open(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	all, err := rolloutsOf(s, names)
+	if err != nil {
+		return err
+	}
+	groups, err := s.Roster.Groups()
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if n, _ := s.Command.GroupRollout(r.index); groups[r.index].Rollout == n && groups[r.index].RolloutState != protocol.RolloutRunning {
+			r.number = n // it has ended, or there was none
+			continue
+		}
+		r.number = s.Command.AbortRollout(r.index)
+	}
+	if a.warnUnattended(s) || noWait {
+		return a.printRollouts(s, all, nil)
+	}
+	return a.printRollouts(s, all, a.awaitEnd(ctx, s, all))
+}
+
+// awaitEnd waits until none of the rolling restarts is under way any more.
+func (a *app) awaitEnd(ctx context.Context, s *session, all []*rollout) error {
+	return s.await(ctx, func() (bool, error) {
+		groups, err := s.Roster.Groups()
+		if err != nil {
+			return false, nil // the daemon may be in the middle of a change
+		}
+		a.lookAtRollouts(s, all) // how many have had their turn
+		for _, r := range all {
+			if r.index < len(groups) && groups[r.index].Name == r.group && (groups[r.index].Rollout != r.number || groups[r.index].RolloutState == protocol.RolloutRunning) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
+// soon is how long the daemon has to end a rolling restart after an interrupt.
+const soon = 5 * time.Second
 
 // awaitRollouts waits for the end of rolling restarts, tells how far they are, and prints how they ended.
 func (a *app) awaitRollouts(ctx context.Context, s *session, all []*rollout) error {
@@ -68,8 +128,20 @@ func (a *app) awaitRollouts(ctx context.Context, s *session, all []*rollout) err
 		}
 		return false, nil
 	})
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		a.warn("the rolling restart goes on without shmctl; shmctl status tells how far it is")
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		a.warn("the rolling restart goes on without shmctl; shmctl status tells how far it is, and shmctl restart --abort ends it")
+	case errors.Is(err, context.Canceled):
+		for _, r := range all {
+			s.Command.AbortRollout(r.index)
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), soon)
+		defer cancel()
+		if a.awaitEnd(ctx, s, all) != nil {
+			a.warn("the daemon has not answered within %v: when it does, the rolling restart ends where it stands", soon)
+		} else {
+			a.warn("the rolling restart is ended where it stands: instances whose turn has not come are left as they are")
+		}
 	}
 	return a.printRollouts(s, all, explain(err, missing))
 }
@@ -91,6 +163,9 @@ func (a *app) lookAtRollouts(s *session, all []*rollout) (missing string, err er
 		g := groups[r.index]
 		number := s.commandRollout(r)
 		for i, w := range workers {
+			if w.Group == r.index && r.ready[i] && (w.State == protocol.StateBackoff || w.State == protocol.StateFailed) { // for less than its trial
+				delete(r.ready, i)
+			}
 			if w.Group != r.index || w.State != protocol.StateReady || r.ready[i] || w.Rolled != number || w.Restarted != s.Command.RestartCount(i)+w.Rolled {
 				continue
 			}

@@ -58,6 +58,7 @@ const patience = 30 * time.Second
 //	release               ends what send and receive attached
 //	damage SEGMENT OFFSET HEX  overwrites bytes of the memory
 //	mend                  undoes all damage
+//	interrupt REGEXP ARG  runs shmctl ARG, and interrupts it at the first line of standard error that matches; files out and err
 func TestScript(t *testing.T) {
 	if err := build(); err != nil {
 		t.Fatal(err)
@@ -80,6 +81,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"daemon": cmdDaemon, "exited": cmdExited, "signal": cmdSignal, "follow": cmdFollow, "exits": cmdExits, "shape": cmdShape,
 			"send": cmdSend, "receive": cmdReceive, "release": cmdRelease, "outsiders": cmdOutsiders, "damage": cmdDamage, "mend": cmdMend,
+			"interrupt": cmdInterrupt,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -300,6 +302,37 @@ func cmdFollow(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	c.Wait()
 	ts.Fatalf("no line matches %s in:\n%s", args[0], seen)
+}
+
+// cmdInterrupt interrupts shmctl when a line of its standard error matches. What it printed is in the files out and err then.
+func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: interrupt REGEXP ARG...")
+	}
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := exec.CommandContext(ctx, filepath.Join(bin, "shmctl"), args[1:]...)
+	c.Env = sceneOf(ts).env
+	var out bytes.Buffer
+	c.Stdout = &out
+	pipe, err := c.StderrPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	seen, done := "", false
+	for lines := bufio.NewScanner(pipe); lines.Scan(); {
+		seen += lines.Text() + "\n"
+		if !done && want.MatchString(lines.Text()) {
+			done = true
+			c.Process.Signal(os.Interrupt)
+		}
+	}
+	if err := c.Wait(); err == nil || !done {
+		ts.Fatalf("it ended with %v: %s%s", err, out.String(), seen)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("out"), out.Bytes(), 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs("err"), []byte(seen), 0o644))
 }
 
 // psJSON is what ps -a -o json prints.

@@ -25,6 +25,7 @@ type group struct {
 	instances []*worker      // by number, those on their way out included
 	ready     bool           // an instance has been ready
 	removed   bool           // it is no longer in the configuration, and ends with its last instance
+	looking   bool           // another look at its rolling restart is on its way
 }
 
 // regionRows are how many rows of each kind the roster of a new region has: what is not used costs memory, but little.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -18,14 +19,27 @@ func (d *Daemon) roll(g *group) {
 		d.log.Info("rolling restart begins", "group", g.conf.Name, "max_unavailable", most)
 	}
 	for g.row.RolloutState == protocol.RolloutRunning {
+		if d.mem.command.RolloutAborted(g.index, asked) {
+			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutStopped, supervise.RolloutAborted
+			d.writeGroup(g)
+			d.event(eventRollout, g.conf.Name, "stopped", "reason", g.row.RolloutNote)
+			d.log.Warn("rolling restart ended by an operator: instances whose turn has not come are left as they are", "group", g.conf.Name)
+			return
+		}
 		var workers []*worker
 		var members []supervise.Member
+		trial := time.Duration(0)
 		for _, w := range g.instances {
 			if !d.desired(w).Run {
 				continue
 			}
 			workers = append(workers, w)
-			members = append(members, supervise.Member{State: w.row.State, Granted: w.row.Rolled == asked, Carried: w.row.Restarted == d.desired(w).Restart,
+			rest := time.Duration(0) // of its trial
+			if w.row.State == protocol.StateReady && w.row.Rolled == asked && g.policy.ReadyAtExec {
+				rest = supervise.Trial - d.readyFor(w)
+				trial = max(trial, rest)
+			}
+			members = append(members, supervise.Member{State: w.row.State, Granted: w.row.Rolled == asked, Carried: w.row.Restarted == d.desired(w).Restart, Tried: rest <= 0,
 				Clean:   w.row.State == protocol.StateExited && w.row.Reason != supervise.Stopped && w.row.ExitCode == 0 && w.row.ExitSignal == 0,
 				Stopped: w.row.State == protocol.StateExited && w.row.Reason == supervise.Stopped})
 		}
@@ -44,6 +58,17 @@ func (d *Daemon) roll(g *group) {
 			d.log.Info("rolling restart done", "group", g.conf.Name)
 		}
 		if len(grant) == 0 {
+			if trial > 0 && g.row.RolloutState == protocol.RolloutRunning && !g.looking { // nothing else may happen when it is over
+				g.looking = true
+				time.AfterFunc(trial, func() {
+					d.post(func() {
+						g.looking = false
+						if d.groups[g.index] == g {
+							d.roll(g)
+						}
+					})
+				})
+			}
 			return
 		}
 		for _, i := range grant {
@@ -53,4 +78,12 @@ func (d *Daemon) roll(g *group) {
 			d.reconcile(w)
 		}
 	}
+}
+
+// readyFor is how long an instance that is ready has been so. After an adoption that begins anew.
+func (d *Daemon) readyFor(w *worker) time.Duration {
+	if w.readySince.IsZero() {
+		w.readySince = time.Now()
+	}
+	return time.Since(w.readySince)
 }

@@ -119,7 +119,7 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	}
 	switch {
 	case c.To == protocol.StateReady:
-		w.group.ready = true
+		w.group.ready, w.readySince = true, c.At
 		d.log.Info("worker ready", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "after", c.At.Sub(w.proc.started).Round(time.Microsecond).String())
 	case c.To == protocol.StateStopping:
 		d.log.Info("worker asked to quit", "worker", w.row.Name, "pid", w.proc.pid, "why", c.Reason)

@@ -32,6 +32,8 @@ type worker struct {
 	lastPid int         // of the last process, for the events of its end
 	timer   *time.Timer // that the machine set last
 	limit   *rateLimit  // of what it logs; nil: none
+
+	readySince time.Time // of one that is ready, as far as this daemon knows
 }
 
 // process is a running worker process.

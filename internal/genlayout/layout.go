@@ -148,7 +148,7 @@ var Structs = []Struct{
 		w32("RolloutState", 188, daemon, "see Rollout"),
 		w32("Rollout", 192, daemon, "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"),
 		w32("Rank", 196, daemon, "how many groups it comes after, one behind the other: of what is stopped together the highest stops first"),
-		text("RolloutNote", 200, 120, daemon, "why the rolling restart was given up, for people; cut"),
+		text("RolloutNote", 200, 120, daemon, "why the rolling restart ended before all had their turn, for people; cut"),
 	}},
 	{Name: "WorkerRow", Size: 448, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),
@@ -210,6 +210,7 @@ var Structs = []Struct{
 		w32("Count", 12, operator, "of a group: instances wanted; 0: as many as the configuration says"),
 		w64("FlaggedNs", 16, operator, "CLOCK_MONOTONIC at the store of the flag"),
 		w32("MaxUnavailable", 24, operator, "of a group: how many instances may be missing at a time in a rolling restart; 0: one"),
+		w32("Aborted", 28, operator, "of a group: Restart, as of the last rolling restart that is to end where it stands"),
 	}},
 	{Name: "GroupInfo", Size: 256, Doc: "Head of a group segment.", Fields: []Field{
 		w32("Bell", 0, "instances", "doorbell of the daemon: raised and woken when an instance becomes ready"),
@@ -445,7 +446,7 @@ var Consts = []Const{
 	{"Rollout", "None", 0, "there was none"},
 	{"Rollout", "Running", 1, "instances are restarted, a few at a time"},
 	{"Rollout", "Done", 2, "all instances were restarted and are ready"},
-	{"Rollout", "Stopped", 3, "an instance that was restarted did not become ready: the others were left alone, see the note"},
+	{"Rollout", "Stopped", 3, "an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note"},
 
 	{"Desired", "Run", 0, "the zero value: a new region runs"},
 	{"Desired", "Stop", 1, ""},

@@ -24,6 +24,12 @@ func TestRollout(t *testing.T) {
 		if r.IntN(3) == 0 {
 			bad = r.IntN(len(members))
 		}
+		exec, left := r.IntN(2) == 0, 0 // ready as soon as they run: a bad one fails after that
+		for _, m := range members {
+			if m.State == protocol.StateReady {
+				left++
+			}
+		}
 		ended := false
 		for step := 0; step < 10000 && !ended; step++ {
 			grant, done, failed := Rollout(members, most)
@@ -34,7 +40,7 @@ func TestRollout(t *testing.T) {
 				if members[i].State != protocol.StateReady {
 					down--
 				}
-				members[i].Granted = true
+				members[i].Granted, members[i].Tried = true, false
 				if members[i].State == protocol.StateReady {
 					members[i].State = protocol.StateStopping
 				} else {
@@ -43,7 +49,7 @@ func TestRollout(t *testing.T) {
 			}
 			missing := 0
 			for _, m := range members {
-				if m.State != protocol.StateReady {
+				if m.State != protocol.StateReady || m.Granted && !m.Tried {
 					missing++
 				}
 			}
@@ -57,6 +63,9 @@ func TestRollout(t *testing.T) {
 						t.Fatalf("seed %d: done, and %d is %+v", seed, i, m)
 					}
 				}
+				if fine := len(members) - missing; failed >= 0 && fine < left-most {
+					t.Fatalf("seed %d: given up with %d left of %d, and %d may be missing: %+v", seed, fine, left, most, members)
+				}
 				if (failed >= 0) != (bad >= 0) || failed != bad {
 					t.Fatalf("seed %d: failed %d, not %d", seed, failed, bad)
 				}
@@ -66,10 +75,12 @@ func TestRollout(t *testing.T) {
 			switch m := &members[i]; {
 			case m.State == protocol.StateStopping:
 				m.State, m.Carried = protocol.StateStarting, true
-			case m.State == protocol.StateStarting && i == bad:
+			case m.State == protocol.StateStarting && i == bad && !exec, m.State == protocol.StateReady && m.Granted && !m.Tried && i == bad:
 				m.State = protocol.StateBackoff
 			case m.State == protocol.StateStarting:
-				m.State = protocol.StateReady
+				m.State, m.Tried = protocol.StateReady, !exec
+			case m.State == protocol.StateReady && m.Granted:
+				m.Tried = true
 			}
 		}
 		if !ended {

@@ -222,6 +222,18 @@ func (c *Command) AskRollout(i, maxUnavailable int) uint32 {
 	return n
 }
 
+// AbortRollout has the rolling restart of group i that was asked for last end where it stands, rings the daemon, and returns its number. One that
+// another operator asks for meanwhile is not meant.
+func (c *Command) AbortRollout(i int) uint32 {
+	n := c.groups[i].Restart.Load()
+	c.groups[i].Aborted.Store(n)
+	c.Ring()
+	return n
+}
+
+// RolloutAborted reports whether rolling restart number n of group i is to end where it stands.
+func (c *Command) RolloutAborted(i int, n uint32) bool { return c.groups[i].Aborted.Load() == n }
+
 // Enlist makes the row of worker i that of a new instance, for the daemon alone: what was wanted of the row's last owner is forgotten. It is
 // before the instance's row in the roster is written: nobody means the new one yet.
 func (c *Command) Enlist(i int) { c.rows[i].Desired.Store(uint32(DesiredRun)) }

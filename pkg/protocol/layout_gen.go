@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x910ad27f15e4e49e
+const LayoutHash uint64 = 0xd5964691e0f2bef9
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -193,7 +193,7 @@ const (
 	RolloutNone    RolloutState = 0 // there was none
 	RolloutRunning RolloutState = 1 // instances are restarted, a few at a time
 	RolloutDone    RolloutState = 2 // all instances were restarted and are ready
-	RolloutStopped RolloutState = 3 // an instance that was restarted did not become ready: the others were left alone, see the note
+	RolloutStopped RolloutState = 3 // an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note
 )
 
 // String returns the name in lower case, its words separated by '-'; "rollout(99)" for an unknown value.
@@ -868,7 +868,7 @@ type GroupRow struct {
 	Rollout atomic.Uint32
 	// Rank is at 196, written by daemon: how many groups it comes after, one behind the other: of what is stopped together the highest stops first
 	Rank atomic.Uint32
-	// RolloutNote is at 200, written by daemon: why the rolling restart was given up, for people; cut
+	// RolloutNote is at 200, written by daemon: why the rolling restart ended before all had their turn, for people; cut
 	RolloutNote [15]atomic.Uint64
 }
 
@@ -1086,7 +1086,9 @@ type CommandRow struct {
 	FlaggedNs atomic.Uint64
 	// MaxUnavailable is at 24, written by operator: of a group: how many instances may be missing at a time in a rolling restart; 0: one
 	MaxUnavailable atomic.Uint32
-	_              [36]byte
+	// Aborted is at 28, written by operator: of a group: Restart, as of the last rolling restart that is to end where it stands
+	Aborted atomic.Uint32
+	_       [32]byte
 }
 
 // Size of CommandRow and offsets of its fields, in bytes.
@@ -1098,6 +1100,7 @@ const (
 	OffsetofCommandRowCount          = 12
 	OffsetofCommandRowFlaggedNs      = 16
 	OffsetofCommandRowMaxUnavailable = 24
+	OffsetofCommandRowAborted        = 28
 )
 
 // GroupInfo is 256 bytes. Head of a group segment.
@@ -1957,7 +1960,7 @@ var Layouts = []StructInfo{
 		{"rollout_state", "u32", 188, 4, "daemon", "see Rollout"},
 		{"rollout", "u32", 192, 4, "daemon", "CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of"},
 		{"rank", "u32", 196, 4, "daemon", "how many groups it comes after, one behind the other: of what is stopped together the highest stops first"},
-		{"rollout_note", "text", 200, 120, "daemon", "why the rolling restart was given up, for people; cut"},
+		{"rollout_note", "text", 200, 120, "daemon", "why the rolling restart ended before all had their turn, for people; cut"},
 	}},
 	{Name: "WorkerRow", Size: 448, Doc: "One instance: its actual state. Row i of the command segment's worker table belongs to it.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},
@@ -2019,6 +2022,7 @@ var Layouts = []StructInfo{
 		{"count", "u32", 12, 4, "operator", "of a group: instances wanted; 0: as many as the configuration says"},
 		{"flagged_ns", "u64", 16, 8, "operator", "CLOCK_MONOTONIC at the store of the flag"},
 		{"max_unavailable", "u32", 24, 4, "operator", "of a group: how many instances may be missing at a time in a rolling restart; 0: one"},
+		{"aborted", "u32", 28, 4, "operator", "of a group: Restart, as of the last rolling restart that is to end where it stands"},
 	}},
 	{Name: "GroupInfo", Size: 256, Doc: "Head of a group segment.", Fields: []FieldInfo{
 		{"bell", "u32", 0, 4, "instances", "doorbell of the daemon: raised and woken when an instance becomes ready"},

@@ -130,6 +130,7 @@ const (
 	_ = -uint(unsafe.Offsetof(CommandRow{}.Count) ^ OffsetofCommandRowCount)
 	_ = -uint(unsafe.Offsetof(CommandRow{}.FlaggedNs) ^ OffsetofCommandRowFlaggedNs)
 	_ = -uint(unsafe.Offsetof(CommandRow{}.MaxUnavailable) ^ OffsetofCommandRowMaxUnavailable)
+	_ = -uint(unsafe.Offsetof(CommandRow{}.Aborted) ^ OffsetofCommandRowAborted)
 	_ = -uint(unsafe.Sizeof(GroupInfo{}) ^ SizeofGroupInfo)
 	_ = -uint(unsafe.Alignof(GroupInfo{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(GroupInfo{}.Bell) ^ OffsetofGroupInfoBell)

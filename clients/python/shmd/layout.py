@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x910ad27f15e4e49e  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xd5964691e0f2bef9  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -63,7 +63,7 @@ class RolloutState(enum.IntEnum):
     NONE = 0  # there was none
     RUNNING = 1  # instances are restarted, a few at a time
     DONE = 2  # all instances were restarted and are ready
-    STOPPED = 3  # an instance that was restarted did not become ready: the others were left alone, see the note
+    STOPPED = 3  # an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note
 
 
 class Desired(enum.IntEnum):
@@ -315,7 +315,7 @@ FIELDS = {
         "rollout_state": (188, "I"),  # daemon: see Rollout
         "rollout": (192, "I"),  # daemon: CommandRow.Restart of the group, as of the rolling restart that RolloutState tells of
         "rank": (196, "I"),  # daemon: how many groups it comes after, one behind the other: of what is stopped together the highest stops first
-        "rollout_note": (200, "120s"),  # daemon: why the rolling restart was given up, for people; cut
+        "rollout_note": (200, "120s"),  # daemon: why the rolling restart ended before all had their turn, for people; cut
     },
     # One instance: its actual state. Row i of the command segment's worker table belongs to it.
     "WorkerRow": {
@@ -381,6 +381,7 @@ FIELDS = {
         "count": (12, "I"),  # operator: of a group: instances wanted; 0: as many as the configuration says
         "flagged_ns": (16, "Q"),  # operator: CLOCK_MONOTONIC at the store of the flag
         "max_unavailable": (24, "I"),  # operator: of a group: how many instances may be missing at a time in a rolling restart; 0: one
+        "aborted": (28, "I"),  # operator: of a group: Restart, as of the last rolling restart that is to end where it stands
     },
     # Head of a group segment.
     "GroupInfo": {
