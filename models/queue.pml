@@ -3,11 +3,11 @@
  *
  * Parameters (-D): P producers, M messages each, C consumers (0: see the monitor), CRASHES (deaths of producers, consumers and of the
  * repair together), NACKS, ABORTS, HOLDS (a live process that keeps its slot for good; STOPS: that stops
- * between a nack [N] and lower instead), MAXD (max_deliveries, 0: none;
+ * between a nack [N] and lower instead, STOPS_WOKEN: between its wake-up and its look), MAXD (max_deliveries, 0: none;
  * the dead-letter channel has no room, so DEAD stays), REJECTS (leases that are given up: DEAD at once), DRAIN (somebody drains the
  * queue, at any time), START (first position; laps count modulo 16), FIFO, LOOK (consumers look once more, as one of the awake, before they register).
  * Variants that must fail: NAIVE, NO_LOWER_ON_COMMIT, NO_REREAD, NO_REPAIR_LOWER, EARLY_UNBLOCK, NO_RECHECK, NO_WAKEALL,
- * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON, NO_HANDING_ON, REJECT_BY_FREE, ADMIT_FIRST (models/README.md says what each
+ * NO_LAP_CHECK, NO_RING_AT_LEASE, NO_HELP_AT_FULL, NO_PASSING_ON, NO_HANDING_ON, NEVER_LATE, REJECT_BY_FREE, ADMIT_FIRST (models/README.md says what each
  * leaves out). */
 #ifndef P
 #define P 2
@@ -92,6 +92,13 @@ byte finished;         /* producers that sent all */
 byte busy;             /* operations under way */
 bit repairing;
 byte nacks = NACKS, aborts = ABORTS, holds = HOLDS, holding;
+#ifdef STOPS_WOKEN
+byte stopped; /* between their wake-ups and their looks, of those that hold */
+bit sent;     /* a message was sent meanwhile */
+#define SENT if :: stopped > 0 -> sent = 1 :: else fi
+#else
+#define SENT skip
+#endif
 #if REJECTS > 0
 byte rejects = REJECTS;
 #endif
@@ -179,9 +186,15 @@ inline ringSenders() {
 	fi
 }
 
-/* RingOne(false): the code rings at times although one is on its way, which no property here needs. */
+/* RingOne. LATE: the one that is on its way has been for a millisecond. Here: it is stopped, and whoever sends meanwhile sends later than that. Elsewhere
+ * the code may wake one more than is awaited here. */
+#if defined(STOPS_WOKEN) && !defined(NEVER_LATE)
+#define LATE (stopped > 0)
+#else
+#define LATE false
+#endif
 inline ringOneReceiver() {
-	atomic { if :: true -> if :: rw == 0 || rcoming -> quiet = 1 :: else -> rcoming = 1 fi :: cr > 0 -> cr--; goto died fi }; /* W */
+	atomic { if :: true -> if :: rw == 0 || (rcoming && !LATE) -> quiet = 1 :: else -> rcoming = 1 fi :: cr > 0 -> cr--; goto died fi }; /* W */
 	if
 	:: !quiet -> X(rbell++); X(wake1(asleepR))
 	:: else -> quiet = 0
@@ -417,7 +430,7 @@ sleep:
 #endif
 	/* the payload */
 	X(pa[i] = (me - 1) * M + m);
-#ifndef STOPS
+#if !defined(STOPS) && !defined(STOPS_WOKEN)
 	atomic { if :: holds > 0 -> holds--; holding++; release; holding-- :: true fi };
 #endif
 	X(pb[i] = (me - 1) * M + m);
@@ -439,6 +452,7 @@ sleep:
 #ifdef DRAIN
 			assert(!rested);
 #endif
+			SENT;
 			committed = committed | bit_(msg[i])
 		:: else -> /* lost: only a repair of a live process can do it */
 			OPEND; goto next
@@ -502,6 +516,9 @@ next:
 sleep:
 			X(if :: rbell == v -> asleepR = asleepR | bit_(me) :: else fi);
 			atomic { if :: !(asleepR & bit_(me)) :: (asleepR & bit_(me)) && cr > 0 && finished != bit_(P + 1) - 1 -> cr--; goto died fi };
+#ifdef STOPS_WOKEN
+			atomic { if :: holds > 0 -> holds--; holding++; stopped++; release; holding--; stopped-- :: true fi };
+#endif
 			X(if :: rep == ep && rw > 0 -> rw--; rcoming = 0 :: else fi);
 			atomic { reg = 0; v = 0; ep = 0; looked = 0 }
 		fi
@@ -524,7 +541,7 @@ sleep:
 	X(x = pa[i]);
 	assert(x == msg[i]);
 	X(assert(x == pb[i])); /* torn */
-#ifndef STOPS
+#if !defined(STOPS) && !defined(STOPS_WOKEN)
 	atomic { if :: holds > 0 -> holds--; holding++; release; holding-- :: true fi };
 #endif
 	atomic { OPSTART };
@@ -669,6 +686,8 @@ proctype monitor() {
 			do
 #ifdef STOPS
 			:: k < N -> assert(!(asleepR != 0 && asleepS != 0 && phase(st[k]) == READY)); k++
+#elif defined(STOPS_WOKEN) /* what was sent before may wait for the next one that is sent */
+			:: k < N -> assert(!(sent && asleepR != 0 && phase(st[k]) == READY)); k++
 #else
 			:: k < N -> assert(!(asleepR != 0 && phase(st[k]) == READY)); k++
 #endif

@@ -118,6 +118,7 @@ row full '1:1, 3 messages, 1 death' pass exh - -DP=1 -DM=3 -DC=1 -DCRASHES=1
 row full '1:2' pass exh - -DP=1 -DM=2 -DC=2 -DCRASHES=0
 row full '1:2, a slot is kept' pass exh - -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
 row full '1:2, 3 messages, stop in nack' pass bit - -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DNACKS=1 -DHOLDS=1 -DSTOPS
+row full '1:2, stop on the way' pass exh - -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1 -DSTOPS_WOKEN
 row full '2:1, 2 messages, a slot is kept' pass bit - -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row full '2:2, 1 death' pass bit - -DP=2 -DM=1 -DC=2 -DCRASHES=1
 
@@ -133,6 +134,7 @@ row quick NO_LAP_CHECK fail exh - -DNO_LAP_CHECK -DP=1 -DM=4 -DC=1 -DCRASHES=0 -
 row quick NO_RING_AT_LEASE fail exh -DT_REVERSE -DNO_RING_AT_LEASE -DP=2 -DM=2 -DC=1 -DCRASHES=0 -DHOLDS=1
 row quick NO_PASSING_ON fail exh - -DNO_PASSING_ON -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
 row full NO_HANDING_ON fail exh - -DNO_HANDING_ON -DLOOK -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1
+row quick NEVER_LATE fail exh - -DNEVER_LATE -DP=1 -DM=2 -DC=2 -DCRASHES=0 -DHOLDS=1 -DSTOPS_WOKEN
 row quick REJECT_BY_FREE fail exh - -DREJECT_BY_FREE -DP=1 -DM=1 -DC=1 -DCRASHES=1 -DREJECTS=1
 row quick ADMIT_FIRST fail exh - -DADMIT_FIRST -DP=1 -DM=1 -DC=1 -DCRASHES=0 -DDRAIN
 row quick NO_HELP_AT_FULL fail exh - -DNO_HELP_AT_FULL -DSTOPS -DNACKS=1 -DP=1 -DM=3 -DC=2 -DCRASHES=0 -DHOLDS=1

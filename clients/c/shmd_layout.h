@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0xd5964691e0f2bef9) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x45deab0ced49e159) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -675,11 +675,13 @@ struct shmd_queue_info {
     SHMD_ATOMIC(uint32_t) receive_owner;       /* 144, peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair */
     uint8_t reserved_148[44];
     SHMD_ATOMIC(uint64_t) receive_waiters;     /* 192, peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves */
-    uint8_t reserved_200[56];
+    SHMD_ATOMIC(uint64_t) receive_chosen_ns;   /* 200, peers: CLOCK_MONOTONIC when the one that is on its way was chosen or began to look; after a millisecond nobody relies on it. Not used by a lane */
+    uint8_t reserved_208[48];
     SHMD_ATOMIC(uint32_t) receive_bell;        /* 256, peers: doorbell (futex) of the consumers: raised by what was made ready */
     uint8_t reserved_260[60];
     SHMD_ATOMIC(uint64_t) send_waiters;        /* 320, peers: epoch:32 | one is on its way:1 | producers asleep:31 */
-    uint8_t reserved_328[56];
+    SHMD_ATOMIC(uint64_t) send_chosen_ns;      /* 328, peers: as ReceiveChosenNs, of the producers */
+    uint8_t reserved_336[48];
     SHMD_ATOMIC(uint32_t) send_bell;           /* 384, peers: doorbell (futex) of the producers: raised by what was freed */
     uint8_t reserved_388[60];
     SHMD_ATOMIC(uint32_t) attention;           /* 448, peers: doorbell (futex) of the daemon: raised when a message became dead */
@@ -701,8 +703,10 @@ SHMD_ASSERT(offsetof(struct shmd_queue_info, head) == 128, "offset of queue_info
 SHMD_ASSERT(offsetof(struct shmd_queue_info, acked) == 136, "offset of queue_info.acked");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_owner) == 144, "offset of queue_info.receive_owner");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_waiters) == 192, "offset of queue_info.receive_waiters");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_chosen_ns) == 200, "offset of queue_info.receive_chosen_ns");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, receive_bell) == 256, "offset of queue_info.receive_bell");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, send_waiters) == 320, "offset of queue_info.send_waiters");
+SHMD_ASSERT(offsetof(struct shmd_queue_info, send_chosen_ns) == 328, "offset of queue_info.send_chosen_ns");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, send_bell) == 384, "offset of queue_info.send_bell");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, attention) == 448, "offset of queue_info.attention");
 SHMD_ASSERT(offsetof(struct shmd_queue_info, returned) == 452, "offset of queue_info.returned");

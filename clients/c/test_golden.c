@@ -324,8 +324,10 @@ static void queue(void) {
     WORD(q, tail);
     WORD(q, head);
     WORD(q, receive_waiters);
+    WORD(q, receive_chosen_ns);
     WORD(q, receive_bell);
     WORD(q, send_waiters);
+    WORD(q, send_chosen_ns);
     WORD(q, send_bell);
     WORD(q, send_owner);
     WORD(q, acked);

@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xd5964691e0f2bef9
+const LayoutHash uint64 = 0x45deab0ced49e159
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -1348,13 +1348,17 @@ type QueueInfo struct {
 	_            [44]byte
 	// ReceiveWaiters is at 192, written by peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves
 	ReceiveWaiters atomic.Uint64
-	_              [56]byte
+	// ReceiveChosenNs is at 200, written by peers: CLOCK_MONOTONIC when the one that is on its way was chosen or began to look; after a millisecond nobody relies on it. Not used by a lane
+	ReceiveChosenNs atomic.Uint64
+	_               [48]byte
 	// ReceiveBell is at 256, written by peers: doorbell (futex) of the consumers: raised by what was made ready
 	ReceiveBell atomic.Uint32
 	_           [60]byte
 	// SendWaiters is at 320, written by peers: epoch:32 | one is on its way:1 | producers asleep:31
 	SendWaiters atomic.Uint64
-	_           [56]byte
+	// SendChosenNs is at 328, written by peers: as ReceiveChosenNs, of the producers
+	SendChosenNs atomic.Uint64
+	_            [48]byte
 	// SendBell is at 384, written by peers: doorbell (futex) of the producers: raised by what was freed
 	SendBell atomic.Uint32
 	_        [60]byte
@@ -1369,26 +1373,28 @@ type QueueInfo struct {
 
 // Size of QueueInfo and offsets of its fields, in bytes.
 const (
-	SizeofQueueInfo                 = 1024
-	OffsetofQueueInfoSlots          = 0
-	OffsetofQueueInfoSlotSize       = 4
-	OffsetofQueueInfoStride         = 8
-	OffsetofQueueInfoMaxDeliveries  = 12
-	OffsetofQueueInfoSlotsOffset    = 16
-	OffsetofQueueInfoFlags          = 24
-	OffsetofQueueInfoMaxLeases      = 28
-	OffsetofQueueInfoTail           = 64
-	OffsetofQueueInfoSendOwner      = 72
-	OffsetofQueueInfoHead           = 128
-	OffsetofQueueInfoAcked          = 136
-	OffsetofQueueInfoReceiveOwner   = 144
-	OffsetofQueueInfoReceiveWaiters = 192
-	OffsetofQueueInfoReceiveBell    = 256
-	OffsetofQueueInfoSendWaiters    = 320
-	OffsetofQueueInfoSendBell       = 384
-	OffsetofQueueInfoAttention      = 448
-	OffsetofQueueInfoReturned       = 452
-	OffsetofQueueInfoDrain          = 456
+	SizeofQueueInfo                  = 1024
+	OffsetofQueueInfoSlots           = 0
+	OffsetofQueueInfoSlotSize        = 4
+	OffsetofQueueInfoStride          = 8
+	OffsetofQueueInfoMaxDeliveries   = 12
+	OffsetofQueueInfoSlotsOffset     = 16
+	OffsetofQueueInfoFlags           = 24
+	OffsetofQueueInfoMaxLeases       = 28
+	OffsetofQueueInfoTail            = 64
+	OffsetofQueueInfoSendOwner       = 72
+	OffsetofQueueInfoHead            = 128
+	OffsetofQueueInfoAcked           = 136
+	OffsetofQueueInfoReceiveOwner    = 144
+	OffsetofQueueInfoReceiveWaiters  = 192
+	OffsetofQueueInfoReceiveChosenNs = 200
+	OffsetofQueueInfoReceiveBell     = 256
+	OffsetofQueueInfoSendWaiters     = 320
+	OffsetofQueueInfoSendChosenNs    = 328
+	OffsetofQueueInfoSendBell        = 384
+	OffsetofQueueInfoAttention       = 448
+	OffsetofQueueInfoReturned        = 452
+	OffsetofQueueInfoDrain           = 456
 )
 
 // QueueCounters is 64 bytes. One of 16 stripes; an attachment adds to stripe id mod 16. A kill may cost a count of one.
@@ -2095,8 +2101,10 @@ var Layouts = []StructInfo{
 		{"acked", "u64", 136, 8, "peers", "lane: first position that may be leased still; slots behind it are free unless their word says otherwise"},
 		{"receive_owner", "u32", 144, 4, "peers", "lane: attachment id of the one consumer, 0 for none; cleared by its repair"},
 		{"receive_waiters", "u64", 192, 8, "peers", "epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves"},
+		{"receive_chosen_ns", "u64", 200, 8, "peers", "CLOCK_MONOTONIC when the one that is on its way was chosen or began to look; after a millisecond nobody relies on it. Not used by a lane"},
 		{"receive_bell", "u32", 256, 4, "peers", "doorbell (futex) of the consumers: raised by what was made ready"},
 		{"send_waiters", "u64", 320, 8, "peers", "epoch:32 | one is on its way:1 | producers asleep:31"},
+		{"send_chosen_ns", "u64", 328, 8, "peers", "as ReceiveChosenNs, of the producers"},
 		{"send_bell", "u32", 384, 4, "peers", "doorbell (futex) of the producers: raised by what was freed"},
 		{"attention", "u32", 448, 4, "peers", "doorbell (futex) of the daemon: raised when a message became dead"},
 		{"returned", "u32", 452, 4, "peers", "lane: raised when a message came back behind the consumer's head"},

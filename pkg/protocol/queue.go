@@ -171,8 +171,8 @@ func OpenQueue(b []byte) (*Queue, error) {
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset, first: &b[offset],
 		maxDeliveries: o.MaxDeliveries, maxLeases: o.MaxLeases, flags: flags,
-		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, fenced: lane, brisk: lane},
-		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters, fenced: lane},
+		Receivers: Doorbell{bell: &info.ReceiveBell, waiters: &info.ReceiveWaiters, chosen: &info.ReceiveChosenNs, late: lateNs, fenced: lane, brisk: lane},
+		Senders:   Doorbell{bell: &info.SendBell, waiters: &info.SendWaiters, chosen: &info.SendChosenNs, late: lateNs, fenced: lane},
 	}, nil
 }
 
@@ -313,7 +313,7 @@ func (q *Queue) commit(l Loan, meta, messages uint64) error {
 		q.lower(l.slot) // D: after C; pairs with H, J
 	}
 	q.counters(l.word.Owner()).Sent.Add(messages)
-	q.ringReceivers() // E
+	q.Receivers.RingOne() // E
 	return nil
 }
 
@@ -384,7 +384,7 @@ func (q *Queue) tryReceive(owner uint16) (Lease, error) {
 			q.ringSenders(h) // producers that met this slot READY can go past it now
 			// L: a commit that found a consumer on its way did not ring
 			if t-h > 1 && q.Receivers.Sleepers() != 0 {
-				q.Receivers.RingOne(false)
+				q.Receivers.RingOne()
 			}
 			l := Lease{h & q.mask, mine, 1}
 			if s.meta().Load() > uint64(q.slotSize) { // a frame, or damaged
@@ -433,7 +433,7 @@ func (q *Queue) ack(l Lease) error {
 		return ErrLost
 	}
 	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))
-	q.Senders.RingOne(l.slot&15 == 0) // in each sixteenth slot even if one is on its way: that one may be stopped
+	q.Senders.RingOne()
 	return nil
 }
 
@@ -513,15 +513,7 @@ func (q *Queue) lower(i uint64) bool {
 // but those of ack.
 func (q *Queue) ringSenders(p uint64) {
 	if q.Senders.Sleepers() != 0 && Word(q.slot(p+1).State.Load()).Phase() != PhaseReady {
-		q.Senders.RingOne(false)
-	}
-}
-
-// ringReceivers wakes a consumer after a commit, unless one is on its way; then still if 2, 4, 8, … messages wait, since that one may be stopped.
-func (q *Queue) ringReceivers() {
-	if q.Receivers.Sleepers() != 0 { // W
-		n := q.info.Tail.Load() - q.info.Head.Load()
-		q.Receivers.RingOne(n != 1 && n&(n-1) == 0)
+		q.Senders.RingOne()
 	}
 }
 
@@ -529,7 +521,7 @@ func (q *Queue) ringReceivers() {
 func (q *Queue) Found() {
 	q.Receivers.Looked()                                  // M: before the look at tail; against C and W
 	if int64(q.info.Tail.Load()-q.info.Head.Load()) > 0 { // tail was moved before C
-		q.Receivers.RingOne(false)
+		q.Receivers.RingOne()
 	}
 }
 

@@ -567,6 +567,7 @@ func TestQueueClaimWakesProducer(t *testing.T) {
 // A wake-up under way stands for those that would follow, until the sleeper that got it looks; it passes on what it does not take.
 func TestQueueWakeUnderWay(t *testing.T) {
 	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
+	q.Receivers.late = 1 << 62
 	sleeper := q.Receivers.Register()
 	q.Receivers.Register()
 	q.Receivers.Register()
@@ -593,8 +594,10 @@ func TestQueueWakeUnderWay(t *testing.T) {
 		}
 	}
 	rung("first message", true, commit)
-	rung("second, which might wait for a stopped consumer for ever", true, commit)
-	rung("third, with a consumer on its way", false, commit)
+	rung("second, with a consumer on its way", false, commit)
+	q.Receivers.late = 0
+	rung("third, beside one that is late", true, commit)
+	q.Receivers.late = 1 << 62
 	rung("somebody else receives", false, lease)
 	q.Receivers.Unregister(sleeper)
 	if n := q.Receivers.Sleepers(); n != 2 {

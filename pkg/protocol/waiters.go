@@ -18,6 +18,8 @@ import (
 type Doorbell struct {
 	bell    *atomic.Uint32
 	waiters *atomic.Uint64 // epoch:32 | coming or brisk:1 | count:31
+	chosen  *atomic.Uint64 // CLOCK_MONOTONIC shortly before coming was set, in ns; nil for a Doorbell without RingOne and Look
+	late    uint64         // ns after which nobody relies on it: lateNs but in tests
 
 	// fenced: wakers publish with a plain release store, after which their load of the count [W] may come first. Then the sleeper
 	// pays for both: a membarrier between [S] and [T] is a full barrier in every waker as well. All processes that use the
@@ -43,6 +45,8 @@ const (
 
 	// brisk, the same bit where the Doorbell has brisk: the waker may do without barriers (RingBrisk).
 	brisk = 1 << 31
+
+	lateNs = 1e6 // how long a wake-up under way stands for those that would follow
 
 	calmFor = 16 // messages that find nobody asleep, before the waker does without barriers
 )
@@ -147,20 +151,33 @@ func (d Doorbell) ringAfterBarrier(calm *uint32) {
 }
 
 // RingOne is Ring(1), unless a sleeper that was woken so is still on its way: it will look after this call began, at what was published before, and passes the
-// wake on if there is more than it takes. So many messages cost one wake-up. must: not even then, which bounds what one waits for that is stopped on its way.
-func (d Doorbell) RingOne(must bool) {
+// wake on if there is more than it takes. So many messages cost one wake-up. One that has been on its way for longer than d.late may be stopped there: nobody
+// relies on it any more.
+func (d Doorbell) RingOne() {
 	for {
 		w := d.waiters.Load() // W
-		if w&counted == 0 || w&coming != 0 && !must {
+		if w&counted == 0 {
 			return
 		}
-		if w&coming != 0 || d.waiters.CompareAndSwap(w, w|coming) {
+		if w&coming != 0 {
+			was := d.chosen.Load()
+			now := uint64(sys.MonotonicNs())
+			if now-was < d.late || !d.chosen.CompareAndSwap(was, now) { // or somebody else wakes another
+				return
+			}
+			break
+		}
+		d.choose()
+		if d.waiters.CompareAndSwap(w, w|coming) {
 			break
 		}
 	}
 	d.bell.Add(1)
 	sys.FutexWake(d.bell, 1)
 }
+
+// choose takes down when coming was set. It goes before that: nobody is to find an old time beside the bit.
+func (d Doorbell) choose() { d.chosen.Store(uint64(sys.MonotonicNs())) }
 
 // Looking is what Look finds.
 type Looking int
@@ -175,12 +192,14 @@ const (
 func (d Doorbell) Look() Looking {
 	for {
 		w := d.waiters.Load()
-		switch {
-		case w&counted == 0:
+		if w&counted == 0 {
 			return LookAlone
-		case w&coming != 0:
+		}
+		if w&coming != 0 {
 			return LookOther
-		case d.waiters.CompareAndSwap(w, w|coming):
+		}
+		d.choose()
+		if d.waiters.CompareAndSwap(w, w|coming) {
 			return LookPromised
 		}
 	}

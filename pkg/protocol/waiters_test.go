@@ -70,6 +70,7 @@ func TestLaneBrisk(t *testing.T) {
 // A consumer that looks is woken by nobody, and neither are those that sleep; it passes on what came while it looked.
 func TestQueueLook(t *testing.T) {
 	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
+	q.Receivers.late = 1 << 62
 	rung := func(what string, want bool, do func()) {
 		t.Helper()
 		v := q.Receivers.Value()
@@ -118,4 +119,52 @@ func TestQueueLook(t *testing.T) {
 	lease()
 	q.Receivers.RingAll()
 	look(LookAlone)
+}
+
+// One that is on its way stands for other wake-ups for some time: then it may be stopped there, and the next message wakes another.
+func TestRingOneLate(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
+	const long = 1000 * lateNs
+	q.Receivers.late = long
+	now := func() uint64 { return uint64(sys.MonotonicNs()) }
+	later := func() { q.info.ReceiveChosenNs.Store(now() - long) }
+	n := uint64(0)
+	rung := func(what string, want bool) {
+		t.Helper()
+		v, before := q.Receivers.Value(), now()
+		if err := send(t, q, 3, n); err != nil {
+			t.Fatal(err)
+		}
+		n++
+		if (q.Receivers.Value() != v) != want {
+			t.Errorf("%s: rung %v, want %v", what, !want, want)
+		}
+		if at := q.info.ReceiveChosenNs.Load(); want && (at < before || at > now()) {
+			t.Errorf("%s: chosen at %d, want %d to %d", what, at, before, now())
+		}
+	}
+	stopped := q.Receivers.Register()
+	rung("the first message", true)
+	rung("one is on its way", false)
+	later()
+	rung("it is late", true)
+	rung("another is on its way", false)
+	later()
+	rung("that is late as well", true)
+	q.info.ReceiveChosenNs.Store(1 << 62)
+	rung("the time of another clock", true)
+	q.Receivers.Unregister(stopped)
+	later()
+	rung("nobody sleeps", false)
+
+	q.Receivers.Register()
+	if got := q.Receivers.Look(); got != LookPromised {
+		t.Fatalf("Look: %d", got)
+	}
+	rung("one looks", false)
+	later()
+	rung("it has looked for long", true)
+	if q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8}); q.Receivers.late != lateNs || q.Senders.late != lateNs {
+		t.Error("queues have another limit")
+	}
 }

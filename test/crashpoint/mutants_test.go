@@ -59,7 +59,7 @@ var mutants = []mutant{
 		publish + "	sys.StoreRelease(s.meta(), meta)\n	if l.suspect || w.Passed() {\n		q.lower(l.slot)\n	}\n"},
 	{"commit in two steps, owner first", "kill", true, "queue.go", "	sys.StoreRelease(s.meta(), meta)\n	for {",
 		"	sys.StoreRelease(s.meta(), meta)\n	if c := MakeWord(PhaseWriting, 0, 0, w.Lap()) | w&passedBit; s.State.CompareAndSwap(uint64(w), uint64(c)) {\n		w, l.word = c, c&^passedBit\n	}\n	for {"},
-	{"commit without wake [E]", "wake", false, "queue.go", "q.ringReceivers() // E", ""},
+	{"commit without wake [E]", "wake", false, "queue.go", "	q.Receivers.RingOne() // E\n", ""},
 	{"skip does not mark the slot [P]", "parked", false, "queue.go", "if !w.Passed() && !s.State", "if false && !s.State"},
 	{"skip without looking back [J]", "parked", true, "queue.go", "if Word(s.State.Load()).Phase() == PhaseReady { // J", "if false { // J"},
 	{"head moves before the lease", "parked", false, "queue.go",
@@ -71,7 +71,7 @@ var mutants = []mutant{
 	{"no ringSenders at lease", "unit", true, "queue.go", "q.ringSenders(h) // producers that met", "// producers that met"},
 	{"no ringSenders at claim", "unit", true, "queue.go", "q.ringSenders(t)                            // one slot", "// one slot"},
 	{"ack keeps the lap", "parked", true, "queue.go", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()+1))) { // G", "uint64(MakeWord(PhaseFree, 0, 0, l.word.Lap()))) { // G"},
-	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))\n	q.Senders.RingOne(l.slot&15 == 0)", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))"},
+	{"ack without wake", "wake", false, "queue.go", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))\n	q.Senders.RingOne()", "	q.counters(l.word.Owner()).Acked.Add(uint64(l.open))"},
 	{"nack loses the message", "kill", true, "queue.go", "	next := MakeWord(PhaseReady, 0, n, w.Lap())", "	next := MakeWord(PhaseFree, 0, 0, w.Lap()+1)"},
 	{"nack without lower", "kill", false, "queue.go", "		return\n	}\n	q.lower(i)\n}", "		return\n	}\n}"},
 	{"deliveries are not raised", "kill", false, "queue.go", "n := min(w.Deliveries()+deliveries, maxDeliveries)", "n := min(w.Deliveries()+0*deliveries, maxDeliveries)"},
@@ -103,6 +103,8 @@ var mutants = []mutant{
 	{"a drain refuses nobody [Z]", "beside", false, "queueadmin.go", "if q.info.Drain.Load() == 0 { // Z", "if true { // Z"},
 	{"RingAll keeps the count", "unit", false, "waiters.go", "		next := (w>>32 + 1) << 32\n", "		next := (w>>32+1)<<32 | w&counted\n"},
 	{"who found a message passes nothing on [M]", "wake", true, "queue.go", "	if int64(q.info.Tail.Load()-q.info.Head.Load()) > 0 {", "	if false {"},
+	{"who is on its way is relied on for ever", "unit", false, "waiters.go", "now-was < d.late || !d.chosen", "now-was >= 0 || !d.chosen"},
+	{"nobody takes down when one was chosen", "unit", false, "waiters.go", "d.chosen.Store(uint64(sys.MonotonicNs()))", "d.chosen.Store(0)"},
 	{"sleepers are not counted", "unit", false, "waiters.go", "		next := w + 1\n", "		next := w\n"},
 }
 

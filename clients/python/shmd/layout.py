@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0xd5964691e0f2bef9  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x45deab0ced49e159  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -461,8 +461,10 @@ FIELDS = {
         "acked": (136, "Q"),  # peers: lane: first position that may be leased still; slots behind it are free unless their word says otherwise
         "receive_owner": (144, "I"),  # peers: lane: attachment id of the one consumer, 0 for none; cleared by its repair
         "receive_waiters": (192, "Q"),  # peers: epoch:32 | one is on its way:1 | consumers asleep:31; a repair raises the epoch and zeroes the rest; lane: not one on its way, but the producer goes without a barrier, which a repair leaves
+        "receive_chosen_ns": (200, "Q"),  # peers: CLOCK_MONOTONIC when the one that is on its way was chosen or began to look; after a millisecond nobody relies on it. Not used by a lane
         "receive_bell": (256, "I"),  # peers: doorbell (futex) of the consumers: raised by what was made ready
         "send_waiters": (320, "Q"),  # peers: epoch:32 | one is on its way:1 | producers asleep:31
+        "send_chosen_ns": (328, "Q"),  # peers: as ReceiveChosenNs, of the producers
         "send_bell": (384, "I"),  # peers: doorbell (futex) of the producers: raised by what was freed
         "attention": (448, "I"),  # peers: doorbell (futex) of the daemon: raised when a message became dead
         "returned": (452, "I"),  # peers: lane: raised when a message came back behind the consumer's head
