@@ -206,10 +206,18 @@ func oneWay(size int) *contest {
 		n.entries = append(n.entries,
 			c(ring, "ring", p.with(100000, 30000000)),
 			pair(ours, "lane-receive-runs", "lane-send-runs", p.with(100000, 30000000)))
-		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d", name, batch), "M/s", "rate", ours, ring, "", target))
-		loose := fmt.Sprint("shmd, LoanBatch of ", batch) // of messages of any size, by any goroutine
-		n.entries = append(n.entries, pair(loose, "queue-batch-receive", "queue-batch-send", p.with(50000, 5000000)))
-		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d, LoanBatch", name, batch), "M/s", "rate", loose, "shmd", "shmd, one at a time", ">= 1"))
+		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d, SendRun and ReceiveRun", name, batch), "M/s", "rate", ours, ring, "", target))
+		rows := fmt.Sprintf("%s, batches of %d, ", name, batch)
+		for _, way := range []struct{ by, send, receive string }{ // messages of any size; the first two by any goroutine, the third received through a Consumer
+			{"LoanBatch and ReceiveBatch", "queue-batch-send", "queue-batch-receive"},
+			{"SendBatch and ReceiveBatch", "queue-batch-copy", "queue-batch-receive"},
+			{"SendBatch and ReceiveRun", "queue-batch-copy", "lane-receive-runs"},
+		} {
+			key := fmt.Sprintf("shmd, %d by %s", batch, way.by)
+			n.entries = append(n.entries, pair(key, way.receive, way.send, p.with(50000, 5000000)))
+			n.rows = append(n.rows, ratio(rows+way.by, "M/s", "rate", key, ring, "", target))
+			n.rows = append(n.rows, ratio(rows+way.by, "M/s", "rate", key, "shmd", "shmd, one at a time", ">= 1"))
+		}
 	}
 	for _, peer := range peers {
 		if peer.flows {

@@ -119,6 +119,31 @@ func (e *end) attach(produce, consume []string) (*shm.Region, error) {
 	return shm.Attach(context.Background(), shm.Options{Region: e.region, Socket: e.socket, Name: "bench", Produce: produce, Consume: consume})
 }
 
+// queue attaches and opens e.channel as one side of it.
+func (e *end) queue(produce bool) (*shm.Region, *shm.Queue, error) {
+	return opened(e, produce, (*shm.Region).Queue)
+}
+
+// topic is queue for a topic.
+func (e *end) topic(publish bool) (*shm.Region, *shm.Topic, error) {
+	return opened(e, publish, (*shm.Region).Topic)
+}
+
+func opened[C any](e *end, produce bool, open func(*shm.Region, string) (C, error)) (r *shm.Region, c C, err error) {
+	if produce {
+		r, err = e.attach([]string{e.channel}, nil)
+	} else {
+		r, err = e.attach(nil, []string{e.channel})
+	}
+	if err != nil {
+		return nil, c, err
+	}
+	if c, err = open(r, e.channel); err != nil {
+		r.Close()
+	}
+	return r, c, err
+}
+
 // report prints the result.
 func report(r result) {
 	line, err := json.Marshal(r)
@@ -131,6 +156,23 @@ func report(r result) {
 // rate is the result of the receiving end.
 func (e *end) rate(begin, end uint64, counted int) result {
 	return result{"rate": float64(counted) / (float64(end-begin) * e.tick) * 1e9}
+}
+
+// A tally is what a receiving end has counted. Its loop counts in variables of its own, which stay in registers.
+type tally struct {
+	begin uint64 // when the clock started, in ticks
+	count int    // messages since
+	got   uint64 // the sum of all
+}
+
+// received reports the rate of a receiving end from t.begin until now, and says whether everything arrived as it was sent.
+func (e *end) received(t tally) error {
+	res := e.rate(t.begin, ticks(), t.count)
+	if want := newSource(e.size).expected(e.total()); e.touch && t.got != want {
+		return errSum(t.got, want)
+	}
+	report(res)
+	return nil
 }
 
 // errSum is what an end says whose payloads arrived wrong.

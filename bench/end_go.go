@@ -128,10 +128,5 @@ func streamReceive(e *end, c io.ReadWriter) error {
 		}
 		got += sum(b)
 	}
-	res := e.rate(begin, ticks(), e.count)
-	if want := newSource(e.size).expected(e.total()); got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return e.received(tally{begin, e.count, got})
 }

@@ -12,12 +12,45 @@ import (
 func init() {
 	roles["lane-trip-client"] = laneTripClient
 	roles["lane-trip-server"] = laneTripServer
-	roles["lane-send"] = laneSend
-	roles["lane-receive"] = laneReceive
-	roles["lane-send-runs"] = laneSendRuns
-	roles["lane-receive-runs"] = laneReceiveRuns
-	roles["lane-lend"] = laneLend
-	roles["lane-take"] = laneTake
+	producing("lane-send", laneSend)
+	consuming("lane-receive", laneReceive)
+	producing("lane-send-runs", laneSendRuns)
+	consuming("lane-receive-runs", laneReceiveRuns)
+	producing("lane-lend", laneLend)
+	consuming("lane-take", laneTake)
+}
+
+// producing makes a role of a function that sends all messages through an end it is given.
+func producing(role string, send func(*end, *shm.Producer) error) {
+	roles[role] = func(e *end) error {
+		l, err := e.lanes(e.channel, "")
+		if err != nil {
+			return err
+		}
+		defer l.close()
+		if err := send(e, l.out); err != nil {
+			return err
+		}
+		report(result{})
+		return nil
+	}
+}
+
+// consuming makes a role of a function that receives all messages through an end it is given.
+func consuming(role string, receive func(*end, *shm.Consumer) (tally, error)) {
+	roles[role] = func(e *end) error {
+		l, err := e.lanes("", e.channel)
+		if err != nil {
+			return err
+		}
+		defer l.close()
+		e.ready()
+		t, err := receive(e, l.in)
+		if err != nil {
+			return err
+		}
+		return e.received(t)
+	}
 }
 
 // lanes holds an attachment and the ends it has.
@@ -122,31 +155,19 @@ func laneTripServer(e *end) error {
 }
 
 // laneSend sends copies, one at a time.
-func laneSend(e *end) error {
-	l, err := e.lanes(e.channel, "")
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	ctx, src, out := context.Background(), newSource(e.size), l.out
+func laneSend(e *end, out *shm.Producer) error {
+	ctx, src := context.Background(), newSource(e.size)
 	for i := range e.total() {
 		if err := out.Send(ctx, src.message(i)); err != nil {
 			return err
 		}
 	}
-	report(result{})
 	return nil
 }
 
 // laneReceive receives copies, one at a time, as a consumer without a lock does.
-func laneReceive(e *end) error {
-	l, err := e.lanes("", e.channel)
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	ctx, in, buf := context.Background(), l.in, make([]byte, 0, e.size)
-	e.ready()
+func laneReceive(e *end, in *shm.Consumer) (tally, error) {
+	ctx, buf := context.Background(), make([]byte, 0, e.size)
 	var begin, got uint64
 	for i := range e.total() {
 		if i == e.warm {
@@ -154,26 +175,16 @@ func laneReceive(e *end) error {
 		}
 		b, err := in.ReceiveCopy(ctx, buf)
 		if err != nil {
-			return err
+			return tally{}, err
 		}
 		got += sum(b)
 	}
-	res := e.rate(begin, ticks(), e.count)
-	if want := newSource(e.size).expected(e.total()); got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return tally{begin, e.count, got}, nil
 }
 
 // laneSendRuns sends messages that lie one after another, a batch at a time.
-func laneSendRuns(e *end) error {
-	l, err := e.lanes(e.channel, "")
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	ctx, src, out := context.Background(), newSource(e.size), l.out
+func laneSendRuns(e *end, out *shm.Producer) error {
+	ctx, src := context.Background(), newSource(e.size)
 	for i := 0; i < e.total(); {
 		b := src.run(i, min(e.batch, e.total()-i))
 		n, err := out.SendRun(ctx, b, e.size)
@@ -182,19 +193,12 @@ func laneSendRuns(e *end) error {
 		}
 		i += n
 	}
-	report(result{})
 	return nil
 }
 
 // laneReceiveRuns reads in place all messages of a slot.
-func laneReceiveRuns(e *end) error {
-	l, err := e.lanes("", e.channel)
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	ctx, in := context.Background(), l.in
-	e.ready()
+func laneReceiveRuns(e *end, in *shm.Consumer) (tally, error) {
+	ctx := context.Background()
 	var begin, got uint64
 	counted := 0
 	for i := 0; i < e.total(); {
@@ -203,30 +207,20 @@ func laneReceiveRuns(e *end) error {
 		}
 		b, n, err := in.ReceiveRun(ctx)
 		if err != nil {
-			return err
+			return tally{}, err
 		}
 		got += sum(b)
 		i += n
 		if err := in.Ack(); err != nil {
-			return err
+			return tally{}, err
 		}
 	}
-	res := e.rate(begin, ticks(), counted)
-	if want := newSource(e.size).expected(e.total()); got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return tally{begin, counted, got}, nil
 }
 
 // laneLend fills slots in place, or publishes them as they are.
-func laneLend(e *end) error {
-	l, err := e.lanes(e.channel, "")
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	ctx, src, out := context.Background(), newSource(e.size), l.out
+func laneLend(e *end, out *shm.Producer) error {
+	ctx, src := context.Background(), newSource(e.size)
 	for i := range e.total() {
 		b, err := out.Loan(ctx)
 		if err != nil {
@@ -239,19 +233,12 @@ func laneLend(e *end) error {
 			return err
 		}
 	}
-	report(result{})
 	return nil
 }
 
 // laneTake receives in place, and reads what it gets or does not.
-func laneTake(e *end) error {
-	l, err := e.lanes("", e.channel)
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	ctx, in := context.Background(), l.in
-	e.ready()
+func laneTake(e *end, in *shm.Consumer) (tally, error) {
+	ctx := context.Background()
 	var begin, got uint64
 	for i := range e.total() {
 		if i == e.warm {
@@ -259,19 +246,14 @@ func laneTake(e *end) error {
 		}
 		b, err := in.Receive(ctx)
 		if err != nil {
-			return err
+			return tally{}, err
 		}
 		if e.touch {
 			got += sum(b)
 		}
 		if err := in.Ack(); err != nil {
-			return err
+			return tally{}, err
 		}
 	}
-	res := e.rate(begin, ticks(), e.count)
-	if want := newSource(e.size).expected(e.total()); e.touch && got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return tally{begin, e.count, got}, nil
 }

@@ -156,10 +156,5 @@ func natsReceive(e *end) error {
 		}
 		got += sum(m.Data)
 	}
-	res := e.rate(begin, ticks(), e.count)
-	if want := newSource(e.size).expected(e.total()); got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return e.received(tally{begin, e.count, got})
 }

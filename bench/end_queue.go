@@ -9,8 +9,6 @@ import (
 func init() {
 	roles["queue-send"] = queueSend
 	roles["queue-receive"] = queueReceive
-	roles["queue-lend"] = queueLend
-	roles["queue-take"] = queueTake
 	roles["queue-produce"] = queueProduce
 	roles["queue-consume"] = queueConsume
 	roles["queue-wait"] = queueWait
@@ -18,15 +16,11 @@ func init() {
 
 // queueSend sends copies, one at a time.
 func queueSend(e *end) error {
-	r, err := e.attach([]string{e.channel}, nil)
+	r, q, err := e.queue(true)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
 	ctx, src := context.Background(), newSource(e.size)
 	var begin int64
 	for i := range e.total() {
@@ -43,15 +37,11 @@ func queueSend(e *end) error {
 
 // queueReceive receives in place, one at a time.
 func queueReceive(e *end) error {
-	r, err := e.attach(nil, []string{e.channel})
+	r, q, err := e.queue(false)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
 	ctx := context.Background()
 	e.ready()
 	var begin, got uint64
@@ -68,90 +58,16 @@ func queueReceive(e *end) error {
 			return err
 		}
 	}
-	res := e.rate(begin, ticks(), e.count)
-	if want := newSource(e.size).expected(e.total()); got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
-}
-
-// queueLend fills slots in place, or publishes them as they are.
-func queueLend(e *end) error {
-	r, err := e.attach([]string{e.channel}, nil)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
-	ctx, src := context.Background(), newSource(e.size)
-	for i := range e.total() {
-		l, err := q.Loan(ctx)
-		if err != nil {
-			return err
-		}
-		if e.touch {
-			put(l.Bytes(), src.message(i))
-		}
-		if err := l.Commit(e.size); err != nil {
-			return err
-		}
-	}
-	report(result{})
-	return nil
-}
-
-// queueTake receives in place, and reads what it gets or does not.
-func queueTake(e *end) error {
-	r, err := e.attach(nil, []string{e.channel})
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
-	ctx := context.Background()
-	e.ready()
-	var begin, got uint64
-	for i := range e.total() {
-		if i == e.warm {
-			begin = ticks()
-		}
-		m, err := q.Receive(ctx)
-		if err != nil {
-			return err
-		}
-		if e.touch {
-			got += sum(m.Bytes())
-		}
-		if err := m.Ack(); err != nil {
-			return err
-		}
-	}
-	res := e.rate(begin, ticks(), e.count)
-	if want := newSource(e.size).expected(e.total()); e.touch && got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return e.received(tally{begin, e.count, got})
 }
 
 // queueProduce is one of several producers: it sends from "go" to "stop".
 func queueProduce(e *end) error {
-	r, err := e.attach([]string{e.channel}, nil)
+	r, q, err := e.queue(true)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
 	src := newSource(e.size)
 	e.ready()
 	if err := e.wait(); err != nil {
@@ -174,15 +90,11 @@ func queueProduce(e *end) error {
 
 // queueConsume is one of several consumers: it counts what it gets between "go" and "stop".
 func queueConsume(e *end) error {
-	r, err := e.attach(nil, []string{e.channel})
+	r, q, err := e.queue(false)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
 	e.ready()
 	if err := e.wait(); err != nil {
 		return err
@@ -210,15 +122,11 @@ func queueConsume(e *end) error {
 
 // queueWait waits for a message that does not come.
 func queueWait(e *end) error {
-	r, err := e.attach(nil, []string{e.channel})
+	r, q, err := e.queue(false)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	q, err := r.Queue(e.channel)
-	if err != nil {
-		return err
-	}
 	ctx := e.stopped()
 	e.ready()
 	if _, err := q.Receive(ctx); !errors.Is(err, context.Canceled) {

@@ -17,15 +17,11 @@ func init() {
 
 // publish publishes copies, one at a time or in batches.
 func (e *end) publish(batched bool) error {
-	r, err := e.attach([]string{e.channel}, nil)
+	r, t, err := e.topic(true)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	t, err := r.Topic(e.channel)
-	if err != nil {
-		return err
-	}
 	p, err := t.Publisher()
 	if err != nil {
 		return err
@@ -57,15 +53,11 @@ func (e *end) publish(batched bool) error {
 
 // subscribe receives in place, one at a time or in batches.
 func (e *end) subscribe(batched bool) error {
-	r, err := e.attach(nil, []string{e.channel})
+	r, t, err := e.topic(false)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	t, err := r.Topic(e.channel)
-	if err != nil {
-		return err
-	}
 	s, err := t.Subscribe(shm.SubscribeOptions{})
 	if err != nil {
 		return err
@@ -101,25 +93,16 @@ func (e *end) subscribe(batched bool) error {
 		}
 		i++
 	}
-	res := e.rate(begin, ticks(), counted)
-	if want := newSource(e.size).expected(e.total()); got != want {
-		return errSum(got, want)
-	}
-	report(res)
-	return nil
+	return e.received(tally{begin, counted, got})
 }
 
 // topicFollow receives what it can of a topic that drops its oldest messages, until it is told to stop.
 func topicFollow(e *end) error {
-	r, err := e.attach(nil, []string{e.channel})
+	r, t, err := e.topic(false)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	t, err := r.Topic(e.channel)
-	if err != nil {
-		return err
-	}
 	s, err := t.Subscribe(shm.SubscribeOptions{})
 	if err != nil {
 		return err
