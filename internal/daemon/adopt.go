@@ -62,6 +62,9 @@ func (d *Daemon) adopt(e *estate, now time.Time) (*adopted, error) {
 	for _, x := range e.damaged {
 		d.log.Error("a segment was damaged by a process that may write to it: it is made anew, and empty, and the workers that use it are started again", "segment", x.segment, "damage", x.err)
 	}
+	for _, err := range d.mem.unlocked {
+		d.log.Warn("a segment is not locked into memory: it may be swapped out", "error", err)
+	}
 	d.changedKeys()
 	if err := d.mem.log.Resume(); err != nil {
 		d.log.Warn("the log begins anew", "error", err)
@@ -435,6 +438,11 @@ func (d *Daemon) goOn(a *adopted) {
 			d.resumeRunning(w)
 		} else {
 			d.step(w, d.asItWas(w, false, true))
+		}
+	}
+	for _, w := range d.workers {
+		if !w.gone() {
+			d.step(w, supervise.Resumed{})
 		}
 	}
 	for _, o := range d.outsiders {

@@ -201,4 +201,23 @@ func TestMemoryOptions(t *testing.T) {
 	t.Parallel()
 	d := testregion.Start(t, strings.TrimSuffix(named, "\n")+"\nmlock = true\nprefault = true\ndont_dump = true\nlog_size = \"64KiB\"\n"+jobs+"[channel.big]\nslots = 1024\nslot_size = \"64MiB\"\nsparse = true\n"+idle("w"))
 	d.WaitLog("region created", `"channels":4`)
+	before := locked(t, d.Cmd.Process.Pid)
+	d.Kill()
+	d.Again()
+	d.WaitLog("region adopted")
+	if after := locked(t, d.Cmd.Process.Pid); before == "0 kB" || after != before {
+		t.Errorf("%s were locked into memory, and after the adoption %s", before, after)
+	}
+}
+
+// locked is how much memory of a process cannot be swapped out.
+func locked(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmLck:")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(line)
 }

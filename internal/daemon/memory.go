@@ -29,6 +29,7 @@ type memory struct {
 
 	segments map[string]*segment
 	left     map[string]*region.Segment // by name: what a dead daemon left and is still to be taken over
+	unlocked []error                    // why segments of the adopted region are not locked into memory
 	anew     []string                   // segments of the adopted region that nobody held any more, and that were made anew
 }
 
@@ -131,6 +132,9 @@ func build[T any](m *memory, r config.Region, name string, size int64, sparse bo
 		}
 		delete(m.left, name)
 		m.segments[name] = &segment{s, ro}
+		if r.Mlock && !sparse {
+			m.lock(name, 0, size)
+		}
 		return t, nil
 	}
 	if m.left != nil {
@@ -142,6 +146,13 @@ func build[T any](m *memory, r config.Region, name string, size int64, sparse bo
 		return none, err
 	}
 	return format(b, h)
+}
+
+// lock keeps a part of a segment that was taken over in memory: a lock is that of a process. Without it the region is adopted all the same.
+func (m *memory) lock(name string, offset, size int64) {
+	if err := m.segments[name].Lock(offset, size); err != nil {
+		m.unlocked = append(m.unlocked, err)
+	}
 }
 
 // create makes one segment and maps it.
@@ -183,7 +194,12 @@ func (m *memory) addGroup(r config.Region, g *config.Group) error {
 	if err != nil {
 		return err
 	}
-	m.groups[g.Name] = s
+	if m.groups[g.Name] = s; r.Mlock && m.left != nil { // what was made here is locked already, which does no harm
+		m.lock(name, 0, int64(sys.PageSize()))
+		for _, p := range s.Parts(0, s.Instances()) {
+			m.lock(name, p.Offset, p.Size)
+		}
+	}
 	return nil
 }
 

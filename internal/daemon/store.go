@@ -220,7 +220,7 @@ func (d *Daemon) inherit() *estate {
 func (d *Daemon) openLeft(f *os.File, write bool) (*region.Segment, protocol.Header, error) {
 	var h protocol.Header
 	uid := uint32(os.Geteuid())
-	s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Owner: &uid, Check: func(b []byte) (err error) {
+	s, err := region.Open(f, region.OpenOptions{Write: write, MinSize: protocol.SizeofSegmentHeader, Owner: &uid, DontDump: d.conf.Region.DontDump, Check: func(b []byte) (err error) {
 		if h, err = protocol.ReadHeader(b); err != nil {
 			return err
 		}

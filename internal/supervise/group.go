@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -12,7 +13,7 @@ func (m *Machine) End() { m.ending = true }
 // waitsFor says what an instance has to wait for before it is started; "" if it may start.
 func (m *Machine) waitsFor(w *instance) (Cause, string) {
 	if l := w.group.leader; l != nil {
-		return CauseReset, l.name + " crashed: its group is reset"
+		return CauseReset, l.name + isReset
 	}
 	for _, i := range w.group.After {
 		if m.groups[i].good == 0 {
@@ -72,8 +73,40 @@ func (m *Machine) reset(w *instance) {
 	m.blocked++
 	for _, o := range w.group.members {
 		if o != w && o.process && !o.preparing {
-			m.stop(o, CauseReset, w.name+" crashed: its group is reset")
+			m.stop(o, CauseReset, w.name+isReset)
 		}
+	}
+}
+
+// isReset ends the reason of an instance that stops, or waits, because another one crashed, whose name is before it. A next daemon goes on by it.
+const isReset = " crashed: its group is reset"
+
+// resetBy names the instance whose crash resets the group, by the state and the reason of another one; "" if none does.
+func resetBy(state protocol.State, reason string) string {
+	if name, ok := strings.CutSuffix(reason, isReset); ok && (state == protocol.StateStopping || state == protocol.StateWaiting) {
+		return name
+	}
+	return ""
+}
+
+// resume goes on with the reset that an adopted instance was in, unless the one that crashed runs again.
+func (m *Machine) resume(w *instance) {
+	i := slices.IndexFunc(w.group.members, func(o *instance) bool { return o.name == w.resetBy && !o.process && o != w })
+	if w.resetBy == "" || i < 0 || !w.group.ResetGroup {
+		return
+	}
+	l := w.group.members[i]
+	if w.group.leader == nil {
+		w.group.leader = l
+		m.blocked++
+		for _, o := range w.group.members { // who was not asked before that daemon died
+			if o.process && !o.preparing {
+				m.stop(o, CauseReset, l.name+isReset)
+			}
+		}
+	}
+	if w.state == 0 && w.group.leader == l { // it waited, or was about to
+		m.change(w, protocol.StateWaiting, CauseReset, l.name+isReset)
 	}
 }
 

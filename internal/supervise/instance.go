@@ -179,8 +179,15 @@ func (m *Machine) adopt(w *instance, a Adopted) {
 	w.process, w.ended = a.Alive || a.Ended, a.Ended
 	w.done = a.State == protocol.StateExited && a.Reason != Stopped && a.Clean
 	w.recount(was)
+	w.resetBy = resetBy(a.State, a.Reason)
 	switch {
+	case a.Ended && w.resetBy != "" && a.State == protocol.StateStopping:
+		w.stage, w.cause = flagged, CauseReset
 	case a.Ended:
+	case a.Alive && a.State == protocol.StateStopping && w.resetBy != "":
+		w.unwanted = !a.Run
+		m.stop(w, CauseAdoption, a.Reason)
+		w.cause = CauseReset
 	case a.Alive && a.State == protocol.StateReady:
 		m.watch(w)
 	case a.Alive && a.State == protocol.StateStopping: // the clock of the stop begins anew

@@ -38,7 +38,7 @@ func TestSimulation(t *testing.T) {
 				s.steps, s.wrong, strings.Join(s.trace, "\n"), seed, *eventsFlag)
 			continue
 		}
-		for _, c := range []string{"launch", "crash", "hang", "adoption", "backoff", "failed", "waiting", "reset", "held", "kill", "unwanted", "no id", "no process", "never ran"} {
+		for _, c := range []string{"launch", "crash", "hang", "adoption", "backoff", "failed", "waiting", "reset", "reset goes on", "held", "kill", "unwanted", "no id", "no process", "never ran"} {
 			if s.seen[c] == 0 {
 				t.Errorf("seed %d: never: %s", seed, c)
 			}
@@ -84,6 +84,7 @@ type simWorker struct {
 	id    int
 	group *simGroup
 
+	goesOn  bool // it was stopping for the reset of its group when a daemon died
 	run     bool // desired
 	restart uint32
 	flag    bool

@@ -150,6 +150,8 @@ type (
 		Alive     bool // its process lives
 		Ended     bool // its process ended while nobody watched: Exited follows
 	}
+	// Resumed follows when all instances have been adopted, and before Exited: a reset of its group that was under way goes on.
+	Resumed struct{}
 )
 
 func (Desired) event()   {}
@@ -166,6 +168,7 @@ func (Pulse) event()     {}
 func (Awake) event()     {}
 func (Hurry) event()     {}
 func (Adopted) event()   {}
+func (Resumed) event()   {}
 
 // Do is what is to be done.
 type Do int
@@ -227,6 +230,7 @@ type instance struct {
 	preparing bool    // Prepare or Launch is not answered
 	process   bool    // there is one, or there is about to be
 	ended     bool    // of an adopted one: Exited is on its way
+	resetBy   string  // of an adopted one: whose crash it stopped for, or waited
 	started   time.Time
 	stage     stage
 	cause     Cause       // of the stop under way
@@ -325,7 +329,7 @@ func (m *Machine) Step(now time.Time, worker int, e Event) []Action {
 		w.started, w.preparing = now, false
 		m.setTimer(w, w.group.ReadyTimeout)
 		if w.group.leader != nil {
-			m.stop(w, CauseReset, w.group.leader.name+" crashed: its group is reset")
+			m.stop(w, CauseReset, w.group.leader.name+isReset)
 		}
 	case Running:
 		if w.group.ReadyAtExec {
@@ -357,6 +361,8 @@ func (m *Machine) Step(now time.Time, worker int, e Event) []Action {
 	case Adopted:
 		w.desired = e.Desired
 		m.adopt(w, e)
+	case Resumed:
+		m.resume(w)
 	}
 	if m.blocked > 0 {
 		m.release()

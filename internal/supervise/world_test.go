@@ -125,6 +125,9 @@ func (s *world) write(w *simWorker, a Action) {
 	w.row.state, w.row.reason, w.row.since, w.row.restarts, w.row.restarted, w.row.id = c.To, c.Reason, c.At, a.Restarts, a.Restarted, w.held
 	switch c.To {
 	case protocol.StateBackoff:
+		if w.goesOn {
+			s.fail(w, "was stopped by a reset that another daemon went on with, and waits as after a crash")
+		}
 		s.seen["backoff"]++
 		window := w.group.policy.CrashWindow
 		w.series = slices.DeleteFunc(w.series, func(t time.Time) bool { return s.now.Sub(t) > window })
@@ -157,6 +160,7 @@ func (s *world) write(w *simWorker, a Action) {
 }
 
 func (s *world) prepare(w *simWorker) {
+	w.goesOn = false
 	for _, before := range w.group.policy.After {
 		if g := s.groups[before]; !slices.ContainsFunc(g.workers, func(o *simWorker) bool {
 			return o.row.state == protocol.StateReady || o.row.state == protocol.StateExited && o.row.reason != Stopped && o.row.clean
@@ -353,6 +357,14 @@ func (s *world) adopt() {
 	}
 	for _, g := range s.groups {
 		g.old = nil
+		for _, w := range g.workers {
+			leader := func(o *simWorker) bool {
+				return o != w && o.proc == nil && o.held == 0 && s.m.instances[o.id].name == resetBy(w.row.state, w.row.reason)
+			}
+			if w.proc != nil && w.row.state == protocol.StateStopping && slices.ContainsFunc(g.workers, leader) {
+				g.old = append(g.old, w.proc)
+			}
+		}
 	}
 	var ended []*simWorker
 	for _, w := range s.workers {
@@ -371,6 +383,9 @@ func (s *world) adopt() {
 		if was.Ended && !slices.Contains(ended, w) {
 			ended = append(ended, w)
 		}
+		if w.goesOn = (was.Alive || was.Ended) && was.State == protocol.StateStopping && resetBy(was.State, was.Reason) != ""; w.goesOn {
+			s.seen["reset goes on"]++
+		}
 		s.tell(w, was)
 		if p := w.proc; was.Alive {
 			p.answered, p.ring = true, false
@@ -380,6 +395,11 @@ func (s *world) adopt() {
 			if p.ready {
 				s.tell(w, SaidReady{})
 			}
+		}
+	}
+	for _, w := range s.workers {
+		if s.alive {
+			s.tell(w, Resumed{})
 		}
 	}
 	for _, w := range ended {
