@@ -1,4 +1,8 @@
+//go:debug updatemaxprocs=0
+
 // Command shmd runs a region: shared memory, and the workers that use it.
+//
+// The line above: the runtime of an idle process else asks every minute how many CPUs it may use, which a thousand idle workers do not have to.
 package main
 
 import (

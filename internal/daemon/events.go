@@ -116,37 +116,18 @@ func (d *Daemon) missedEvents() {
 	}
 }
 
-// evictionsEvery is how often evictions are looked for.
-const evictionsEvery = 10 * time.Second
-
-// watchEvictions looks for evictions until ctx ends.
-func (d *Daemon) watchEvictions(ctx context.Context) {
-	seen := map[*protocol.Topic]uint64{}
-	look := func() { d.noticeEvictions(seen) } // the supervisor does: it alone knows which topics are mapped
-	d.post(look)
-	t := time.NewTicker(evictionsEvery)
-	defer t.Stop()
+// watchEvictions takes down that a topic's subscribers are evicted, until ctx ends: publishers and operators do it themselves, and wake whoever waits
+// here. Of those before it began there is no telling.
+func (d *Daemon) watchEvictions(ctx context.Context, name string, t *protocol.Topic) {
+	seen, word := t.Evicted(), t.EvictedWord()
 	for {
-		select {
-		case <-ctx.Done():
+		v := word.Load()
+		if n := t.Evicted(); n != seen {
+			d.event(eventEvict, name, "too-slow", "subscribers", n-seen)
+			seen = n
+		}
+		if d.hub.Wait(ctx, word, v) != nil {
 			return
-		case <-t.C:
-			d.post(look)
 		}
-	}
-}
-
-// noticeEvictions takes down that topics' publishers have evicted subscribers: they do it themselves, and it is seen here later. seen is how many
-// there had been of a topic before; of one that is new there is no telling.
-func (d *Daemon) noticeEvictions(seen map[*protocol.Topic]uint64) {
-	for name, c := range d.mem.channels {
-		if c.topic == nil {
-			continue
-		}
-		n := c.topic.Evicted()
-		if before, ok := seen[c.topic]; ok && n != before {
-			d.event(eventEvict, name, "too-slow", "subscribers", n-before)
-		}
-		seen[c.topic] = n
 	}
 }

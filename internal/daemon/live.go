@@ -107,7 +107,6 @@ func (d *Daemon) bells(ctx context.Context) error {
 			d.watchChannel(name)
 		}
 	})
-	d.watch(ctx, "evictions", d.watchEvictions)
 	bell := d.mem.command.Bell()
 	for v := bell.Load(); ; v = bell.Load() {
 		d.post(d.reconcileAll)
@@ -149,22 +148,25 @@ func (d *Daemon) watchGroup(g *group) {
 	})
 }
 
-// watchChannel moves the dead letters of a channel that has any, and looks for stalls if it is to.
+// watchChannel moves the dead letters of a channel that has any, takes down evictions from a topic, and looks for stalls if it is to.
 func (d *Daemon) watchChannel(name string) {
 	c := d.mem.channels[name]
 	limit := c.conf.StallAfter
-	if c.dead == nil && limit == 0 || d.ringing == nil {
+	if c.dead == nil && c.topic == nil && limit == 0 || d.ringing == nil {
 		return
 	}
 	d.watch(d.ringing, name, func(ctx context.Context) {
-		var stalls sync.WaitGroup
+		var all sync.WaitGroup
+		defer all.Wait()
 		if limit > 0 {
-			stalls.Go(func() { d.watchStalls(ctx, name, c.Channel, limit) })
+			all.Go(func() { d.watchStalls(ctx, name, c.Channel, limit) })
+		}
+		if c.topic != nil {
+			all.Go(func() { d.watchEvictions(ctx, name, c.topic) })
 		}
 		if c.dead != nil {
 			d.moveDeadLetters(ctx, name, c)
 		}
-		stalls.Wait()
 	})
 }
 

@@ -28,11 +28,52 @@ type stall struct {
 	told  bool
 }
 
+// stallWatch is what the looks at one channel have seen.
+type stallWatch struct {
+	channel protocol.Channel
+	limit   time.Duration
+	seen    map[heldSlot]*stall
+	claims  [2]uint64 // before the last look at the slots
+	skipped int       // looks since then
+}
+
+// skippedLooks is how many looks at the slots of a channel in which nobody takes one are spared: then who was stopped between a claim and the hint that tells
+// of it is found.
+const skippedLooks = 15
+
+// look returns what has been held for too long at now. Where nothing was held, and nobody has taken anything since, the slots are not read: a region has
+// hundreds of channels with thousands of slots each, and most of them are idle.
+func (w *stallWatch) look(now int64) (stalls []*stall, looked bool) {
+	claims, ok := protocol.Claims(w.channel) // before the slots
+	if ok && w.seen != nil && len(w.seen) == 0 && claims == w.claims && w.skipped < skippedLooks {
+		w.skipped++
+		return nil, false
+	}
+	held := map[heldSlot]*stall{}
+	each := func(loan bool) func(protocol.Held) {
+		return func(h protocol.Held) {
+			k := heldSlot{h, loan}
+			s := w.seen[k]
+			if s == nil {
+				s = &stall{heldSlot: k, since: now}
+			}
+			if held[k] = s; now-s.since >= int64(w.limit) {
+				stalls = append(stalls, s)
+			}
+		}
+	}
+	protocol.Leases(w.channel, each(false))
+	protocol.Loans(w.channel, each(true))
+	w.seen, w.claims, w.skipped = held, claims, 0
+	slices.SortFunc(stalls, func(a, b *stall) int { return cmp.Compare(a.since, b.since) })
+	return stalls, true
+}
+
 // watchStalls looks at a channel twice in its stall_after, until ctx ends.
 func (d *Daemon) watchStalls(ctx context.Context, name string, c protocol.Channel, limit time.Duration) {
 	t := time.NewTicker(limit / 2)
 	defer t.Stop()
-	seen := map[heldSlot]*stall{}
+	w := &stallWatch{channel: c, limit: limit}
 	stalled := 0
 	for {
 		select {
@@ -40,25 +81,8 @@ func (d *Daemon) watchStalls(ctx context.Context, name string, c protocol.Channe
 			return
 		case <-t.C:
 		}
-		now, held := sys.MonotonicNs(), map[heldSlot]*stall{}
-		var stalls []*stall
-		look := func(loan bool) func(protocol.Held) {
-			return func(h protocol.Held) {
-				k := heldSlot{h, loan}
-				s := seen[k]
-				if s == nil {
-					s = &stall{heldSlot: k, since: now}
-				}
-				if held[k] = s; now-s.since >= int64(limit) {
-					stalls = append(stalls, s)
-				}
-			}
-		}
-		protocol.Leases(c, look(false))
-		protocol.Loans(c, look(true))
-		seen = held
+		stalls, _ := w.look(sys.MonotonicNs())
 		if len(stalls)+stalled > 0 {
-			slices.SortFunc(stalls, func(a, b *stall) int { return cmp.Compare(a.since, b.since) })
 			d.post(func() { d.tellStalls(name, stalls) })
 		}
 		stalled = len(stalls)

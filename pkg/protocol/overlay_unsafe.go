@@ -29,6 +29,9 @@ func overlayWords(b []byte, offset int64, n int) []atomic.Uint64 {
 	return unsafe.Slice((*atomic.Uint64)(p), n)
 }
 
+// lowWord returns the low half of a word as a futex: both machines that shmd runs on are little-endian.
+func lowWord(w *atomic.Uint64) *atomic.Uint32 { return (*atomic.Uint32)(unsafe.Pointer(w)) }
+
 // slot returns the head of slot i. That all slots lie in the memory was checked in OpenQueue, and i is masked here: so no index needs
 // to be checked again, which the compiler could not know.
 func (q *Queue) slot(i uint64) *SlotHeader {

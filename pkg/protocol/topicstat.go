@@ -1,5 +1,11 @@
 package protocol
 
+import (
+	"sync/atomic"
+
+	"github.com/shmd/shmd/internal/sys"
+)
+
 // TopicStat is a snapshot of a topic, for people and metrics, not of one instant.
 type TopicStat struct {
 	Slots, SlotSize, Cursors int // Cursors: rows for subscribers
@@ -128,6 +134,7 @@ func (t *Topic) Repair(dead func(owner uint16) bool) Repaired {
 	if o := t.info.Publisher.Load(); o != 0 && dead(uint16(o)) {
 		t.info.Publisher.CompareAndSwap(o, 0)
 	}
+	sys.FutexWake(t.EvictedWord(), 1<<30)
 	t.Receivers.RingAll()
 	t.Senders.RingAll()
 	return r
@@ -135,3 +142,7 @@ func (t *Topic) Repair(dead func(owner uint16) bool) Repaired {
 
 // Evicted returns how many cursors were evicted so far.
 func (t *Topic) Evicted() uint64 { return t.info.Evicted.Load() }
+
+// EvictedWord is the low half of that number, a futex: who evicts wakes those who wait for another eviction. An evictor that dies before it does so is
+// told of when it is repaired.
+func (t *Topic) EvictedWord() *atomic.Uint32 { return lowWord(&t.info.Evicted) }

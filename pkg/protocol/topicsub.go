@@ -462,7 +462,8 @@ func (t *Topic) evict(row int, w uint64) bool {
 		return false
 	}
 	t.info.Evicted.Add(1)
-	t.Receivers.Ring(Everybody) // it may sleep
+	sys.FutexWake(t.EvictedWord(), 1<<30) // the daemon takes it down
+	t.Receivers.Ring(Everybody)           // it may sleep
 	t.Senders.Ring(Everybody)
 	return true
 }

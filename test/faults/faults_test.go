@@ -1,7 +1,7 @@
 // Package faults makes the N-th system call fail, for every N of a start: the real daemon and its workers run under a debugger (ptrace)
 // that refuses one call of one kind, the next run the next one, until a run has fewer. Each run must either work all the same, or end
 // soon with an error that names what failed; and nothing of it may be left: no process (so no memory either), no file. The same for
-// shmctl, whose failure must leave the daemon unharmed. Also here: segments of other versions, and other clocks.
+// shmctl, whose failure must leave the daemon unharmed, and a daemon that is killed at its calls while it adopts a region. Also here: segments of other versions, and other clocks.
 //
 // The calls are counted over all threads and processes of a start, workers before their ready too. Left out is what Go's runtime does
 // for itself and does not survive: anonymous mmap, futex, threads, signals, scheduling, the first calls of its network poller, and

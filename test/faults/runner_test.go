@@ -33,6 +33,7 @@ type job struct {
 	Errno    syscall.Errno //
 	Step     int           // 1: every call
 	Stays    bool          // the calls after it fail too
+	Adopt    int           // instead: daemons are killed while they adopt, at so many of their system calls; -1: at all
 }
 
 // A result is one case.
@@ -80,13 +81,17 @@ func runRole() {
 	}
 	r.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/", "RUNTIME_DIRECTORY=" + r.Dir}
 	out := json.NewEncoder(os.Stdout)
+	if r.Adopt != 0 {
+		r.adoptions(out)
+		os.Exit(0)
+	}
 	one := r.start
 	if len(r.Verb) > 0 {
 		one = r.client
 	}
 	if r.Call != "" {
 		for n := 1; ; n += r.Step {
-			res := one(fault{r.Call, r.Errno, n, r.Stays})
+			res := one(fault{Call: r.Call, Errno: r.Errno, N: n, Stays: r.Stays})
 			out.Encode(res)
 			if res.Hit == "" {
 				break
@@ -104,6 +109,7 @@ type logbook struct {
 	heard   map[string]string // worker to "ready" or "given up"
 	settled chan struct{}     // closed when all have been heard of
 	eof     chan struct{}
+	waited  map[string]chan struct{} // text to what is closed with the first line that has it
 }
 
 var verdict = regexp.MustCompile(`"@message":"worker (ready|given up)".*"worker":"([^"]+)"`)
@@ -121,6 +127,12 @@ func newLogbook(in io.ReadCloser) *logbook {
 			line, err := lines.ReadString('\n')
 			b.mu.Lock()
 			b.text.WriteString(line)
+			for text, c := range b.waited {
+				if strings.Contains(line, text) {
+					close(c)
+					delete(b.waited, text)
+				}
+			}
 			if m := verdict.FindStringSubmatch(line); m != nil {
 				before := len(b.heard)
 				b.heard[m[2]] = m[1]
@@ -135,6 +147,22 @@ func newLogbook(in io.ReadCloser) *logbook {
 		}
 	}()
 	return b
+}
+
+// says is closed with a line that has the text; it may be there already.
+func (b *logbook) says(text string) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := make(chan struct{})
+	if strings.Contains(b.text.String(), text) {
+		close(c)
+		return c
+	}
+	if b.waited == nil {
+		b.waited = map[string]chan struct{}{}
+	}
+	b.waited[text] = c
+	return c
 }
 
 func (b *logbook) String() string {

@@ -19,6 +19,7 @@ type fault struct {
 	Errno syscall.Errno
 	N     int  // the N-th such call, from 1, of all processes together; 0: none, calls are only counted
 	Stays bool // and every one after it
+	Kill  bool // the program is killed instead, before its own N-th call of any kind; what it starts is not traced
 }
 
 // numbers are the calls that the tests know by name.
@@ -56,6 +57,7 @@ type tracer struct {
 	fault fault
 	at    uint64 // number of the fault's call
 
+	pid    int         // of the program
 	calm   atomic.Bool // another goroutine sets it: from now on nothing fails
 	count  int         // of the fault's call
 	counts map[uint64]int
@@ -77,7 +79,7 @@ const (
 
 func newTracer(f fault) *tracer {
 	x := &tracer{fault: f, counts: map[uint64]int{}, seen: map[int]bool{}, group: map[int]int{}, poll: map[int][]uint64{}}
-	if f.N > 0 {
+	if f.N > 0 && !f.Kill {
 		nr, ok := numbers[f.Call]
 		if !ok {
 			panic("no number for " + f.Call)
@@ -98,11 +100,16 @@ func (x *tracer) run(argv, env []string, files []*os.File, started func(pid int)
 		return 0, err
 	}
 	started(pid)
+	x.pid = pid
 	var ws syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &ws, syscall.WALL, nil); err != nil { // its exec
 		return ws, err
 	}
-	if err := syscall.PtraceSetOptions(pid, options); err != nil {
+	traced := options
+	if x.fault.Kill { // what it starts lives on when it is dead, and nobody would let it go on
+		traced &^= syscall.PTRACE_O_TRACEFORK | syscall.PTRACE_O_TRACEVFORK
+	}
+	if err := syscall.PtraceSetOptions(pid, traced); err != nil {
 		return ws, err
 	}
 	if x.skew != nil {
@@ -163,6 +170,9 @@ func (x *tracer) call(tid int) error {
 	if x.skew != nil && err == nil {
 		return x.clock(tid, i)
 	}
+	if x.fault.Kill {
+		return x.death(tid, i, err)
+	}
 	if err != nil || i.Op != atEntry || x.calm.Load() || x.exempt(tid, i) {
 		return err
 	}
@@ -177,6 +187,18 @@ func (x *tracer) call(tid int) error {
 		return refuse(tid, x.fault.Errno)
 	}
 	return nil
+}
+
+// death kills the program at its N-th call, which is not made any more.
+func (x *tracer) death(tid int, i syscallInfo, err error) error {
+	if err != nil || i.Op != atEntry || x.calm.Load() || x.hit != "" || x.process(tid) != x.pid {
+		return err
+	}
+	if x.count++; x.count != x.fault.N {
+		return nil
+	}
+	x.hit = nameOf(i.Nr)
+	return syscall.Kill(x.pid, syscall.SIGKILL)
 }
 
 // exempt are calls that Go's runtime makes for itself, and which it does not survive.
