@@ -378,7 +378,11 @@ static void add_string(struct body *b, const char *text) {
     char escape[8];
     add(b, "\"", 1);
     while (*s) {
-        size_t n = rune(s);
+        size_t n = 0;
+        while (s[n] >= ' ' && s[n] < 0x80 && s[n] != '"' && s[n] != '\\') n++; /* most of most texts */
+        add(b, (const char *)s, n);
+        if (!*(s += n)) break;
+        n = rune(s);
         if (n == 0 || *s < ' ') {
             add(b, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", n ? *s : 0xfffdu));
             n = 1;
@@ -389,6 +393,15 @@ static void add_string(struct body *b, const char *text) {
         s += n;
     }
     add(b, "\"", 1);
+}
+
+static void add_number(struct body *b, uint64_t n, bool negative) {
+    char digits[24];
+    size_t at = sizeof digits;
+    do digits[--at] = (char)('0' + n % 10);
+    while (n /= 10);
+    if (negative) digits[--at] = '-';
+    add(b, digits + at, sizeof digits - at);
 }
 
 static void add_float(struct body *b, double v) {
@@ -407,14 +420,13 @@ static void add_float(struct body *b, double v) {
 }
 
 static void add_fields(struct body *b, const struct shmd_field *f) {
-    char number[32];
     for (const struct shmd_field *first = f; f->kind != SHMD_FIELD_END; f++) {
         if (f != first) add(b, ",", 1);
         add_string(b, f->key ? f->key : "");
         add(b, ":", 1);
         switch (f->kind) {
-        case SHMD_FIELD_INT: add(b, number, (size_t)snprintf(number, sizeof number, "%lld", (long long)f->value.i)); break;
-        case SHMD_FIELD_UINT: add(b, number, (size_t)snprintf(number, sizeof number, "%llu", (unsigned long long)f->value.u)); break;
+        case SHMD_FIELD_INT: add_number(b, f->value.i < 0 ? -(uint64_t)f->value.i : (uint64_t)f->value.i, f->value.i < 0); break;
+        case SHMD_FIELD_UINT: add_number(b, f->value.u, false); break;
         case SHMD_FIELD_FLOAT: add_float(b, f->value.f); break;
         case SHMD_FIELD_BOOL: f->value.i ? add(b, "true", 4) : add(b, "false", 5); break;
         case SHMD_FIELD_STR:

@@ -42,7 +42,7 @@ static void say(void) {
     WANT(shmd_ready(w) == 0);
     char *x = repeat("x", 5000), *ue = repeat("\xc3\xbc", 5000);
     WANT(!shmd_log(w, SHMD_DEBUG, "no fields"));
-    WANT(!shmd_log(w, SHMD_INFO, "fields", shmd_int("i", -1), shmd_uint("u", UINT64_MAX), shmd_float("f", 1.5), shmd_float("tenth", 0.1), shmd_float("third", 1 / 3.0),
+    WANT(!shmd_log(w, SHMD_INFO, "fields", shmd_int("i", -1), shmd_int("least", INT64_MIN), shmd_int("zero", 0), shmd_uint("u", UINT64_MAX), shmd_float("f", 1.5), shmd_float("tenth", 0.1), shmd_float("third", 1 / 3.0),
                    shmd_float("nan", NAN), shmd_float("inf", -INFINITY), shmd_bool("yes", 2), shmd_bool("no", 0), shmd_str("null", NULL),
                    shmd_str("s", "a\"\\\n\x01\xff\xc3\xbc\xed\xa0\x80\xf0\x9f\x98\x80\xe2\x82"), shmd_str("k\"", "")));
     WANT(!shmd_log(w, SHMD_WARNING, "short", shmd_str("long", x)));

@@ -151,7 +151,7 @@ func TestWorker(t *testing.T) {
 				text, attrs string
 			}{
 				{7, "no fields", ""},
-				{6, "fields", `"i":-1,"u":18446744073709551615,"f":1.5,"tenth":0.1,"third":0.33333333333333331,"nan":"NaN","inf":"-Inf","yes":true,"no":false,"null":null,` +
+				{6, "fields", `"i":-1,"least":-9223372036854775808,"zero":0,"u":18446744073709551615,"f":1.5,"tenth":0.1,"third":0.33333333333333331,"nan":"NaN","inf":"-Inf","yes":true,"no":false,"null":null,` +
 					`"s":"a\"\\\u000a\u0001\ufffdü\ufffd\ufffd\ufffd😀\ufffd\ufffd","k\"":""`},
 				{4, "short", `"cut_bytes":5009`},
 				{3, ue, ""},

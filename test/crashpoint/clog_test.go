@@ -37,6 +37,7 @@ int main(int argc, char **argv) {
     if (is(argv[1], "counter")) shmd_count(shmd_counter(w, argv[2], argv[3], argv[4]), 9);
     if (is(argv[1], "gauge")) shmd_gauge_set(shmd_gauge(w, argv[2], argv[3], argv[4]), 9);
     if (is(argv[1], "histogram")) shmd_observe(shmd_histogram(w, argv[2], argv[3], argv[4]), 9);
+    if (is(argv[1], "wait")) shmd_wait_quit(w, 1);
     _exit(0);
 }
 `
@@ -122,25 +123,46 @@ func TestCLogKill(t *testing.T) {
 	}
 }
 
-// cMutants are wrong texts of clients/c/shmd.c: old is replaced by new.
-// core: is hunted in every run, not only with SHMD_TORTURE=1.
+// cMutants are wrong texts of clients/c/shmd.c: old is replaced by new. by: who finds it. core: is hunted in every run, not only with SHMD_TORTURE=1.
 var cMutants = []struct {
 	name     string
+	by       func(t *testing.T, program string, count *tally)
 	core     bool
 	old, new string
 }{
-	{"head before the bytes [B]", true, "    l->record[1] = ++l->seq;\n", "    l->info->head = position + n;\n    l->record[1] = ++l->seq;\n"},
-	{"limit after the bytes [A]", false, "        atomic_store_explicit(&l->info->limit, l->end, memory_order_release); /* A */\n", ""},
-	{"the rest of a chunk is not marked", false, "atomic_store_explicit(ring_word(l, position), 0, memory_order_relaxed);", ""},
-	{"numbers begin anew", false, "        l->seq = peek(l, p + 8);\n", ""},
-	{"a death after A is damage", false, "limit != l->end && limit != l->end + chunk", "limit != l->end"},
-	{"the next begins where the last one began", false, "    l->head = l->info->head;\n    l->end", "    l->head = l->info->head & ~(chunk - 1);\n    l->end"},
-	{"the end of a record is short", false, "for (uint64_t i = 0; i < n / 8; i++)", "for (uint64_t i = 0; i < n / 8 - 1; i++)"},
-	{"a record crosses chunks", true, "if (n > l->end - position) {", "if (l->end == position) {"},
+	{"head before the bytes [B]", killCLog, true, "    l->record[1] = ++l->seq;\n", "    l->info->head = position + n;\n    l->record[1] = ++l->seq;\n"},
+	{"limit after the bytes [A]", killCLog, false, "        atomic_store_explicit(&l->info->limit, l->end, memory_order_release); /* A */\n", ""},
+	{"the rest of a chunk is not marked", killCLog, false, "atomic_store_explicit(ring_word(l, position), 0, memory_order_relaxed);", ""},
+	{"numbers begin anew", killCLog, false, "        l->seq = peek(l, p + 8);\n", ""},
+	{"a death after A is damage", killCLog, false, "limit != l->end && limit != l->end + chunk", "limit != l->end"},
+	{"the next begins where the last one began", killCLog, false, "    l->head = l->info->head;\n    l->end", "    l->head = l->info->head & ~(chunk - 1);\n    l->end"},
+	{"the end of a record is short", killCLog, false, "for (uint64_t i = 0; i < n / 8; i++)", "for (uint64_t i = 0; i < n / 8 - 1; i++)"},
+	{"a record crosses chunks", killCLog, false, "if (n > l->end - position) {", "if (l->end == position) {"},
+	{"the daemon's nap is read before the record is there [D]", ringC, true, "    bool fills = publish(l, n);\n    pthread_mutex_unlock(&w->log_lock);\n\n    uint32_t nap = w->info->log_nap; /* D */\n",
+		"    uint32_t nap = w->info->log_nap;\n    bool fills = publish(l, n);\n    pthread_mutex_unlock(&w->log_lock);\n"},
+	{"who gets up answers while it lies [C]", ringC, false, "    w->page->asleep--; /* C of beat.go */\n    answer(w);\n", "    answer(w);\n    w->page->asleep--;\n"},
+	{"an answer without a ring", ringC, false, "    if (ask & 1) wake(&w->info->bell);\n", ""},
+	{"a metric is published before its texts [P]", killCMetrics, true, "    r->kind = kind;\n    r->value = 0;\n", "    r->state = SHMD_METRIC_STATE_PUBLISHED;\n    r->kind = kind;\n    r->value = 0;\n"},
+	{"a gauge has its owner before it begins anew", killCMetrics, false, "            if (kind == SHMD_METRIC_KIND_GAUGE && r->owner != w->pid)", "            bool other = r->owner != w->pid;\n            r->owner = w->pid;\n            if (kind == SHMD_METRIC_KIND_GAUGE && other)"},
+	{"every process defines its own", killCMetrics, false, "bool named = !memcmp(", "bool named = false && !memcmp("},
 }
 
-// TestCLogMutants: each of these is found. All of their texts are looked for in every run.
-func TestCLogMutants(t *testing.T) {
+// killCLog is TestCLogKill, and what the next process in C makes of it, up to the first failure.
+func killCLog(t *testing.T, program string, count *tally) {
+	r := newCRegion(t, program, entryGroup, 0)
+	for _, s := range entryStates() {
+		stepCLog(r, s, count, cEntry(sent)...)
+		if count.failed == 0 {
+			count.point(succeedC(r, s), "%s, the next process in C", s)
+		}
+		if count.failed > 0 {
+			return
+		}
+	}
+}
+
+// TestCMutants: each of these is found. The texts of all are looked for in every run.
+func TestCMutants(t *testing.T) {
 	source := string(must(os.ReadFile("../../clients/c/shmd.c")))
 	for _, m := range cMutants {
 		if strings.Count(source, m.old) != 1 {
@@ -155,22 +177,11 @@ func TestCLogMutants(t *testing.T) {
 			defer runtime.UnlockOSThread()
 			file := filepath.Join(t.TempDir(), "mutant.c")
 			must(0, os.WriteFile(file, []byte(strings.Replace(source, m.old, m.new, 1)), 0o600))
-			r := newCRegion(t, strings.Replace(cOperation, "clients/c/shmd.c", file, 1), entryGroup, 0)
-			for _, s := range entryStates() {
-				f := &finds{TB: t}
-				count := newTally(f)
-				stepCLog(r, s, count, cEntry(sent)...)
-				if count.failed > 0 {
-					t.Logf("found in %q: %.200s", s, f.first)
-					return
-				}
-				// A death while it begins a chunk, and then the next process, in C.
-				if err := succeedC(r, s); err != nil {
-					t.Logf("found in %q by the next process: %.200v", s, err)
-					return
-				}
+			f := &finds{TB: t}
+			if m.by(t, strings.Replace(cOperation, "clients/c/shmd.c", file, 1), newTally(f)); f.first == "" {
+				t.Error("nobody found it")
 			}
-			t.Error("nobody found it")
+			t.Logf("found: %.300s", f.first)
 		})
 	}
 }

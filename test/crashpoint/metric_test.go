@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"math"
 	"testing"
 	"time"
@@ -126,6 +127,54 @@ func metricsOf(g *protocol.GroupSegment) (map[string]protocol.Metric, error) {
 	return found, nil
 }
 
+// metricJudge says what is wrong with the group segments that it is shown, one after the other.
+type metricJudge map[string]protocol.Metric // as they were the last time
+
+// look takes a copy of the segment, which it changes: the daemon makes the table ready and the next process counts on.
+func (before metricJudge) look(scratch []byte) error {
+	g := must(protocol.OpenGroup(scratch))
+	now, err := metricsOf(g)
+	if err != nil {
+		return err
+	}
+	for name, b := range before {
+		if now[name].Count < b.Count || now[name].Name == "" {
+			return fmt.Errorf("%q went back from %d to %d", name, b.Count, now[name].Count)
+		}
+	}
+	clear(before)
+	maps.Copy(before, now)
+	g.Reset(0) // by the daemon, or the next daemon
+	if m, err := metricsOf(g); err != nil || m["jobs"].Owner != 0 || m["load"].Owner != 0 {
+		return fmt.Errorf("after the reset: %+v, %w", m, err)
+	}
+	for _, d := range []protocol.MetricDef{metricJobs, metricLoad, metricBytes, metricTrip} {
+		c, err := g.Metrics(0).Define(d, pidNext)
+		if err != nil {
+			return fmt.Errorf("next process: %w", err)
+		}
+		switch d.Kind {
+		case protocol.MetricKindHistogram:
+			c.Observe(1)
+		case protocol.MetricKindCounter:
+			c.Value.Add(1)
+		}
+	}
+	if v := protocol.Verify(scratch, protocol.VerifyOptions{}); len(v) > 0 {
+		return fmt.Errorf("next process: %v", v)
+	}
+	for _, m := range g.Metrics(0).Read() {
+		was := now[m.Name]
+		if m.Kind == protocol.MetricKindGauge {
+			was.Count, m.Count = 0, m.Count+1
+		}
+		if m.Owner != pidNext || m.Count != was.Count+1 || m.Gauge != 0 {
+			return fmt.Errorf("the next process counts on from %+v, and it is %+v", was, m)
+		}
+	}
+	return nil
+}
+
 // TestMetricKill kills a process at every instruction of defining and counting, and the daemon while it makes the table ready for the
 // next process. What a reader sees is whole and never goes back, and the next process counts on from there.
 func TestMetricKill(t *testing.T) {
@@ -139,50 +188,8 @@ func TestMetricKill(t *testing.T) {
 		copy(all[queueAt:], image)
 		x.begin(op, victim, 0)
 		set(mem, wordNoRuntime, 1)
-		before := map[string]protocol.Metric{}
-		judge := func() error {
-			scratch := bytes.Clone(all)
-			g := openGroup(scratch)
-			now, err := metricsOf(g)
-			if err != nil {
-				return err
-			}
-			for name, b := range before {
-				if now[name].Count < b.Count || now[name].Name == "" {
-					return fmt.Errorf("%q went back from %d to %d", name, b.Count, now[name].Count)
-				}
-			}
-			before = now
-			g.Reset(0) // by the daemon, or the next daemon
-			if m, err := metricsOf(g); err != nil || m["jobs"].Owner != 0 || m["load"].Owner != 0 {
-				return fmt.Errorf("after the reset: %+v, %w", m, err)
-			}
-			for _, d := range []protocol.MetricDef{metricJobs, metricLoad, metricBytes, metricTrip} {
-				c, err := g.Metrics(0).Define(d, pidNext)
-				if err != nil {
-					return fmt.Errorf("next process: %w", err)
-				}
-				switch d.Kind {
-				case protocol.MetricKindHistogram:
-					c.Observe(1)
-				case protocol.MetricKindCounter:
-					c.Value.Add(1)
-				}
-			}
-			if v := protocol.Verify(scratch[queueAt:], protocol.VerifyOptions{}); len(v) > 0 {
-				return fmt.Errorf("next process: %v", v)
-			}
-			for _, m := range g.Metrics(0).Read() {
-				was := now[m.Name]
-				if m.Kind == protocol.MetricKindGauge {
-					was.Count, m.Count = 0, m.Count+1
-				}
-				if m.Owner != pidNext || m.Count != was.Count+1 || m.Gauge != 0 {
-					return fmt.Errorf("the next process counts on from %+v, and it is %+v", was, m)
-				}
-			}
-			return nil
-		}
+		before := metricJudge{}
+		judge := func() error { return before.look(bytes.Clone(all[queueAt:])) }
 		var last uint64
 		for i, more := 0, true; more; i++ {
 			if h := maphash.Bytes(seed, all[queueAt:queueAt+queueRoom+deadRoom]); i == 0 || h != last {
