@@ -201,13 +201,16 @@ func find[T any](list []T, is func(T) bool) *T {
 }
 
 // StartKeys returns key and value of everything in a group's configuration that a process is started with: if any is another, a running process is out of date.
-// Values are for comparison.
+// Values are for comparison. They are sorted, and a key with nothing in it is not there: a program that has one more key, or has them in another
+// order, finds nothing out of date because of it.
 func StartKeys(g *Group) (all [][2]string) {
-	for _, k := range shownKeys(g) {
-		if k.name != "count" && !slices.Contains(inSegment, k.name) && !slices.Contains(atOnce, k.name) {
+	nothing := shownKeys(&Group{})
+	for i, k := range shownKeys(g) {
+		if k.value != nothing[i].value && k.name != "count" && !slices.Contains(inSegment, k.name) && !slices.Contains(atOnce, k.name) {
 			all = append(all, [2]string{k.name, k.value})
 		}
 	}
+	slices.SortFunc(all, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	return all
 }
 

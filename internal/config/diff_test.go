@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -105,5 +106,14 @@ func TestStartKeys(t *testing.T) {
 		if !slices.ContainsFunc(shownKeys(&Group{}), func(s shownKey) bool { return s.name == k }) {
 			t.Errorf("there is no key %s", k)
 		}
+	}
+}
+
+// What the hash of a group is made of has only keys that say something: the next release may have more of them, and must not restart every worker.
+func TestStartKeysLeaveOutWhatSaysNothing(t *testing.T) {
+	t.Parallel()
+	got := StartKeys(&Group{Name: "web", Count: 3, Builtin: "idle", Consume: []string{"jobs"}, Produce: []string{}, Env: map[string]string{}})
+	if want := [][2]string{{"builtin", `"idle"`}, {"consume", `["jobs"]`}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
