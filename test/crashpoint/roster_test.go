@@ -16,15 +16,17 @@ const (
 	opSetWorker     = 5000 + iota // row 1, which is there
 	opNewWorker                   // row 2, the next
 	opSetAttachment               // row 2
+	opSetGroup                    // row 1, which had another group
 	opAddSegment
 	opAddGroup
 	opReadWorker // row 1
 	opReadAttachment
+	opReadGroup // row 1
 )
 
 func init() {
-	for op, name := range map[uint64]string{opSetWorker: "SetWorker", opNewWorker: "SetWorker of a new row", opSetAttachment: "SetAttachment", opAddSegment: "AddSegment",
-		opAddGroup: "AddGroup", opReadWorker: "Worker", opReadAttachment: "Attachment"} {
+	for op, name := range map[uint64]string{opSetWorker: "SetWorker", opNewWorker: "SetWorker of a new row", opSetAttachment: "SetAttachment", opSetGroup: "SetGroup of a used row", opAddSegment: "AddSegment",
+		opAddGroup: "AddGroup", opReadWorker: "Worker", opReadAttachment: "Attachment", opReadGroup: "Group"} {
 		opNames[op] = name
 	}
 }
@@ -73,6 +75,8 @@ func writeRow(r *protocol.Roster, op, v uint64) error {
 		return r.SetWorker(2, workerOf(v))
 	case opSetAttachment:
 		return r.SetAttachment(2, attachmentOf(v))
+	case opSetGroup:
+		return r.SetGroup(1, groupOf(v))
 	case opAddSegment:
 		return r.AddSegment(segmentOf(v))
 	}
@@ -89,6 +93,7 @@ var listed struct {
 	group       protocol.Group
 	workers     [3]protocol.Worker
 	attachments [3]protocol.Attachment
+	groups      [3]protocol.Group
 }
 
 func readyRoster(b []byte, op uint64) {
@@ -96,12 +101,13 @@ func readyRoster(b []byte, op uint64) {
 	listed.r = openRoster(b)
 	listed.worker, listed.attachment, listed.segment, listed.group = workerOf(v), attachmentOf(v), segmentOf(v), groupOf(v)
 	for i, v := range []uint64{rowBefore, sent, rowNext} {
-		listed.workers[i], listed.attachments[i] = workerOf(v), attachmentOf(v)
+		listed.workers[i], listed.attachments[i], listed.groups[i] = workerOf(v), attachmentOf(v), groupOf(v)
 	}
+	listed.groups[0] = groupOf(beforeOf(opSetGroup))
 }
 
 func warmUpRoster(b []byte) {
-	for op := uint64(opSetWorker); op <= opReadAttachment; op++ {
+	for op := uint64(opSetWorker); op <= opReadGroup; op++ {
 		copy(b[queueAt:], rosterImage())
 		set(b, wordValue, sent)
 		readyRoster(b, op)
@@ -118,6 +124,8 @@ func operateRoster(b []byte, op uint64) uint64 {
 		return result(r.SetWorker(2, listed.worker))
 	case opSetAttachment:
 		return result(r.SetAttachment(2, listed.attachment))
+	case opSetGroup:
+		return result(r.SetGroup(1, listed.group))
 	case opAddSegment:
 		return result(r.AddSegment(listed.segment))
 	case opAddGroup:
@@ -142,6 +150,18 @@ func operateRoster(b []byte, op uint64) uint64 {
 		}
 		for i := range listed.attachments {
 			if a == listed.attachments[i] {
+				set(b, wordValue, uint64(i))
+				return resultOK
+			}
+		}
+		return resultTorn
+	case opReadGroup:
+		g, err := r.Group(1)
+		if err != nil {
+			return resultLost
+		}
+		for i := range listed.groups {
+			if g == listed.groups[i] {
 				set(b, wordValue, uint64(i))
 				return resultOK
 			}
@@ -214,6 +234,9 @@ func rowOf(r *protocol.Roster, op, none uint64, values ...uint64) (uint64, error
 	}
 	ss, serr := r.Segments()
 	gs, gerr := r.Groups()
+	if op == opSetGroup && (gerr == nil && len(gs) == 2 || torn(gerr) && len(gs) == 1) { // its row is looked at below
+		gs, gerr = append(gs[:1], groupOf(rowFirst+1)), nil
+	}
 	if len(ss) < 2 || ss[0] != segmentOf(rowFirst) || ss[1] != segmentOf(rowFirst+1) || len(gs) < 2 || gs[0] != groupOf(rowFirst) || gs[1] != groupOf(rowFirst+1) ||
 		op != opAddSegment && len(ss) != 2 || op != opAddGroup && len(gs) != 2 || serr != nil || gerr != nil { // what is being appended is not seen before it is whole
 		return 0, fmt.Errorf("segments are %+v, %w; groups are %+v, %w", ss, serr, gs, gerr)
@@ -231,6 +254,12 @@ func rowOf(r *protocol.Roster, op, none uint64, values ...uint64) (uint64, error
 	case opSetAttachment:
 		a, err := r.Attachment(2)
 		return pick(a, err, attachmentOf, values...)
+	case opSetGroup:
+		if r.GroupCount() != 2 {
+			return 0, fmt.Errorf("there are %d groups", r.GroupCount())
+		}
+		g, err := r.Group(1)
+		return pick(g, err, groupOf, values...)
 	case opAddSegment:
 		if len(ss) == 2 {
 			return none, nil
@@ -241,6 +270,17 @@ func rowOf(r *protocol.Roster, op, none uint64, values ...uint64) (uint64, error
 		return none, nil
 	}
 	return pick(gs[len(gs)-1], nil, groupOf, values...)
+}
+
+// reuses reports whether an operation writes over a row that readers look at: a worker, an attachment or a group that takes the place of another.
+func reuses(op uint64) bool { return op == opSetWorker || op == opSetAttachment || op == opSetGroup }
+
+// beforeOf is the value that the row has before the operation.
+func beforeOf(op uint64) uint64 {
+	if op == opSetGroup {
+		return rowFirst + 1
+	}
+	return rowBefore
 }
 
 // after checks what the next writer makes of it.
@@ -265,7 +305,7 @@ func TestRosterKill(t *testing.T) {
 	for op := uint64(opSetWorker); op <= opAddGroup; op++ {
 		image := rosterImage()
 		var middle [][]byte // what a death left in the middle of a row
-		tornPoints := 0
+		tornPoints, before := 0, beforeOf(op)
 		for _, again := range []bool{false, true} {
 			if again {
 				image = middle[len(middle)/2]
@@ -277,15 +317,15 @@ func TestRosterKill(t *testing.T) {
 			judge := func() error {
 				copy(scratch, mem)
 				r := openRoster(scratch)
-				v, err := rowOf(r, op, rowBefore, rowBefore, sent)
+				v, err := rowOf(r, op, rowBefore, before, sent)
 				if err != nil {
 					return err
 				}
-				now := map[uint64]int{rowBefore: rowOld, 0: rowTorn, sent: rowNew}[v]
+				now := map[uint64]int{rowBefore: rowOld, before: rowOld, 0: rowTorn, sent: rowNew}[v]
 				if now == rowTorn {
 					tornPoints++
 				}
-				if now < stage || now == rowTorn && op != opSetWorker && op != opSetAttachment {
+				if now < stage || now == rowTorn && !reuses(op) {
 					return fmt.Errorf("value %d, after stage %d", v, stage)
 				}
 				stage = now
@@ -322,7 +362,7 @@ func TestRosterKill(t *testing.T) {
 			}
 			count.point(err, "after %s", opNames[op])
 		}
-		if (op == opSetWorker || op == opSetAttachment) && tornPoints == 0 {
+		if reuses(op) && tornPoints == 0 {
 			t.Errorf("%s: no death was in the middle of the row: the test does not see what it is for", opNames[op])
 		}
 	}
@@ -334,14 +374,14 @@ func TestRosterReaderParked(t *testing.T) {
 	x := newTracee(t, f, mem)
 	count := newTally(t)
 	defer count.report("roster, reader parked")
-	for op, by := range map[uint64]uint64{opReadWorker: opSetWorker, opReadAttachment: opSetAttachment} {
+	for op, by := range map[uint64]uint64{opReadWorker: opSetWorker, opReadAttachment: opSetAttachment, opReadGroup: opSetGroup} {
 		image := rosterImage()
 		// What a writer leaves that dies half way.
 		copy(mem[queueAt:], image)
 		x.begin(by, victim, rowNext)
 		var half []byte
 		for i := 0; ; i++ {
-			v, err := rowOf(openRoster(mem), by, 0, rowBefore, rowNext)
+			v, err := rowOf(openRoster(mem), by, 0, beforeOf(by), rowNext)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -354,7 +394,7 @@ func TestRosterReaderParked(t *testing.T) {
 				t.Fatal("no reader saw the row in the middle of a change")
 			}
 		}
-		if v, _ := rowOf(openRoster(mem), by, 0, rowBefore, rowNext); v != 0 {
+		if v, _ := rowOf(openRoster(mem), by, 0, beforeOf(by), rowNext); v != 0 {
 			t.Fatalf("100 instructions later the row is %d", v)
 		}
 		x.finish()
