@@ -63,17 +63,26 @@ type Config struct {
 // Region is the table [region].
 type Region struct {
 	Name           string        `toml:"name"`
-	LogSize        int64         `toml:"log_size"`        // bytes of the log's ring, a power of two
-	EventsSize     int64         `toml:"events_size"`     // bytes of the events' ring, a power of two
-	MaxAttachments int           `toml:"max_attachments"` // outsiders attached at a time; workers come on top
-	OrphanTimeout  time.Duration `toml:"orphan_timeout"`  // workers quit by themselves when no daemon has lived for so long; 0: never
-	HugePages      bool          `toml:"huge_pages"`      // segments lie in huge pages
-	Mlock          bool          `toml:"mlock"`           // segments are locked into memory
-	Prefault       bool          `toml:"prefault"`        // pages are mapped in at attach, not at the first use
-	DontDump       bool          `toml:"dont_dump"`       // segments are left out of core dumps
-	Dumps          int           `toml:"dumps"`           // files that are kept of groups that failed; 0: none is written
-	DumpSize       int64         `toml:"dump_size"`       // bytes of memory that one of them copies at most
-	DumpDir        string        `toml:"dump_dir"`        // absolute; empty: below $STATE_DIRECTORY, or nowhere
+	LogSize        int64         `toml:"log_size"`                 // bytes of the log's ring, a power of two
+	EventsSize     int64         `toml:"events_size"`              // bytes of the events' ring, a power of two
+	MaxAttachments int           `toml:"max_attachments"`          // outsiders attached at a time; workers come on top
+	MaxPerUser     int           `toml:"max_attachments_per_user"` // of them, of one user who is neither root nor the daemon's; 0: half
+	OrphanTimeout  time.Duration `toml:"orphan_timeout"`           // workers quit by themselves when no daemon has lived for so long; 0: never
+	HugePages      bool          `toml:"huge_pages"`               // segments lie in huge pages
+	Mlock          bool          `toml:"mlock"`                    // segments are locked into memory
+	Prefault       bool          `toml:"prefault"`                 // pages are mapped in at attach, not at the first use
+	DontDump       bool          `toml:"dont_dump"`                // segments are left out of core dumps
+	Dumps          int           `toml:"dumps"`                    // files that are kept of groups that failed; 0: none is written
+	DumpSize       int64         `toml:"dump_size"`                // bytes of memory that one of them copies at most
+	DumpDir        string        `toml:"dump_dir"`                 // absolute; empty: below $STATE_DIRECTORY, or nowhere
+}
+
+// PerUser is how many outsiders of one user may be attached at a time.
+func (r *Region) PerUser() int {
+	if r.MaxPerUser > 0 {
+		return r.MaxPerUser
+	}
+	return (r.MaxAttachments + 1) / 2
 }
 
 // Channel is one table [channel.NAME]. Its dead letters go to a channel NAME.dead, which the

@@ -18,6 +18,7 @@ name = "prod"
 log_size = "64KiB"
 events_size = "128KiB"
 max_attachments = 0
+max_attachments_per_user = 7
 orphan_timeout = "90s"
 huge_pages = true
 mlock = true
@@ -138,7 +139,7 @@ func TestComplete(t *testing.T) {
 	a.Builtin, a.Ready, a.Consume, a.Produce = BuiltinWordcount, ReadyExec, []string{"jobs"}, []string{"results"}
 	want := &Config{
 		Path:   "dir/prod.toml",
-		Region: Region{Name: "prod", OrphanTimeout: 90 * time.Second, LogSize: 64 << 10, EventsSize: 128 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
+		Region: Region{Name: "prod", MaxPerUser: 7, OrphanTimeout: 90 * time.Second, LogSize: 64 << 10, EventsSize: 128 << 10, HugePages: true, Mlock: true, Prefault: true, DontDump: true, DumpSize: 1 << 20, DumpDir: "/srv/dumps"},
 		Channels: []Channel{
 			{Name: "results", Kind: KindQueue, Slots: 64, SlotSize: 1000, MaxDeliveries: 5, DeadSlots: 64},
 			{Name: "fast", Kind: KindQueue, Slots: 1024, SlotSize: 4096, MaxDeliveries: 5, DeadSlots: 1024, Producers: 1, Consumers: 1},

@@ -32,7 +32,7 @@ input = "jobs"
 4:1: unknown key "hugepages" in [region]; did you mean "huge_pages"?
 5:1: unknown key "Mlock" in [region]; did you mean "mlock"?
 6:1: unknown key "slots" in [region]; it belongs below a header [channel.NAME]
-7:1: unknown key "colour" in [region]; there are name, log_size, events_size, max_attachments, orphan_timeout, huge_pages, mlock, prefault, dont_dump, dumps, dump_size, dump_dir
+7:1: unknown key "colour" in [region]; there are name, log_size, events_size, max_attachments, max_attachments_per_user, orphan_timeout, huge_pages, mlock, prefault, dont_dump, dumps, dump_size, dump_dir
 10:1: unknown key "instances" in [worker.w]; did you mean "count"?
 11:1: unknown key "cwd" in [worker.w]; did you mean "dir"?
 12:1: unknown key "timeout" in [worker.w]; did you mean "stop_timeout"?

@@ -80,6 +80,7 @@ func (v *validator) region() {
 	v.power(at.key("log_size"), r.LogSize, MinLogSize, MaxLogSize, FormatSize)
 	v.power(at.key("events_size"), r.EventsSize, MinLogSize, MaxLogSize, FormatSize)
 	v.between(at.key("max_attachments"), r.MaxAttachments, 0, MaxOutsiders)
+	v.between(at.key("max_attachments_per_user"), r.MaxPerUser, 0, MaxOutsiders)
 	v.duration(at.key("orphan_timeout"), r.OrphanTimeout, 0)
 	v.between(at.key("dumps"), r.Dumps, 0, MaxDumps)
 	v.size(at.key("dump_size"), r.DumpSize, MinLogSize, MaxChannelSize)

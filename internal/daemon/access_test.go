@@ -45,6 +45,9 @@ func client() error {
 	return json.NewEncoder(os.Stdout).Encode(answers)
 }
 
+// stays is the name of an outsider that does not detach: its attachment ends with the client.
+const stays = "stays"
+
 func ask(r attach.Request) (a answer) {
 	ctx := context.Background()
 	c, err := attach.DialWait(ctx, os.Getenv("DAEMON_TEST_SOCKET"))
@@ -87,6 +90,9 @@ func ask(r attach.Request) (a answer) {
 			}
 		}
 		a.Files[name] = mode
+	}
+	if r.Name == stays {
+		return a
 	}
 	if err := c.Detach(ctx); err != nil {
 		a.Err = err.Error()
@@ -308,6 +314,36 @@ func TestAttachmentsRunOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.Close()
+}
+
+// One user cannot take all attachments: others still attach, and the daemon's user as often as there is room.
+func TestOneUsersAttachments(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test must run as root")
+	}
+	t.Parallel()
+	for keys, most := range map[string]int{"max_attachments = 3\n": 2, "max_attachments = 3\nmax_attachments_per_user = 1\n": 1} {
+		d := testregion.Start(t, named+keys+"[access]\nobserve = [\"nobody\"]\n"+idle("w"))
+		answers := requests(t, d, nobody, nobody, slices.Repeat([]attach.Request{{Role: attach.RoleObserve, Name: stays}}, 4))
+		want := fmt.Sprintf("the daemon refused: all %d attachments that one user may have are in use by user %d: end some of them (shmctl ps --all lists them), or raise max_attachments_per_user in [region] (busy)", most, nobody)
+		for i, a := range answers {
+			if i < most && a.Err != "" || i >= most && !strings.HasSuffix(a.Err, want) {
+				t.Errorf("%q: attachment %d: %q", keys, i+1, a.Err)
+			}
+		}
+		eventually(t, "they end with their process", func() bool {
+			gone := 0
+			for line := range strings.Lines(d.Log()) {
+				if strings.Contains(line, "outsider gone") && strings.Contains(line, `"name":"`+stays+`"`) {
+					gone++
+				}
+			}
+			return gone == most
+		})
+		for range 3 {
+			d.Attach(shm.Options{})
+		}
+	}
 }
 
 // hostile is a role: all that one who may connect, and even observe, can do to the socket.

@@ -314,7 +314,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 				}
 			}
 			if pidfd != nil && !isEnded(pidfd) {
-				d.outsiders[id] = &outsider{id: id, name: row.Name, pid: row.Pid, pidfd: pidfd, channels: d.mem.names, told: true}
+				d.outsiders[id] = &outsider{id: id, name: row.Name, pid: row.Pid, uid: row.UID, pidfd: pidfd, channels: d.mem.names, told: true}
 				a.unknown++
 				continue
 			} else if pidfd != nil {

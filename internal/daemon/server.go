@@ -54,6 +54,7 @@ type outsider struct {
 	id       uint16
 	name     string
 	pid      int
+	uid      uint32
 	pidfd    *os.File
 	channels []string
 	told     bool // there is an event of its attaching, and will be one of its end
@@ -459,7 +460,7 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		}
 	}
 
-	o := &outsider{name: r.Name, pid: p.pid, pidfd: p.pidfd, channels: channels}
+	o := &outsider{name: r.Name, pid: p.pid, uid: p.uid, pidfd: p.pidfd, channels: channels}
 	var err error
 	ok := s.onSupervisor(func() {
 		if d.stopping && len(channels) > 0 {
@@ -468,6 +469,10 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 		}
 		if most := d.conf.Region.MaxAttachments; len(d.outsiders) >= most { // the other ids are for workers
 			err = fmt.Errorf("all %d attachments of outsiders are in use: end some of them (shmctl ps --all lists them), or raise max_attachments in [region]", most)
+			return
+		}
+		if most := d.conf.Region.PerUser(); !trusted(p) && d.outsidersOf(p.uid) >= most {
+			err = fmt.Errorf("all %d attachments that one user may have are in use by user %d: end some of them (shmctl ps --all lists them), or raise max_attachments_per_user in [region]", most, p.uid)
 			return
 		}
 		if err = d.mayPublish(r.Produce); err != nil {
@@ -498,6 +503,16 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 	}
 	reply.Attachment = o.id
 	return reply, files, o
+}
+
+// outsidersOf counts the attachments of a user. The supervisor calls it.
+func (d *Daemon) outsidersOf(uid uint32) (n int) {
+	for _, o := range d.outsiders {
+		if o.uid == uid {
+			n++
+		}
+	}
+	return n
 }
 
 // outsiderGone gives back what an outsider held. The supervisor calls it.
