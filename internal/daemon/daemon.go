@@ -73,21 +73,22 @@ type Daemon struct {
 	status    string   // STATUS as it was sent last
 	groups    []*group // by row; nil: free
 
-	posted   chan func()
-	finished chan struct{}
-	asked    chan os.Signal // SIGTERM, SIGINT, SIGHUP
-	children chan os.Signal // SIGCHLD
-	once     sync.Once
-	guard    *os.Process     // nil: it could not be started
-	wentOn   chan struct{}   // closed when an upgrade is done
-	pause    time.Duration   // then: for so long nobody supervised
-	starts   int             // processes that were started in the function that runs now
-	deferred bool            // another look at every worker was posted
-	cgroups  *cgroup.Tree    // nil: no group has had one of its own so far
-	ringing  context.Context // of the watches, once there are any
-	watches  watches
-	metrics  *metricsServer       // nil: none
-	view     atomic.Pointer[view] // what the server sees
+	posted    chan func()
+	finished  chan struct{}
+	asked     chan os.Signal // SIGTERM, SIGINT, SIGHUP
+	children  chan os.Signal // SIGCHLD
+	once      sync.Once
+	guard     *os.Process     // nil: it could not be started
+	wentOn    chan struct{}   // closed when an upgrade is done
+	pause     time.Duration   // then: for so long nobody supervised
+	starts    int             // processes that were started in the function that runs now
+	reloading sync.Mutex      // held by who reloads
+	deferred  bool            // another look at every worker was posted
+	cgroups   *cgroup.Tree    // nil: no group has had one of its own so far
+	ringing   context.Context // of the watches, once there are any
+	watches   watches
+	metrics   *metricsServer       // nil: none
+	view      atomic.Pointer[view] // what the server sees
 }
 
 // Run runs a region until it is stopped: by a signal, by shmctl stop, or by ctx. It returns nil after an orderly stop.

@@ -3,15 +3,18 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/pkg/protocol"
 )
 
 // Reload: the file is read again, compared with the configuration that holds, and the difference applied. The plan is checked whole before the
-// first step, and what can fail comes first: new segments. docs/operations.md says what a death between two steps leaves.
+// first step, and what can fail comes first: new segments. They are made beside the supervisor, which goes on meanwhile: memory takes a third of a second a GiB,
+// and then the plan is checked again. docs/operations.md says what a death between two steps leaves.
 
 // errReload is why nothing was done.
 type errReload struct{ error }
@@ -31,27 +34,93 @@ func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) 
 	if err != nil {
 		return nil, false, errReload{err}
 	}
-	done := make(chan struct{})
-	d.post(func() {
-		defer close(done)
-		if d.stopping {
-			err = errReload{errors.New("the region is stopping")}
-			return
+	d.reloading.Lock() // one at a time: the supervisor does other things in between
+	defer d.reloading.Unlock()
+	made := newStage(protocol.Header{})
+	defer func() { made.Close() }() // what was not taken over
+	for {
+		var lacking []string
+		stopping := errReload{errors.New("the region is stopping")}
+		done := make(chan error, 1)
+		d.post(func() {
+			if d.stopping {
+				done <- stopping
+				return
+			}
+			plan = d.plan(next)
+			if dry || slices.ContainsFunc(plan, func(s config.Step) bool { return s.Action == config.ActionImpossible }) {
+				done <- nil
+				return
+			}
+			made.header = d.mem.header
+			if lacking = d.lacking(next, made); len(lacking) > 0 {
+				done <- nil
+				return
+			}
+			err := d.apply(next, made)
+			applied = err == nil
+			done <- err
+		})
+		select {
+		case err = <-done:
+		case <-d.finished:
+			return plan, false, stopping
 		}
-		plan = d.plan(next)
-		if dry || slices.ContainsFunc(plan, func(s config.Step) bool { return s.Action == config.ActionImpossible }) {
-			return
+		if len(lacking) == 0 || err != nil {
+			return plan, applied, err
 		}
-		if err = d.apply(next); err == nil {
-			applied = true
+		d.log.Info("segments are made for the new configuration", "of", lacking)
+		stage := made
+		go func() { done <- stage.make(next, lacking) }()
+		select {
+		case err = <-done:
+		case <-d.finished: // the process ends, and does not wait for its memory
+			made = newStage(protocol.Header{})
+			return plan, false, stopping
 		}
-	})
-	select {
-	case <-done:
-	case <-d.finished:
-		err = errReload{errors.New("the region is stopping")}
+		if err != nil {
+			return plan, false, errReload{fmt.Errorf("nothing was changed: %w", err)}
+		}
 	}
-	return plan, applied, err
+}
+
+// newStage is a memory for segments that are made beside the region's, and become part of it later.
+func newStage(header protocol.Header) *memory {
+	return &memory{header: header, groups: map[string]*protocol.GroupSegment{}, channels: map[string]*channel{}, segments: map[string]*segment{}}
+}
+
+// lacking are the tables of a configuration whose segments are neither in the region nor in stage: "[worker.NAME]", "[channel.NAME]".
+func (d *Daemon) lacking(next *config.Config, stage *memory) (tables []string) {
+	for i := range next.Groups {
+		if conf := &next.Groups[i]; d.groupNamed(conf.Name) == nil && stage.groups[conf.Name] == nil {
+			tables = append(tables, "[worker."+conf.Name+"]")
+		}
+	}
+	for _, c := range next.Channels {
+		if d.mem.channels[c.Name] == nil && stage.channels[c.Name] == nil {
+			tables = append(tables, "[channel."+c.Name+"]")
+		}
+	}
+	return tables
+}
+
+// make makes the segments of tables.
+func (m *memory) make(next *config.Config, tables []string) error {
+	for i := range next.Groups {
+		if conf := &next.Groups[i]; slices.Contains(tables, "[worker."+conf.Name+"]") {
+			if err := m.addGroup(next.Region, conf); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range next.Channels {
+		if slices.Contains(tables, "[channel."+c.Name+"]") {
+			if err := m.addChannel(next.Region, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // plan is what has to be done, and what is in the way of it.
@@ -117,9 +186,9 @@ func (d *Daemon) outdated(g *group) bool {
 	})
 }
 
-// apply makes a configuration hold that plan has found nothing in the way of. On an error nothing has changed.
-func (d *Daemon) apply(next *config.Config) error {
-	made, err := d.makeSegments(next)
+// apply makes a configuration hold that plan has found nothing in the way of, with the segments of stage. On an error nothing has changed.
+func (d *Daemon) apply(next *config.Config, stage *memory) error {
+	made, err := d.takeSegments(stage)
 	if err != nil {
 		return errReload{fmt.Errorf("nothing was changed: %w", err)}
 	}
@@ -198,29 +267,14 @@ func (d *Daemon) apply(next *config.Config) error {
 	return nil
 }
 
-// makeSegments makes the segments that a configuration has and the region has not, with their rows and places in the fd store. On an error it has
-// undone everything.
-func (d *Daemon) makeSegments(next *config.Config) (made []string, err error) {
-	before := map[string]bool{}
-	for name := range d.mem.segments {
-		before[name] = true
-	}
-	for i := range next.Groups {
-		if conf := &next.Groups[i]; err == nil && d.groupNamed(conf.Name) == nil {
-			err = d.mem.addGroup(next.Region, conf)
-		}
-	}
-	for _, c := range next.Channels {
-		if err == nil && d.mem.channels[c.Name] == nil {
-			err = d.mem.addChannel(next.Region, c)
-		}
-	}
-	for name := range d.mem.segments {
-		if !before[name] {
-			made = append(made, name)
-		}
-	}
-	slices.Sort(made)
+// takeSegments makes the segments of stage part of the region, with their rows and places in the fd store. On an error it has undone everything.
+func (d *Daemon) takeSegments(stage *memory) (made []string, err error) {
+	made = slices.Sorted(maps.Keys(stage.segments))
+	maps.Copy(d.mem.segments, stage.segments)
+	maps.Copy(d.mem.groups, stage.groups)
+	maps.Copy(d.mem.channels, stage.channels)
+	d.mem.names = append(slices.Clone(d.mem.names), stage.names...)
+	*stage = *newStage(stage.header)
 	for _, name := range made {
 		if err == nil {
 			err = d.addSegment(name)
