@@ -307,7 +307,6 @@ func (c *Call) send(r *Request, n int, ticket uint32) error {
 
 // Settled reports whether the reply is there, or will never be. Errors: ErrLost.
 func (c *Call) Settled(r *Request) (bool, error) {
-	c.fetch(r.slot, callReplyAt(r.length))
 	w := CallWord(c.slot(r.slot).State.Load())
 	if w == r.word {
 		return w.settled(), nil
@@ -322,6 +321,7 @@ func (c *Call) settle(r *Request, w CallWord) (bool, error) {
 	}
 	if w.settled() {
 		r.word = w
+		c.fetch(r.slot, callReplyAt(r.length)) // not before: each look would take it from the server, who writes there
 		return true, nil
 	}
 	if p := w.Phase(); p != CallPhaseRequest && p != CallPhaseServing {
@@ -426,6 +426,7 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 	for range 1 << 16 {
 		i, w, ok := c.oldest(from)
 		if !ok {
+			c.expect(from)
 			return Serving{}, ErrEmpty
 		}
 		s := c.slot(i)
@@ -446,6 +447,20 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 		return v, nil
 	}
 	return Serving{}, c.corrupt(int64(c.offset), "no request stays to be taken; a peer is damaging the channel")
+}
+
+// expect asks for the line of the next reply in slot from, to be written soon: the next request is likely to be as long as the last.
+func (c *Call) expect(from uint64) {
+	if from >= c.slots {
+		return
+	}
+	s := c.slot(from)
+	if CallWord(s.State.Load()).settled() { // not while another server works there
+		length := uint32(s.Request.Load() >> CallSlotLengthShift)
+		if at := callReplyAt(min(int(length), c.slotSize)); at >= 64 {
+			c.own(from, at)
+		}
+	}
 }
 
 // oldest returns the request with the smallest ticket. It goes round the slots until it has seen all of them since it saw that one: so
