@@ -96,10 +96,12 @@ func spinning(size int) *contest {
 		c("C line", "line", p),
 		pair("shmd queues", "lane-trip-server", "lane-trip-client", p),
 		pair("shmd call", "call-trip-server", "call-trip-client", call),
+		c("C twin", "call", p),
 	}
 	n.rows = []rowSpec{
 		ratio(name+", call", "ns", "p50", "shmd call", "C line", "C cache line", "<= 1.3"),
 		ratio(name+", pair of queues", "ns", "p50", "shmd queues", "C line", "C cache line", "<= 1.3"),
+		ratio(name+", call", "ns", "p50", "shmd call", "C twin", "C twin of shmd's algorithm", "<= 2"),
 	}
 	for _, peer := range peers {
 		if peer.spins {

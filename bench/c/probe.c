@@ -1,6 +1,7 @@
 // The limits of the machine that the rest is measured by. None of these survives the death of a process.
 //
 //   line   round trip over two cache lines, both ends spinning
+//   call   the same through a slot of a call channel, as ../../docs/call.md has it: with all that makes it safe
 //   futex  round trip, both ends asleep in the kernel
 //   ring   one way through a single-producer ring, one at a time or in batches
 //   loan   the same with slots of many pages, used in place; touch=0: handed over untouched
@@ -71,6 +72,115 @@ static void line(void) {
   uint64_t got = a.size == 8 ? line_client(8, t) : a.size == 64 ? line_client(64, t) : line_client(a.size, t);
   joined(pid);
   if (got != expected(&src, a.warm + a.count)) fail("line: payloads arrived wrong");
+  report_trips(&a, t, 0, 0);
+}
+
+// ------------------------------------------------------------------ call
+
+// The twin of pkg/protocol/call.go and of the looks in pkg/shm/call.go, of one caller that keeps its slot and one server: the same words at the same places, the same
+// compare-and-swaps and hints, the same letters. What it costs is not Go's. Between two looks of the caller come two pauses more, in place of Go's own way from one to the next.
+enum { REQUEST = 2, SERVING = 3, ANSWERED = 4, CALLER = 1, SERVER = 2, CALLER_PAUSES = 6, SERVER_PAUSES = 3 };
+
+static struct calls {
+  _Alignas(LINE) _Atomic uint64_t reach;
+  _Alignas(LINE) _Atomic uint64_t tickets;
+  _Alignas(64) _Atomic uint64_t waiters;
+  _Alignas(LINE) _Atomic uint64_t requests; // counters
+  _Alignas(64) _Atomic uint64_t answered;
+  _Alignas(4096) _Atomic uint64_t state; // the slot: seq:21 | asleep:1 | deliveries:6 | server:16 | caller:16 | phase:4
+  _Atomic uint64_t request, reply;       // length:32 | ticket:32, length:32 | code:32
+  _Atomic uint32_t bell;
+  _Alignas(32) char bytes[2 * 4096 + 64];
+} *calls;
+
+static inline uint64_t call_word(uint64_t phase, uint64_t server, uint64_t seq) { return phase | CALLER << 4 | server << 20 | seq << 43; }
+
+static inline char *call_reply(size_t n) {
+  size_t at = (32 + n + 7) & ~(size_t)7;
+  return (char *)&calls->state + (at < 64 ? at : (32 + n + 63) & ~(size_t)63);
+}
+
+static inline void call_fetch(size_t place, int rw) { // if it is another line than that of the state word
+  const char *p = (const char *)&calls->state + place;
+  if (place < 64) return;
+  if (!rw) __builtin_prefetch(p, 0, 3);
+#if defined(__x86_64__)
+  else __asm__ volatile("prefetchw %0" : : "m"(*p));
+#else
+  else __builtin_prefetch(p, 1, 3);
+#endif
+}
+
+static inline size_t place_of(size_t n) { return call_reply(n) - (char *)&calls->state; }
+
+static inline void rest(int pauses) {
+  for (int i = 0; i < pauses; i++) spin_hint();
+}
+
+__attribute__((always_inline)) static inline void call_server(size_t size) {
+  for (long i = 0; i < a.warm + a.count; i++) {
+    uint64_t w, n;
+    for (;; rest(SERVER_PAUSES)) {
+      call_fetch(64, 0);
+      if (!atomic_load(&calls->reach)) continue;
+      w = atomic_load(&calls->state);
+      n = atomic_load(&calls->request) >> 32;
+      if ((w & 15) == REQUEST) break;
+      if (n <= size && (w & 15) == ANSWERED) call_fetch(place_of(n), 1);
+    }
+    call_fetch(place_of(n <= size ? n : size), 1);
+    if (!atomic_compare_exchange_strong(&calls->state, &w, call_word(SERVING, SERVER, w >> 43))) fail("call: another server"); // D
+    if (atomic_load(&calls->request) >> 32 != size) fail("call: the length of a request is wrong");
+    memcpy(call_reply(size), calls->bytes, size);
+    w = atomic_load(&calls->state);
+    atomic_store_explicit(&calls->reply, (uint64_t)size << 32, memory_order_release);
+    if (!atomic_compare_exchange_strong(&calls->state, &w, call_word(ANSWERED, 0, w >> 43))) fail("call: the caller left"); // E
+    atomic_fetch_add(&calls->answered, 1);
+  }
+}
+
+__attribute__((always_inline)) static inline uint64_t call_client(size_t size, uint32_t *t) {
+  const size_t near = size < 32 ? size : 32;
+  uint64_t got = 0, last = ticks(), word = atomic_load(&calls->state);
+  for (long i = 0; i < a.warm + a.count; i++) {
+    const char *p = message(&src, i);
+    if (size > near) call_fetch(64, 1);
+    uint64_t ticket = atomic_fetch_add(&calls->tickets, 1) + 1;
+    memcpy(calls->bytes + near, p + near, size - near); // what shares the line of the state word comes last
+    memcpy(calls->bytes, p, near);
+    atomic_store_explicit(&calls->request, (uint64_t)size << 32 | (uint32_t)ticket, memory_order_release);
+    uint64_t next = call_word(REQUEST, 0, (word >> 43) + 1);
+    if (!atomic_compare_exchange_strong(&calls->state, &word, next)) fail("call: the slot was lost"); // B
+    if ((uint32_t)atomic_load(&calls->waiters)) fail("call: somebody sleeps");                       // C
+    atomic_fetch_add(&calls->requests, 1);
+    while (((word = atomic_load(&calls->state)) & 15) != ANSWERED) rest(CALLER_PAUSES);
+    call_fetch(place_of(size), 0);
+    if (atomic_load(&calls->reply) >> 32 != size) fail("call: the length of a reply is wrong");
+    got += sum(call_reply(size), size);
+    uint64_t now = ticks();
+    if (i >= a.warm) t[i - a.warm] = now - last;
+    last = now;
+  }
+  return got;
+}
+
+static void call_peer(const struct args *arg) {
+  (void)arg;
+  if (a.size == 8) call_server(8);
+  else if (a.size == 64) call_server(64);
+  else call_server(a.size);
+}
+
+static void call(void) {
+  if (a.size > 4096) fail("call: size is limited to 4096");
+  uint32_t *t = calloc(a.count, sizeof *t);
+  calls = shared(sizeof *calls);
+  calls->reach = 1;
+  calls->state = call_word(ANSWERED, 0, 0);
+  pid_t pid = forked(&a, call_peer);
+  uint64_t got = a.size == 8 ? call_client(8, t) : a.size == 64 ? call_client(64, t) : call_client(a.size, t);
+  joined(pid);
+  if (got != expected(&src, a.warm + a.count)) fail("call: payloads arrived wrong");
   report_trips(&a, t, 0, 0);
 }
 
@@ -518,6 +628,7 @@ int main(int argc, char **argv) {
   a = parse(argc, argv);
   src = source(a.size);
   if (!strcmp(a.measure, "line")) line();
+  else if (!strcmp(a.measure, "call")) call();
   else if (!strcmp(a.measure, "futex")) futex_trip();
   else if (!strcmp(a.measure, "ring") || !strcmp(a.measure, "loan")) one_way();
   else if (!strcmp(a.measure, "crowd")) crowd_ring();
