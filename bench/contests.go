@@ -210,10 +210,11 @@ func oneWay(size int) *contest {
 			pair(ours, "lane-receive-runs", "lane-send-runs", p.with(100000, 30000000)))
 		n.rows = append(n.rows, ratio(fmt.Sprintf("%s, batches of %d, SendRun and ReceiveRun", name, batch), "M/s", "rate", ours, ring, "", target))
 		rows := fmt.Sprintf("%s, batches of %d, ", name, batch)
-		for _, way := range []struct{ by, send, receive string }{ // messages of any size; the first two by any goroutine, the third received through a Consumer
-			{"LoanBatch and ReceiveBatch", "queue-batch-send", "queue-batch-receive"},
-			{"SendBatch and ReceiveBatch", "queue-batch-copy", "queue-batch-receive"},
-			{"SendBatch and ReceiveRun", "queue-batch-copy", "lane-receive-runs"},
+		for _, way := range []struct{ by, send, receive string }{ // messages of any size
+			{"Producer.SendBatch and ReceiveRun", "lane-send-batches", "lane-receive-runs"},
+			{"Queue.SendBatch and ReceiveRun", "queue-batch-copy", "lane-receive-runs"},
+			{"Queue.SendBatch and ReceiveBatch", "queue-batch-copy", "queue-batch-receive"},
+			{"Queue.LoanBatch and ReceiveBatch", "queue-batch-send", "queue-batch-receive"},
 		} {
 			key := fmt.Sprintf("shmd, %d by %s", batch, way.by)
 			n.entries = append(n.entries, pair(key, way.receive, way.send, p.with(50000, 5000000)))

@@ -16,6 +16,7 @@ func init() {
 	consuming("lane-receive", laneReceive)
 	producing("lane-send-runs", laneSendRuns)
 	consuming("lane-receive-runs", laneReceiveRuns)
+	producing("lane-send-batches", laneSendBatches)
 	producing("lane-lend", laneLend)
 	consuming("lane-take", laneTake)
 }
@@ -188,6 +189,20 @@ func laneSendRuns(e *end, out *shm.Producer) error {
 	for i := 0; i < e.total(); {
 		b := src.run(i, min(e.batch, e.total()-i))
 		n, err := out.SendRun(ctx, b, e.size)
+		if err != nil {
+			return err
+		}
+		i += n
+	}
+	return nil
+}
+
+// laneSendBatches sends messages of a list, a batch at a time.
+func laneSendBatches(e *end, out *shm.Producer) error {
+	ctx, src := context.Background(), newSource(e.size)
+	table := src.table()
+	for i := 0; i < e.total(); {
+		n, err := out.SendBatch(ctx, table[i&src.mask:][:min(e.batch, e.total()-i)])
 		if err != nil {
 			return err
 		}

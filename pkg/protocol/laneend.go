@@ -76,6 +76,57 @@ func (p *Producer) CommitRun(loan Loan, b []byte, size int) (int, error) {
 	return n, p.l.commit(loan, meta, n)
 }
 
+// SendBatch publishes copies of the first of msgs as one frame: as many as a slot holds, and MaxFrame at most; one alone as a message. It returns how
+// many. There is one message at least, and the first is not longer than a slot. Errors: ErrFull.
+func (p *Producer) SendBatch(msgs [][]byte) (int, error) {
+	at, err := p.l.claim(p.owner)
+	if err != nil {
+		return 0, err
+	}
+	n, meta := p.l.q.putBatch(at, msgs)
+	p.l.commitAt(at, meta, n)
+	p.l.q.Receivers.RingBrisk(&p.l.calm) // E
+	return n, nil
+}
+
+// CommitBatch is SendBatch with a loan. Errors: ErrLost.
+func (p *Producer) CommitBatch(loan Loan, msgs [][]byte) (int, error) {
+	n, meta := p.l.q.putBatch(loan.slot, msgs)
+	return n, p.l.commit(loan, meta, n)
+}
+
+// putBatch is putRun for messages of any sizes that lie anywhere.
+func (q *Queue) putBatch(at uint64, msgs [][]byte) (n int, meta uint64) {
+	slot := q.payload(at)
+	size := len(msgs[0])
+	if len(msgs) == 1 || size+frameData > len(slot) {
+		return 1, uint64(copy(slot, msgs[0]))
+	}
+	most, end := min(len(msgs), MaxFrame), frameData
+	for n < most && len(msgs[n]) == size && end+size <= len(slot) {
+		if size == 64 { // without a call, as in Topic.write
+			*(*[64]byte)(slot[end:]) = *(*[64]byte)(msgs[n])
+		} else {
+			copy(slot[end:], msgs[n])
+		}
+		end += size
+		n++
+	}
+	sys.StoreRelease(overlayWord(slot), 0)
+	if n == most || len(msgs[n]) == size {
+		return n, uint64(n)<<32 | uint64(end)
+	}
+	f := FrameWriter{p: slot, n: n, size: size, end: end}
+	for ; n < most; n++ {
+		place := f.Next(len(msgs[n]))
+		if place == nil {
+			break
+		}
+		copy(place, msgs[n])
+	}
+	return n, f.seal()
+}
+
 // putRun writes messages into a slot. It returns how many, and the words Length and Frame.
 func (q *Queue) putRun(at uint64, b []byte, size int) (n int, meta uint64) {
 	slot := q.payload(at)

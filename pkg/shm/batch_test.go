@@ -2,8 +2,10 @@ package shm_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -428,4 +430,79 @@ func TestRuns(t *testing.T) {
 	}
 	end(<-done)
 	end(c.Close())
+}
+
+// A Producer's batches arrive whole and in order, whatever sizes they mix, and share slots as far as they fit.
+func TestProducerBatch(t *testing.T) {
+	toml := "[region]\nname = \"test\"\n[channel.jobs]\nslots = 8\nslot_size = \"256B\"\nproducers = 1\nconsumers = 1\n[worker.idle]\nbuiltin = \"idle\"\n"
+	r := testregion.Start(t, toml).Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q, ctx := queue(t, r, "jobs"), within(t)
+	p, err1 := q.Producer()
+	c, err2 := q.Consumer()
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	defer c.Close()
+	defer p.Close()
+	message := func(size, seed int) []byte {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte(seed + i)
+		}
+		return b
+	}
+	for _, sizes := range [][]int{
+		{}, {0}, {5}, {256}, {0, 0, 0}, {8, 8, 8}, {64, 64, 64}, {64, 64, 64, 64}, {64, 64, 3}, {1, 2, 3, 4, 5}, {200, 200}, {248, 1}, {249, 1}, {256, 256, 1}, {0, 248}, {120, 120, 8},
+		{100, 100, 36}, {100, 100, 37}, slices.Repeat([]int{1}, 130), append(slices.Repeat([]int{1}, 63), 2, 2, 2),
+	} {
+		var msgs [][]byte
+		for i, size := range sizes {
+			msgs = append(msgs, message(size, i))
+		}
+		if n, err := p.SendBatch(ctx, msgs); n != len(msgs) || err != nil {
+			t.Fatalf("%v: %d, %v", sizes, n, err)
+		}
+		for i := range msgs {
+			if b, err := c.ReceiveCopy(ctx, nil); err != nil || !bytes.Equal(b, msgs[i]) {
+				t.Fatalf("%v: message %d is %v, %v; want %v", sizes, i, b, err, msgs[i])
+			}
+		}
+		if _, err := c.TryReceiveCopy(nil); err != shm.ErrEmpty {
+			t.Fatalf("%v: %v after the last", sizes, err)
+		}
+	}
+
+	if n, err := p.SendBatch(ctx, [][]byte{message(64, 1), message(64, 2)}); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	if b, n, err := c.ReceiveRun(ctx); n != 2 || len(b) != 128 || err != nil {
+		t.Fatalf("%d messages in %d bytes, %v: those of one size lie one after another", n, len(b), err)
+	}
+	c.Ack()
+	var large *shm.TooLargeError
+	if n, err := p.SendBatch(ctx, [][]byte{message(64, 1), message(257, 2), message(1, 3)}); n != 1 || !errors.As(err, &large) {
+		t.Errorf("%d, %v: those before the one that is too large are sent", n, err)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if n, err := p.SendBatch(ended, slices.Repeat([][]byte{message(256, 1)}, 9)); n != 7 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d, %v: eight slots hold eight", n, err)
+	}
+	sent := make(chan error, 1)
+	go func() { // waits for room
+		_, err := p.SendBatch(ctx, slices.Repeat([][]byte{message(256, 7)}, 20))
+		sent <- err
+	}()
+	for i := range 28 {
+		if b, err := c.ReceiveCopy(ctx, nil); err != nil || i > 0 && len(b) != 256 {
+			t.Fatal(i, len(b), err)
+		}
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	p.Close()
+	if _, err := p.SendBatch(ctx, [][]byte{nil}); err != shm.ErrClosed {
+		t.Error(err)
+	}
 }

@@ -110,6 +110,7 @@ const (
 	seqEndLoan                   // of a lane, as are the following: Producer.TryLoan, Commit
 	seqEndRun                    // Producer.SendRun, three messages
 	seqEndLoanRun                // Producer.TryLoan, CommitRun, three messages
+	seqEndBatch                  // Producer.SendBatch, three messages
 	seqEndAck                    // Consumer.TryReceive, all messages in one piece if they are of one size, Ack
 	seqs
 )
@@ -121,7 +122,8 @@ func init() {
 		seqCrossNack: "two leases, younger nacked, older acked", seqReturn: "receive+return", seqFrameAck: "receive+AckMessage of all",
 		seqFrameNack: "receive+AckMessage+nack", seqReject: "receive+reject", seqCrossReject: "two leases, younger rejected, older acked",
 		seqEndLoan: "Producer.TryLoan+Commit", seqEndRun: "Producer.SendRun", seqEndLoanRun: "Producer.TryLoan+CommitRun",
-		seqEndAck: "Consumer.TryReceive+Ack"} {
+		seqEndBatch: "Producer.SendBatch",
+		seqEndAck:   "Consumer.TryReceive+Ack"} {
 		opNames[op] = name
 	}
 }
@@ -260,7 +262,7 @@ func sequence(b []byte, e ends, op uint64) uint64 {
 			return resultTorn
 		}
 		return resultOK
-	case seqEndLoan, seqEndRun, seqEndLoanRun:
+	case seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch:
 		return e.asProducer(b, op, owner, v)
 	case seqEndAck:
 		return e.asConsumer(b, owner)
@@ -415,11 +417,15 @@ func (e ends) asProducer(b []byte, op uint64, owner uint16, v uint64) uint64 {
 		fill(scratchBuffer[i*size:], v+8*uint64(i))
 	}
 	n := 0
-	if op == seqEndRun {
+	if op != seqEndLoanRun {
 		for i := range 3 {
 			note(b, i, v+8*uint64(i), 'c', begun)
 		}
-		n, err = p.SendRun(scratchBuffer[:3*size], size)
+		if op == seqEndRun {
+			n, err = p.SendRun(scratchBuffer[:3*size], size)
+		} else {
+			n, err = p.SendBatch([][]byte{scratchBuffer[:size], scratchBuffer[size : 2*size], scratchBuffer[2*size : 3*size]})
+		}
 	} else {
 		l, e := p.TryLoan()
 		if e != nil {

@@ -28,6 +28,7 @@ var laneMutants = []mutant{
 	{"no look at acked again before full", "unit", false, "lane.go", "if room == l.room {", "if true {"},
 	{"what came back is not announced", "unit", false, "queue.go", "		q.info.Returned.Add(1)\n		return\n", "		return\n"},
 	{"Producer.SendRun before its messages", "kill", false, "laneend.go", "	n, meta := p.l.q.putRun(at, b, size)\n	p.l.commitAt(at, meta, n)\n", "	n, meta := p.l.q.putRun(at, make([]byte, len(b)), size)\n	p.l.commitAt(at, meta, n)\n	p.l.q.putRun(at, b, size)\n"},
+	{"Producer.SendBatch before its messages", "kill", false, "laneend.go", "	n, meta := p.l.q.putBatch(at, msgs)\n	p.l.commitAt(at, meta, n)\n", "	blank := make([][]byte, len(msgs))\n	for i := range blank {\n		blank[i] = make([]byte, len(msgs[i]))\n	}\n	n, meta := p.l.q.putBatch(at, blank)\n	p.l.commitAt(at, meta, n)\n	p.l.q.putBatch(at, msgs)\n"},
 	{"Consumer.TryReceive without head", "kill", false, "laneend.go", "	sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery\n", "	_ = sys.FutexWake\n"},
 	{"lane: rejected by way of acked", "kill", false, "lane.go", "	if leased {\n		l.stampLeases(p)\n	}\n	if !how(p, w) { // N", "	if leased {\n		l.stampLeases(p)\n		if q := l.q; w.Phase() == PhaseReady && q.maxDeliveries > 0 {\n			sys.StoreRelease(&q.info.Acked, p+1)\n		}\n	}\n	if !how(p, w) { // N"},
 	{"repair: owner cleared first", "repair", true, "lane.go", "	acked, head := i.Acked.Load(), i.Head.Load()\n	from", "	i.ReceiveOwner.CompareAndSwap(o, 0)\n	acked, head := i.Acked.Load(), i.Head.Load()\n	from"},

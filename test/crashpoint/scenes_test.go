@@ -241,7 +241,7 @@ func (s *scene) operations() []uint64 {
 	case len(s.dead) > 0:
 		return []uint64{opMove}
 	case s.sends && s.lane:
-		return []uint64{seqSend, seqLoan, seqCross, seqAbort, seqMixed, seqFrame, seqEndLoan, seqEndRun, seqEndLoanRun}
+		return []uint64{seqSend, seqLoan, seqCross, seqAbort, seqMixed, seqFrame, seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch}
 	case s.sends:
 		return []uint64{seqFrame}
 	case s.lane && s.max > 0:
