@@ -56,7 +56,11 @@ func (r *runner) adoptions(out *json.Encoder) {
 		step = max(1, all.Counts["all"]/r.Adopt)
 	}
 	for n := 1; n <= all.Counts["all"]; n += step {
-		out.Encode(e.adoption(fault{Kill: true, N: n}))
+		res := e.adoption(fault{Kill: true, N: n})
+		out.Encode(res)
+		if res.Hit == "" { // it had fewer calls than the first
+			break
+		}
 	}
 	apart(func() {
 		cmd, b := e.next()

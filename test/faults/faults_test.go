@@ -3,9 +3,9 @@
 // soon with an error that names what failed; and nothing of it may be left: no process (so no memory either), no file. The same for
 // shmctl, whose failure must leave the daemon unharmed, and a daemon that is killed at its calls while it adopts a region. Also here: segments of other versions, and other clocks.
 //
-// The calls are counted over all threads and processes of a start, workers before their ready too. Left out is what Go's runtime does
-// for itself and does not survive: anonymous mmap, futex, threads, signals, scheduling, the first calls of its network poller, and
-// write, by which it wakes that.
+// The calls are counted over all threads and processes of a start, workers before their ready too. What Go's runtime does for itself has series of its
+// own, in which its death, with an error that says so, is an outcome: anonymous mmap and threads. Left out are scheduling
+// and the first calls and wakes of its network poller.
 package faults
 
 import (
@@ -101,6 +101,20 @@ var starts = []series{
 	{"tee", syscall.ENOMEM, true},
 }
 
+// runtimes are calls of a start that Go's runtime makes for itself, or under us everywhere. Of the heap and of threads it dies, as by SIGKILL but with an
+// error that says which: then what it left is stopped without it.
+var runtimes = []series{
+	{"mmap of the heap", syscall.ENOMEM, false}, {"clone of a thread", syscall.EAGAIN, true}, {"clone3 of a thread", syscall.EAGAIN, true}, {"futex", syscall.EINTR, false}, {"futex", syscall.EAGAIN, false},
+	{"futex_waitv", syscall.EINTR, true}, {"futex_waitv", syscall.EAGAIN, true}, {"tgkill", syscall.EAGAIN, true}, {"write", syscall.EINTR, false},
+	{"write", syscall.EIO, false}, {"write", syscall.ENOSPC, false},
+}
+
+// stops are calls of the stop of a region.
+var stops = []series{
+	{"kill", syscall.EPERM, true}, {"pidfd_send_signal", syscall.EPERM, true}, {"pidfd_send_signal", syscall.ENOMEM, true}, {"futex", syscall.EINTR, false},
+	{"write", syscall.EIO, false}, {"wait4", syscall.ECHILD, true}, {"waitid", syscall.ECHILD, true}, {"munmap", syscall.ENOMEM, true},
+}
+
 // clients are the calls of shmctl.
 var clients = []series{
 	{"openat", syscall.EMFILE, false}, {"socket", syscall.EMFILE, true}, {"connect", syscall.EACCES, true}, {"recvmsg", syscall.EIO, true},
@@ -108,6 +122,7 @@ var clients = []series{
 	{"madvise", syscall.EINVAL, true}, {"membarrier", syscall.EPERM, true}, {"pidfd_open", syscall.EMFILE, true}, {"newfstatat", syscall.EIO, true},
 	{"read", syscall.EIO, false}, {"epoll_ctl", syscall.ENOSPC, true}, {"getsockopt", syscall.EIO, true}, {"getdents64", syscall.EIO, true},
 	{"readlinkat", syscall.EIO, true}, {"setsockopt", syscall.EPERM, true}, {"getsockname", syscall.EIO, true},
+	{"write", syscall.ENOSPC, true}, {"write", syscall.EIO, true}, {"futex", syscall.EINTR, false}, {"futex", syscall.EAGAIN, false}, {"futex_waitv", syscall.EINTR, true},
 }
 
 func torture() bool { return os.Getenv("SHMD_TEST_TORTURE") != "" }
@@ -229,6 +244,34 @@ func TestStart(t *testing.T) {
 	y.report(t, "start", begin)
 }
 
+// TestRuntime makes calls of Go's runtime fail, which are as many as it likes: the daemon goes on, or ends with an error that says so.
+func TestRuntime(t *testing.T) {
+	begin, y := time.Now(), newTally()
+	t.Run("calls", func(t *testing.T) {
+		for _, s := range runtimes {
+			t.Run(s.call+"/"+s.errno.Error(), func(t *testing.T) {
+				t.Parallel()
+				run(t, y, job{Call: s.call, Errno: s.errno, Step: step(s, false, map[string]int{"futex": 400, "write": 64, "mmap of the heap": 200})})
+			})
+		}
+	})
+	y.report(t, "the runtime's own", begin)
+}
+
+// TestStop makes the N-th call of the stop of a region fail.
+func TestStop(t *testing.T) {
+	begin, y := time.Now(), newTally()
+	t.Run("calls", func(t *testing.T) {
+		for _, s := range stops {
+			t.Run(s.call+"/"+s.errno.Error(), func(t *testing.T) {
+				t.Parallel()
+				run(t, y, job{Call: s.call, Errno: s.errno, Late: true, Step: step(s, false, map[string]int{"futex": 100, "write": 32})})
+			})
+		}
+	})
+	y.report(t, "stop", begin)
+}
+
 // step is how many calls there are from one that fails to the next.
 func step(s series, stays bool, counts map[string]int) int {
 	const most = 16 // of a series that is not dense
@@ -244,9 +287,9 @@ func TestClients(t *testing.T) {
 	t.Run("calls", func(t *testing.T) {
 		for _, verb := range [][]string{{"ps"}, {"stop"}, {"pub", "jobs", "hello"}} {
 			for _, s := range clients {
-				t.Run(verb[0]+"/"+s.call, func(t *testing.T) {
+				t.Run(verb[0]+"/"+s.call+"/"+s.errno.Error(), func(t *testing.T) {
 					t.Parallel()
-					run(t, y, job{Verb: verb, Call: s.call, Errno: s.errno, Step: step(s, false, map[string]int{"openat": 48, "fcntl": 48, "fstat": 48, "read": 48})})
+					run(t, y, job{Verb: verb, Call: s.call, Errno: s.errno, Step: step(s, false, map[string]int{"openat": 48, "fcntl": 48, "fstat": 48, "read": 48, "futex": 48})})
 				})
 			}
 		}

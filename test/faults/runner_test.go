@@ -33,6 +33,7 @@ type job struct {
 	Errno    syscall.Errno //
 	Step     int           // 1: every call
 	Stays    bool          // the calls after it fail too
+	Late     bool          // the calls of the stop, not of the start
 	Adopt    int           // instead: daemons are killed while they adopt, at so many of their system calls; -1: at all
 }
 
@@ -91,7 +92,7 @@ func runRole() {
 	}
 	if r.Call != "" {
 		for n := 1; ; n += r.Step {
-			res := one(fault{Call: r.Call, Errno: r.Errno, N: n, Stays: r.Stays})
+			res := one(fault{Call: r.Call, Errno: r.Errno, N: n, Stays: r.Stays, Late: r.Late})
 			out.Encode(res)
 			if res.Hit == "" {
 				break
@@ -136,7 +137,7 @@ func newLogbook(in io.ReadCloser) *logbook {
 			if m := verdict.FindStringSubmatch(line); m != nil {
 				before := len(b.heard)
 				b.heard[m[2]] = m[1]
-				if len(b.heard) == workers && before < workers {
+				if len(b.heard) == workers && before < workers && !b.isSettled() {
 					close(b.settled)
 				}
 			}
@@ -254,18 +255,32 @@ func (r *runner) trace(x *tracer, argv []string, meanwhile func(b *logbook, exit
 // panics are signs of a program that did not end in order.
 var panics = regexp.MustCompile(`(?m)panic:|^goroutine \d|\\ngoroutine \d|fatal error:|SIGSEGV|unexpected fault`)
 
+// fatals are the errors by which Go's runtime says that it got no memory or no thread, and ends its process: nothing in it can do otherwise.
+var fatals = regexp.MustCompile(`fatal error: (runtime: |newosproc|out of memory|failed to |.*cannot (allocate|map|reserve))|runtime/cgo: pthread_create failed: `)
+
 // start is one start of the daemon, and its stop.
 func (r *runner) start(f fault) (res result) {
 	begin := time.Now()
 	x := newTracer(f)
+	x.early.Store(f.Late)
 	var extra []string
+	var unheard <-chan time.Time // the line may have been lost that says it
+	if f.Call == "write" && !f.Late {
+		unheard = time.After(5 * time.Second)
+	}
 	b, ws, bad := r.trace(x, []string{r.Bin + "/shmd", "-c", r.Dir + "/shmd.toml", "--log-level", "debug"}, func(b *logbook, exited chan struct{}) {
 		select {
 		case <-b.settled:
 		case <-exited:
 			return
+		case <-unheard:
+			if out, code := r.shmctl("wait", "--for=ready"); code != 0 {
+				extra = append(extra, fmt.Sprintf("shmctl wait: exit code %d: %s", code, out))
+			}
+			close(b.settled)
 		}
-		x.calm.Store(true)
+		x.calm.Store(!f.Late)
+		x.early.Store(false)
 		want := "ready"
 		if b.gaveUp() {
 			want = "failed"
@@ -279,6 +294,18 @@ func (r *runner) start(f fault) (res result) {
 		}
 	})
 	res.N, res.Hit, res.Bad = f.N, x.hit, append(bad, extra...)
+	fatal := f.runtimes() && (ws.Exited() && ws.ExitStatus() == 2 || ws.Signaled() && ws.Signal() == syscall.SIGABRT) && fatals.MatchString(b.String()) ||
+		f.runtimes() && x.first && ws.Signaled() && ws.Signal() == syscall.SIGSEGV && b.String() == "" // the runtime has no memory to say anything
+	if fatal { // it is dead as by SIGKILL: what it left is stopped without it
+		pumped := make(chan struct{})
+		go func() {
+			defer close(pumped)
+			if out, code := r.shmctl("stop"); code != 0 && code != 4 {
+				res.Bad = append(res.Bad, fmt.Sprintf("shmctl stop of what it left: exit code %d: %s", code, out))
+			}
+		}()
+		x.pump(pumped)
+	}
 	left := leftovers()
 	syscall.Kill(-1, syscall.SIGKILL)
 	x.drain()
@@ -288,7 +315,13 @@ func (r *runner) start(f fault) (res result) {
 	}
 	log := b.String()
 	res.Text = lastLine(log, "shmd: ")
-	if f.Call != "unlinkat" {
+	if fatal {
+		for _, name := range entries(r.Dir) {
+			if name != "shmd.toml" {
+				os.Remove(filepath.Join(r.Dir, name))
+			}
+		}
+	} else if f.Call != "unlinkat" {
 		for _, name := range entries(r.Dir) {
 			lock := name == "test.lock" && strings.HasPrefix(res.Text, "shmd: lock ") // who has not got it must not remove it
 			if name != "shmd.toml" && !lock {
@@ -297,6 +330,10 @@ func (r *runner) start(f fault) (res result) {
 		}
 	}
 	switch code := ws.ExitStatus(); {
+	case fatal:
+		if res.How, res.Text = refuses, fatals.FindString(log); res.Text == "" {
+			res.Text = "signal: " + ws.Signal().String()
+		}
 	case !ws.Exited():
 		res.Bad = append(res.Bad, fmt.Sprintf("killed by %v", ws.Signal()))
 	case b.isSettled() && code == 0:
@@ -325,7 +362,7 @@ func (r *runner) start(f fault) (res result) {
 
 // judge looks at what a program said.
 func (r *runner) judge(f fault, res *result, log string) {
-	if m := panics.FindString(log); m != "" {
+	if m := panics.FindString(log); m != "" && !(f.runtimes() && fatals.MatchString(log)) {
 		res.Bad = append(res.Bad, fmt.Sprintf("it says %q", m))
 	}
 	if res.How == refuses && !strings.Contains(res.Text, ": ") {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // A fault is one system call that fails instead of being made.
@@ -19,19 +20,24 @@ type fault struct {
 	Errno syscall.Errno
 	N     int  // the N-th such call, from 1, of all processes together; 0: none, calls are only counted
 	Stays bool // and every one after it
+	Late  bool // only once the region runs: its stop
 	Kill  bool // the program is killed instead, before its own N-th call of any kind; what it starts is not traced
 }
 
+// runtimes reports a fault of a call that Go's runtime makes for itself, and whose failure it does not survive.
+func (f fault) runtimes() bool { return strings.Contains(f.Call, " of ") }
+
 // numbers are the calls that the tests know by name.
 var numbers = map[string]uint64{
-	"accept4": syscall.SYS_ACCEPT4, "bind": syscall.SYS_BIND, "chdir": syscall.SYS_CHDIR, "clone": syscall.SYS_CLONE, "close": syscall.SYS_CLOSE,
+	"mmap of the heap": syscall.SYS_MMAP, "clone3 of a thread": 435, "clone of a thread": syscall.SYS_CLONE, "futex": syscall.SYS_FUTEX, "futex_waitv": 449, "tgkill": syscall.SYS_TGKILL,
+	"write": syscall.SYS_WRITE, "accept4": syscall.SYS_ACCEPT4, "bind": syscall.SYS_BIND, "chdir": syscall.SYS_CHDIR, "clone": syscall.SYS_CLONE, "close": syscall.SYS_CLOSE,
 	"connect": syscall.SYS_CONNECT, "dup3": syscall.SYS_DUP3, "epoll_create1": syscall.SYS_EPOLL_CREATE1, "epoll_ctl": syscall.SYS_EPOLL_CTL,
 	"eventfd2": syscall.SYS_EVENTFD2, "execve": syscall.SYS_EXECVE, "fallocate": syscall.SYS_FALLOCATE, "fchmod": syscall.SYS_FCHMOD,
 	"fchmodat": syscall.SYS_FCHMODAT, "fcntl": syscall.SYS_FCNTL, "flock": syscall.SYS_FLOCK, "fstat": syscall.SYS_FSTAT,
 	"ftruncate": syscall.SYS_FTRUNCATE, "getdents64": syscall.SYS_GETDENTS64, "getsockname": syscall.SYS_GETSOCKNAME,
 	"getpeername": syscall.SYS_GETPEERNAME, "getsockopt": syscall.SYS_GETSOCKOPT, "ioctl": syscall.SYS_IOCTL, "kill": syscall.SYS_KILL,
 	"listen": syscall.SYS_LISTEN, "lseek": syscall.SYS_LSEEK, "madvise": syscall.SYS_MADVISE, "mkdirat": syscall.SYS_MKDIRAT,
-	"mmap": syscall.SYS_MMAP, "openat": syscall.SYS_OPENAT, "pidfd_open": 434, "pidfd_send_signal": 424, "pipe2": syscall.SYS_PIPE2,
+	"mmap": syscall.SYS_MMAP, "munmap": syscall.SYS_MUNMAP, "openat": syscall.SYS_OPENAT, "pidfd_open": 434, "pidfd_send_signal": 424, "pipe2": syscall.SYS_PIPE2,
 	"ppoll": syscall.SYS_PPOLL, "prctl": syscall.SYS_PRCTL, "pread64": syscall.SYS_PREAD64, "prlimit64": syscall.SYS_PRLIMIT64,
 	"pwrite64": syscall.SYS_PWRITE64, "read": syscall.SYS_READ, "readlinkat": syscall.SYS_READLINKAT, "recvfrom": syscall.SYS_RECVFROM,
 	"recvmsg": syscall.SYS_RECVMSG, "sendmsg": syscall.SYS_SENDMSG, "sendto": syscall.SYS_SENDTO, "setpgid": syscall.SYS_SETPGID,
@@ -44,7 +50,7 @@ func init() { maps.Copy(numbers, numbersHere) }
 // nameOf is the name of a call, or its number.
 func nameOf(nr uint64) string {
 	for name, n := range numbers {
-		if n == nr {
+		if n == nr && !strings.Contains(name, " of ") {
 			return name
 		}
 	}
@@ -58,9 +64,11 @@ type tracer struct {
 	at    uint64 // number of the fault's call
 
 	pid    int         // of the program
+	early  atomic.Bool // calls are not counted yet
 	calm   atomic.Bool // another goroutine sets it: from now on nothing fails
 	count  int         // of the fault's call
 	counts map[uint64]int
+	first  bool   // it was one of its first, in the runtime's own start
 	hit    string // the process in which the call failed, "" if none did
 
 	skew   *atomic.Int64    // seconds that the wall clock of the programs is ahead, if not nil
@@ -173,7 +181,7 @@ func (x *tracer) call(tid int) error {
 	if x.fault.Kill {
 		return x.death(tid, i, err)
 	}
-	if err != nil || i.Op != atEntry || x.calm.Load() || x.exempt(tid, i) {
+	if err != nil || i.Op != atEntry || x.calm.Load() || x.early.Load() || x.exempt(tid, i) {
 		return err
 	}
 	x.counts[i.Nr]++
@@ -182,7 +190,7 @@ func (x *tracer) call(tid int) error {
 	}
 	if x.count++; x.count == x.fault.N || x.count > x.fault.N && x.fault.Stays {
 		if x.hit == "" {
-			x.hit = commandOf(x.process(tid))
+			x.hit, x.first = commandOf(x.process(tid)), x.count <= 20
 		}
 		return refuse(tid, x.fault.Errno)
 	}
@@ -201,13 +209,19 @@ func (x *tracer) death(tid int, i syscallInfo, err error) error {
 	return syscall.Kill(x.pid, syscall.SIGKILL)
 }
 
-// exempt are calls that Go's runtime makes for itself, and which it does not survive.
+// exempt are calls that are not of the series: those that Go's runtime makes for itself, and which it does not survive, have series of their own, or none.
 func (x *tracer) exempt(tid int, i syscallInfo) bool {
 	switch i.Nr {
 	case syscall.SYS_MMAP: // the heap
-		return i.Args[3]&syscall.MAP_ANONYMOUS != 0
+		return i.Args[3]&syscall.MAP_ANONYMOUS != 0 != (x.fault.Call == "mmap of the heap")
 	case syscall.SYS_CLONE: // threads
-		return i.Args[0]&syscall.CLONE_THREAD != 0
+		return i.Args[0]&syscall.CLONE_THREAD != 0 != (x.fault.Call == "clone of a thread")
+	case syscall.SYS_WRITE: // 8 bytes wake the network poller
+		return i.Args[2] == 8
+	case syscall.SYS_FUTEX: // a wake does not fail
+		const wait, waitBitset, private = 0, 9, 128
+		op := i.Args[1] & (private - 1)
+		return op != wait && op != waitBitset
 	case syscall.SYS_READ: // 8 bytes of the pipe on which os.StartProcess waits for the exec: if that fails it waits for the child's end
 		return i.Args[2] == 8
 	case syscall.SYS_FCNTL: // are 0, 1 and 2 open?
@@ -249,6 +263,32 @@ func commandOf(pid int) string {
 		s = "?"
 	}
 	return s
+}
+
+// pump lets the traced processes that are left go on until done is closed.
+func (x *tracer) pump(done <-chan struct{}) {
+	x.calm.Store(true)
+	for tick := time.NewTicker(time.Millisecond); ; {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		for {
+			var ws syscall.WaitStatus
+			tid, err := syscall.Wait4(-1, &ws, syscall.WALL|wnothread|syscall.WNOHANG, nil)
+			if err != nil || tid <= 0 {
+				break
+			}
+			if ws.Stopped() {
+				sig := int(ws.StopSignal())
+				if sig&0x80 != 0 || sig == int(syscall.SIGTRAP) || sig == int(syscall.SIGSTOP) {
+					sig = 0
+				}
+				syscall.PtraceCont(tid, sig)
+			}
+		}
+	}
 }
 
 // drain collects what is left of the processes that were traced, which must have been killed.
