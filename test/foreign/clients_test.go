@@ -107,7 +107,7 @@ func worker(ws []protocol.Worker, name string) protocol.Worker {
 }
 
 // Workers in other languages log, count and give heartbeats; the one that hangs is ended by the watchdog, and no other. Killed with SIGKILL in the middle of
-// records, again and again, they leave whole ones, without gaps, and counters that do not go back.
+// records, again and again, they leave whole ones, without gaps, and counters that do not go back; and the daemon's death costs none.
 func TestClients(t *testing.T) {
 	for language, command := range clients(t) {
 		t.Run(language, func(t *testing.T) {
@@ -115,7 +115,8 @@ func TestClients(t *testing.T) {
 			for _, mode := range []string{"stream", "asleep", "computes", "hangs"} {
 				toml += fmt.Sprintf("[worker.%s]\ncommand = %s\nready = \"call\"\nrestart = \"always\"\nwatchdog = \"2s\"\nstop_timeout = \"500ms\"\ncrash_limit = 0\nbackoff_min = \"10ms\"\nbackoff_max = \"50ms\"\nlog_size = \"4MiB\"\n", mode, quote(command, mode))
 			}
-			d := testregion.Start(t, toml, library(t), "PYTHONPATH="+must(filepath.Abs("../../clients/python")))
+			env := []string{library(t), "PYTHONPATH=" + must(filepath.Abs("../../clients/python"))}
+			d := testregion.Start(t, toml, env...)
 			ws := d.WaitWorkers("hung", func(ws []protocol.Worker) bool { return worker(ws, "hangs.0").Restarts > 0 })
 			if w := worker(ws, "hangs.0"); uint64(w.RestartsBy[protocol.CauseWatchdog]) != w.Restarts {
 				t.Errorf("hangs.0 was started again for another reason: %+v", w)
@@ -171,6 +172,15 @@ func TestClients(t *testing.T) {
 				}
 			}
 			d.WaitWorkers("again", func(ws []protocol.Worker) bool {
+				w := worker(ws, "stream.0")
+				return w.State == protocol.StateReady && int(w.Restarts) == kills
+			})
+			// The daemon dies: the worker goes on, and is seen; the next daemon takes it over.
+			d.Kill()
+			for n := count(); count() < n+100; {
+			}
+			d.Again(env...)
+			d.WaitWorkers("adopted", func(ws []protocol.Worker) bool {
 				w := worker(ws, "stream.0")
 				return w.State == protocol.StateReady && int(w.Restarts) == kills
 			})
