@@ -206,12 +206,17 @@ func find[T any](list []T, is func(T) bool) *T {
 func StartKeys(g *Group) (all [][2]string) {
 	nothing := shownKeys(&Group{})
 	for i, k := range shownKeys(g) {
-		if k.value != nothing[i].value && k.name != "count" && !slices.Contains(inSegment, k.name) && !slices.Contains(atOnce, k.name) {
+		if k.value != nothing[i].value && ofStart(k.name) {
 			all = append(all, [2]string{k.name, k.value})
 		}
 	}
 	slices.SortFunc(all, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	return all
+}
+
+// ofStart reports whether a process is started with a key of its group.
+func ofStart(key string) bool {
+	return key != "count" && !slices.Contains(inSegment, key) && !slices.Contains(atOnce, key)
 }
 
 // change is a key whose value is another.

@@ -93,12 +93,23 @@ func TestDiff(t *testing.T) {
 
 // Every key of a group either holds at once, or makes a running process out of date: none is forgotten.
 func TestStartKeys(t *testing.T) {
-	var start []string
-	for _, kv := range StartKeys(&Group{}) {
-		start = append(start, kv[0])
-	}
-	for _, k := range shownKeys(&Group{}) {
-		if k.name != "count" && !slices.Contains(inSegment, k.name) && slices.Contains(atOnce, k.name) == slices.Contains(start, k.name) {
+	for i, k := range shownKeys(&Group{}) {
+		var g Group
+		if f := field(&g, k.name); f.Kind() == reflect.Map {
+			f.Set(reflect.MakeMap(f.Type()))
+			f.SetMapIndex(reflect.New(f.Type().Key()).Elem(), reflect.New(f.Type().Elem()).Elem())
+		} else if f.Kind() == reflect.Slice {
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+		} else if f.Kind() == reflect.Pointer {
+			f.Set(reflect.New(f.Type().Elem()))
+		} else {
+			f.Set(something(f.Type()))
+		}
+		if shownKeys(&g)[i].value == k.value {
+			t.Errorf("%s: what was set is not shown", k.name)
+		}
+		got := slices.ContainsFunc(StartKeys(&g), func(kv [2]string) bool { return kv[0] == k.name })
+		if k.name != "count" && !slices.Contains(inSegment, k.name) && slices.Contains(atOnce, k.name) == got {
 			t.Errorf("%s is both or neither", k.name)
 		}
 	}
@@ -116,4 +127,29 @@ func TestStartKeysLeaveOutWhatSaysNothing(t *testing.T) {
 	if want := [][2]string{{"builtin", `"idle"`}, {"consume", `["jobs"]`}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// field is the field of a key.
+func field(g *Group, key string) reflect.Value {
+	v := reflect.ValueOf(g).Elem()
+	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("toml") == key {
+			return v.Field(i)
+		}
+	}
+	panic(key)
+}
+
+// something is a value that is not zero.
+func something(t reflect.Type) reflect.Value {
+	v := reflect.New(t).Elem()
+	switch t.Kind() {
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	default:
+		v.SetInt(7)
+	}
+	return v
 }
