@@ -126,7 +126,7 @@ func TestStopAndStart(t *testing.T) {
 // operator is a process's hold on the command segment, as shmctl has it.
 func operator(t *testing.T, d *testregion.Region) *protocol.Command {
 	t.Helper()
-	c, err := attach.Dial(within(t), d.Socket)
+	c, err := attach.DialWait(within(t), d.Socket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/shmd/shmd/internal/testregion"
 	"github.com/shmd/shmd/pkg/shm"
@@ -19,8 +18,7 @@ func init() { roles["napper"] = napper }
 // quit flag, must not keep it from napping.
 func napper() error {
 	runtime.GOMAXPROCS(1)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
+	ctx := context.Background() // who waits for what it says ends it
 	r, err := shm.Attach(ctx, shm.Options{Region: "test", Socket: os.Getenv("SHM_TEST_SOCKET"), Produce: []string{"service"}})
 	if err != nil {
 		return err
