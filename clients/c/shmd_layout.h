@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x45deab0ced49e159) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x31191a020205c556) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -562,7 +562,7 @@ SHMD_ASSERT(offsetof(struct shmd_group_info, log_size) == 120, "offset of group_
 SHMD_ASSERT(offsetof(struct shmd_group_info, log_nap) == 128, "offset of group_info.log_nap");
 SHMD_ASSERT(offsetof(struct shmd_group_info, log_bell) == 132, "offset of group_info.log_bell");
 
-/* The page of one instance. The daemon zeroes it before it starts the instance, and only then. */
+/* The page of one instance. The daemon zeroes it before it starts the instance, and only then, but for the restarts: they are kept for an instance that comes back, and for the sums of its group. */
 struct shmd_instance_page {
     SHMD_ATOMIC(uint32_t) attached_pid;        /* 0, instance: pid of the process that attached; 0 while none did */
     SHMD_ATOMIC(uint32_t) ready;               /* 4, instance: 1 once the instance is ready */
@@ -578,7 +578,17 @@ struct shmd_instance_page {
     char note[192];                            /* 136, instance: what the instance says of its state, for people; the daemon makes it the row's reason */
     uint8_t reserved_328[56];
     SHMD_ATOMIC(uint32_t) ask;                 /* 384, daemon: changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too */
-    uint8_t reserved_388[3708];
+    uint8_t reserved_388[60];
+    SHMD_ATOMIC(uint32_t) restarts_exit;       /* 448, daemon: of WorkerRow.RestartsExit, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_failure;    /* 452, daemon: of WorkerRow.RestartsFailure, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_signal;     /* 456, daemon: of WorkerRow.RestartsSignal, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_not_ready;  /* 460, daemon: of WorkerRow.RestartsNotReady, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_not_started; /* 464, daemon: of WorkerRow.RestartsNotStarted, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_operator;   /* 468, daemon: of WorkerRow.RestartsOperator, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_watchdog;   /* 472, daemon: of WorkerRow.RestartsWatchdog, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_unknown;    /* 476, daemon: of WorkerRow.RestartsUnknown, what the row says, or said when the instance was there last; kept */
+    SHMD_ATOMIC(uint32_t) restarts_reset;      /* 480, daemon: of WorkerRow.RestartsReset, what the row says, or said when the instance was there last; kept */
+    uint8_t reserved_484[3612];
 };
 SHMD_ASSERT(sizeof(struct shmd_instance_page) == 4096, "size of instance_page");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, attached_pid) == 0, "offset of instance_page.attached_pid");
@@ -592,6 +602,15 @@ SHMD_ASSERT(offsetof(struct shmd_instance_page, filter_pid) == 128, "offset of i
 SHMD_ASSERT(offsetof(struct shmd_instance_page, stalled) == 132, "offset of instance_page.stalled");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, note) == 136, "offset of instance_page.note");
 SHMD_ASSERT(offsetof(struct shmd_instance_page, ask) == 384, "offset of instance_page.ask");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_exit) == 448, "offset of instance_page.restarts_exit");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_failure) == 452, "offset of instance_page.restarts_failure");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_signal) == 456, "offset of instance_page.restarts_signal");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_not_ready) == 460, "offset of instance_page.restarts_not_ready");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_not_started) == 464, "offset of instance_page.restarts_not_started");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_operator) == 468, "offset of instance_page.restarts_operator");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_watchdog) == 472, "offset of instance_page.restarts_watchdog");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_unknown) == 476, "offset of instance_page.restarts_unknown");
+SHMD_ASSERT(offsetof(struct shmd_instance_page, restarts_reset) == 480, "offset of instance_page.restarts_reset");
 
 /* One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md. */
 struct shmd_metric_row {

@@ -262,6 +262,15 @@ static void group(void) {
         WORD(p, stalled);
         TEXT(p, note);
         WORD(p, ask);
+        WORD(p, restarts_exit);
+        WORD(p, restarts_failure);
+        WORD(p, restarts_signal);
+        WORD(p, restarts_not_ready);
+        WORD(p, restarts_not_started);
+        WORD(p, restarts_operator);
+        WORD(p, restarts_watchdog);
+        WORD(p, restarts_unknown);
+        WORD(p, restarts_reset);
     }
     for (uint64_t i = 0; i < LOAD(g, metric_count); i++) {
         uint64_t offset = LOAD(g, metric_offset) + i * sizeof(struct shmd_metric_row);

@@ -429,6 +429,7 @@ func (d *Daemon) goOn(a *adopted) {
 		if w.gone() {
 			continue
 		}
+		w.keepRestarts() // the daemon before may have been another version
 		if w.proc == nil {
 			d.resumeWaiting(w)
 			continue

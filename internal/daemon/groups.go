@@ -127,6 +127,13 @@ func (d *Daemon) writeGroup(g *group) {
 // page is a worker's page. It has memory as soon as the worker was started once.
 func (w *worker) page() *protocol.InstancePage { return w.group.segment.Page(w.instance) }
 
+// keepRestarts puts down in the group's segment how often an instance was started again: its row may be another's one day.
+func (w *worker) keepRestarts() {
+	if w.instance < w.group.segment.Instances() {
+		w.group.segment.SetRestarts(w.instance, w.row.RestartsBy)
+	}
+}
+
 // living lists the groups that there are.
 func (d *Daemon) living() []*group {
 	return slices.DeleteFunc(slices.Clone(d.groups), func(g *group) bool { return g == nil })
@@ -214,6 +221,13 @@ func (d *Daemon) addInstance(g *group, instance int) *worker {
 	d.mem.command.Enlist(w.index)
 	row.Rolled, _ = d.mem.command.GroupRollout(g.index)
 	row.Restarted = d.mem.command.RestartCount(w.index) + row.Rolled
+	if instance < g.segment.Instances() { // it may have been there before
+		row.RestartsBy = g.segment.Restarts(instance)
+		for _, n := range row.RestartsBy {
+			row.Restarts += uint64(n)
+		}
+		d.machine.Count(w.index, row.Restarts)
+	}
 	w.row = row
 	d.writeRow(w)
 	g.put(w)

@@ -234,16 +234,24 @@ func TestCountersDoNotGoBack(t *testing.T) {
 	if moved < messages || moved > messages+kills { // a death between the count and the ack has the message moved again
 		t.Errorf("%v messages were counted, and there were %d, with %d deaths", moved, messages, kills)
 	}
-	shmctl(t, d, "scale", "mover=1") // a group that is scaled down has not restarted less often
-	now = look()
-	restarts := 0.0
-	for name, v := range now {
-		if strings.HasPrefix(name, "shmd_restarts_total{") {
-			restarts += v
+	for _, step := range []string{"mover=1", "", "mover=2", "mover=1", ""} { // a group that is scaled down has not restarted less often, also for the next daemon
+		if step != "" {
+			shmctl(t, d, "scale", step)
+		} else {
+			d.Kill()
+			d.Again()
+			d.WaitLog("region adopted")
+			d.WaitLog(`"@message":"metrics"`)
 		}
-	}
-	if restarts != float64(killed) {
-		t.Errorf("%v restarts by cause, after %d kills", restarts, killed)
+		restarts := 0.0
+		for name, v := range look() {
+			if strings.HasPrefix(name, "shmd_restarts_total{") {
+				restarts += v
+			}
+		}
+		if restarts != float64(killed) {
+			t.Errorf("after %q: %v restarts by cause, after %d kills", step, restarts, killed)
+		}
 	}
 }
 

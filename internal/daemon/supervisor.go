@@ -110,7 +110,10 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	case c.To == protocol.StateStopping && c.Cause != supervise.CauseAdoption: // at an adoption the row says what the stop is for
 		w.row.Cause = protocol.CauseOperator
 	}
-	w.row.RestartsBy[w.row.Cause] += uint32(a.Restarts - w.row.Restarts)
+	if n := uint32(a.Restarts - w.row.Restarts); n > 0 {
+		w.row.RestartsBy[w.row.Cause] += n
+		w.keepRestarts()
+	}
 	w.row.Restarts, w.row.Restarted = a.Restarts, a.Restarted
 	d.stateEvent(w, c)
 	d.unsettled = true

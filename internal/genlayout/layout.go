@@ -228,7 +228,7 @@ var Structs = []Struct{
 		w32("LogNap", 128, anyPeer, "see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it"),
 		w32("LogBell", 132, anyPeer, "doorbell (futex) of the daemon: raised by a record as LogNap says"),
 	}},
-	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []Field{
+	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then, but for the restarts: they are kept for an instance that comes back, and for the sums of its group.", Fields: []Field{
 		w32("AttachedPid", 0, instance, "pid of the process that attached; 0 while none did"),
 		w32("Ready", 4, instance, "1 once the instance is ready"),
 		w64("ReadyNs", 8, instance, "CLOCK_MONOTONIC when it became ready"),
@@ -240,6 +240,15 @@ var Structs = []Struct{
 		w32("Stalled", 132, instance, "1 while the filter does not answer"),
 		text("Note", 136, 192, instance, "what the instance says of its state, for people; the daemon makes it the row's reason"),
 		w32("Ask", 384, daemon, "changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too"),
+		w32("RestartsExit", 448, daemon, "of WorkerRow.RestartsExit, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsFailure", 452, daemon, "of WorkerRow.RestartsFailure, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsSignal", 456, daemon, "of WorkerRow.RestartsSignal, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsNotReady", 460, daemon, "of WorkerRow.RestartsNotReady, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsNotStarted", 464, daemon, "of WorkerRow.RestartsNotStarted, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsOperator", 468, daemon, "of WorkerRow.RestartsOperator, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsWatchdog", 472, daemon, "of WorkerRow.RestartsWatchdog, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsUnknown", 476, daemon, "of WorkerRow.RestartsUnknown, what the row says, or said when the instance was there last; kept"),
+		w32("RestartsReset", 480, daemon, "of WorkerRow.RestartsReset, what the row says, or said when the instance was there last; kept"),
 	}},
 	{Name: "MetricRow", Size: 256, Doc: "One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: " +
 		"the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.", Fields: []Field{

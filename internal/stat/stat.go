@@ -28,13 +28,6 @@ type Reader struct {
 	source   Source
 	channels map[string]protocol.Channel
 	seen     map[string]map[leaseKey]time.Time // when each lease was seen first, by channel
-	restarts map[string]*restarts              // by group
-}
-
-// restarts are those of a group's instances, also of those that are gone: a group that is scaled down has not restarted less often.
-type restarts struct {
-	of   map[string][protocol.NumCauses]uint32 // by instance, as it was seen last
-	gone [protocol.NumCauses]uint64
 }
 
 type leaseKey struct {
@@ -45,7 +38,7 @@ type leaseKey struct {
 
 // NewReader returns a Reader.
 func NewReader(s Source) *Reader {
-	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}, restarts: map[string]*restarts{}}
+	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}}
 }
 
 // Look has the next snapshot read other segments of the same region. What was seen is remembered.
@@ -81,7 +74,7 @@ type Snapshot struct {
 type Group struct {
 	protocol.Group
 	States [protocol.StateGone]int // instances by state, 0: new
-	// Stalled are filters that do not answer. Restarts are of all instances, by cause, also of those that this Reader saw and that are gone.
+	// Stalled are filters that do not answer. Restarts are of all instances, by cause, also of those that are gone.
 	Stalled  int
 	Restarts [protocol.NumCauses]uint64
 }
@@ -138,7 +131,7 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 			s.Groups[w.Worker.Group].add(w)
 		}
 	}
-	r.remember(s)
+	s.addGone(set.Groups)
 	names := map[uint16]protocol.Attachment{}
 	for id := 1; id < set.Roster.AttachmentCap() && id <= 0xffff; id++ {
 		if a, err := set.Roster.Attachment(uint16(id)); err == nil && a.State != protocol.AttachmentFree {
@@ -161,40 +154,24 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 	return s
 }
 
-// remember adds to the restarts of groups those of instances that were seen before and are gone, or are others by now.
-func (r *Reader) remember(s *Snapshot) {
-	now := map[string]map[string][protocol.NumCauses]uint32{}
-	for _, g := range s.Groups {
-		if g.Name != "" {
-			now[g.Name] = map[string][protocol.NumCauses]uint32{}
-		}
-	}
+// addGone adds to the restarts of groups those of instances that are gone: a group that is scaled down has not restarted less often.
+func (s *Snapshot) addGone(groups []*protocol.GroupSegment) {
+	type instance struct{ group, number int }
+	there := map[instance]bool{}
 	for _, w := range s.Workers {
-		if g := s.groupName(&w); g != "" {
-			now[g][w.Name] = w.RestartsBy
-		}
+		there[instance{w.Group, w.Instance}] = true
 	}
-	for i := range s.Groups {
-		g := &s.Groups[i]
-		if g.Name == "" {
+	for i, seg := range groups {
+		if seg == nil || i >= len(s.Groups) || s.Groups[i].Name == "" {
 			continue
 		}
-		have := r.restarts[g.Name]
-		if have == nil {
-			have = &restarts{}
-			r.restarts[g.Name] = have
-		}
-		for name, before := range have.of {
-			after := now[g.Name][name] // zeros: it is gone
-			for c := range before {
-				if after[c] < before[c] {
-					have.gone[c] += uint64(before[c])
-				}
+		for n := range seg.Instances() {
+			if there[instance{i, n}] { // its row counts
+				continue
 			}
-		}
-		have.of = now[g.Name]
-		for c, n := range have.gone {
-			g.Restarts[c] += n
+			for c, k := range seg.Restarts(n) {
+				s.Groups[i].Restarts[c] += uint64(k)
+			}
 		}
 	}
 }

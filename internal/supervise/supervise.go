@@ -299,6 +299,9 @@ func (m *Machine) Reuse(worker, group int, name string) {
 	m.instances[worker] = w
 }
 
+// Count says how often an instance that is new was started again when it was there before.
+func (m *Machine) Count(worker int, restarts uint64) { m.instances[worker].restarts = restarts }
+
 // State returns the state of an instance, 0 for one that is new.
 func (m *Machine) State(worker int) protocol.State { return m.instances[worker].state }
 

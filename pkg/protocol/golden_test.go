@@ -257,6 +257,7 @@ func makeGroup(t *testing.T) []byte {
 	p.Asleep.Store(1)
 	p.Answered.Store(6)
 	p.Ask.Store(9)
+	g.SetRestarts(0, [NumCauses]uint32{CauseExit: 1, CauseSignal: 2, CauseUnknown: 8, CauseReset: 9})
 	p.FilterPid.Store(4302)
 	p.Stalled.Store(1)
 	SetText(p.Note[:], "no answer, größer")

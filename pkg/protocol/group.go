@@ -204,6 +204,26 @@ func (g *GroupSegment) Reset(i int) {
 	g.Metrics(i).disown()
 }
 
+// Restarts returns how often instance i was started again, by cause, also of one that is gone. It must have memory (Instances).
+func (g *GroupSegment) Restarts(i int) (all [NumCauses]uint32) {
+	for c, n := range g.Page(i).restartsBy() {
+		if n != nil {
+			all[c] = n.Load()
+		}
+	}
+	return all
+}
+
+// SetRestarts keeps how often instance i was started again. It must have memory. Only the daemon calls it, before it writes the row that says the same: if it dies in
+// between, or in the middle, the row holds for as long as the instance is there, and the next daemon does it again.
+func (g *GroupSegment) SetRestarts(i int, all [NumCauses]uint32) {
+	for c, n := range g.Page(i).restartsBy() {
+		if n != nil {
+			n.Store(all[c])
+		}
+	}
+}
+
 // Bell is the daemon's doorbell for this group, a futex.
 func (g *GroupSegment) Bell() *atomic.Uint32 { return &g.info.Bell }
 

@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x45deab0ced49e159
+const LayoutHash uint64 = 0x31191a020205c556
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -1159,7 +1159,7 @@ const (
 	OffsetofGroupInfoLogBell        = 132
 )
 
-// InstancePage is 4096 bytes. The page of one instance. The daemon zeroes it before it starts the instance, and only then.
+// InstancePage is 4096 bytes. The page of one instance. The daemon zeroes it before it starts the instance, and only then, but for the restarts: they are kept for an instance that comes back, and for the sums of its group.
 type InstancePage struct {
 	_ structs.HostLayout
 
@@ -1188,23 +1188,51 @@ type InstancePage struct {
 	_    [56]byte
 	// Ask is at 384, written by daemon: changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too
 	Ask atomic.Uint32
-	_   [3708]byte
+	_   [60]byte
+	// RestartsExit is at 448, written by daemon: of WorkerRow.RestartsExit, what the row says, or said when the instance was there last; kept
+	RestartsExit atomic.Uint32
+	// RestartsFailure is at 452, written by daemon: of WorkerRow.RestartsFailure, what the row says, or said when the instance was there last; kept
+	RestartsFailure atomic.Uint32
+	// RestartsSignal is at 456, written by daemon: of WorkerRow.RestartsSignal, what the row says, or said when the instance was there last; kept
+	RestartsSignal atomic.Uint32
+	// RestartsNotReady is at 460, written by daemon: of WorkerRow.RestartsNotReady, what the row says, or said when the instance was there last; kept
+	RestartsNotReady atomic.Uint32
+	// RestartsNotStarted is at 464, written by daemon: of WorkerRow.RestartsNotStarted, what the row says, or said when the instance was there last; kept
+	RestartsNotStarted atomic.Uint32
+	// RestartsOperator is at 468, written by daemon: of WorkerRow.RestartsOperator, what the row says, or said when the instance was there last; kept
+	RestartsOperator atomic.Uint32
+	// RestartsWatchdog is at 472, written by daemon: of WorkerRow.RestartsWatchdog, what the row says, or said when the instance was there last; kept
+	RestartsWatchdog atomic.Uint32
+	// RestartsUnknown is at 476, written by daemon: of WorkerRow.RestartsUnknown, what the row says, or said when the instance was there last; kept
+	RestartsUnknown atomic.Uint32
+	// RestartsReset is at 480, written by daemon: of WorkerRow.RestartsReset, what the row says, or said when the instance was there last; kept
+	RestartsReset atomic.Uint32
+	_             [3612]byte
 }
 
 // Size of InstancePage and offsets of its fields, in bytes.
 const (
-	SizeofInstancePage              = 4096
-	OffsetofInstancePageAttachedPid = 0
-	OffsetofInstancePageReady       = 4
-	OffsetofInstancePageReadyNs     = 8
-	OffsetofInstancePageQuitSeenNs  = 16
-	OffsetofInstancePageHeartbeatNs = 64
-	OffsetofInstancePageAsleep      = 72
-	OffsetofInstancePageAnswered    = 76
-	OffsetofInstancePageFilterPid   = 128
-	OffsetofInstancePageStalled     = 132
-	OffsetofInstancePageNote        = 136
-	OffsetofInstancePageAsk         = 384
+	SizeofInstancePage                     = 4096
+	OffsetofInstancePageAttachedPid        = 0
+	OffsetofInstancePageReady              = 4
+	OffsetofInstancePageReadyNs            = 8
+	OffsetofInstancePageQuitSeenNs         = 16
+	OffsetofInstancePageHeartbeatNs        = 64
+	OffsetofInstancePageAsleep             = 72
+	OffsetofInstancePageAnswered           = 76
+	OffsetofInstancePageFilterPid          = 128
+	OffsetofInstancePageStalled            = 132
+	OffsetofInstancePageNote               = 136
+	OffsetofInstancePageAsk                = 384
+	OffsetofInstancePageRestartsExit       = 448
+	OffsetofInstancePageRestartsFailure    = 452
+	OffsetofInstancePageRestartsSignal     = 456
+	OffsetofInstancePageRestartsNotReady   = 460
+	OffsetofInstancePageRestartsNotStarted = 464
+	OffsetofInstancePageRestartsOperator   = 468
+	OffsetofInstancePageRestartsWatchdog   = 472
+	OffsetofInstancePageRestartsUnknown    = 476
+	OffsetofInstancePageRestartsReset      = 480
 )
 
 // MetricRow is 256 bytes. One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.
@@ -2046,7 +2074,7 @@ var Layouts = []StructInfo{
 		{"log_nap", "u32", 128, 4, "peers", "see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it"},
 		{"log_bell", "u32", 132, 4, "peers", "doorbell (futex) of the daemon: raised by a record as LogNap says"},
 	}},
-	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then.", Fields: []FieldInfo{
+	{Name: "InstancePage", Size: 4096, Doc: "The page of one instance. The daemon zeroes it before it starts the instance, and only then, but for the restarts: they are kept for an instance that comes back, and for the sums of its group.", Fields: []FieldInfo{
 		{"attached_pid", "u32", 0, 4, "instance", "pid of the process that attached; 0 while none did"},
 		{"ready", "u32", 4, 4, "instance", "1 once the instance is ready"},
 		{"ready_ns", "u64", 8, 8, "instance", "CLOCK_MONOTONIC when it became ready"},
@@ -2058,6 +2086,15 @@ var Layouts = []StructInfo{
 		{"stalled", "u32", 132, 4, "instance", "1 while the filter does not answer"},
 		{"note", "text", 136, 192, "instance", "what the instance says of its state, for people; the daemon makes it the row's reason"},
 		{"ask", "u32", 384, 4, "daemon", "changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too"},
+		{"restarts_exit", "u32", 448, 4, "daemon", "of WorkerRow.RestartsExit, what the row says, or said when the instance was there last; kept"},
+		{"restarts_failure", "u32", 452, 4, "daemon", "of WorkerRow.RestartsFailure, what the row says, or said when the instance was there last; kept"},
+		{"restarts_signal", "u32", 456, 4, "daemon", "of WorkerRow.RestartsSignal, what the row says, or said when the instance was there last; kept"},
+		{"restarts_not_ready", "u32", 460, 4, "daemon", "of WorkerRow.RestartsNotReady, what the row says, or said when the instance was there last; kept"},
+		{"restarts_not_started", "u32", 464, 4, "daemon", "of WorkerRow.RestartsNotStarted, what the row says, or said when the instance was there last; kept"},
+		{"restarts_operator", "u32", 468, 4, "daemon", "of WorkerRow.RestartsOperator, what the row says, or said when the instance was there last; kept"},
+		{"restarts_watchdog", "u32", 472, 4, "daemon", "of WorkerRow.RestartsWatchdog, what the row says, or said when the instance was there last; kept"},
+		{"restarts_unknown", "u32", 476, 4, "daemon", "of WorkerRow.RestartsUnknown, what the row says, or said when the instance was there last; kept"},
+		{"restarts_reset", "u32", 480, 4, "daemon", "of WorkerRow.RestartsReset, what the row says, or said when the instance was there last; kept"},
 	}},
 	{Name: "MetricRow", Size: 256, Doc: "One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.", Fields: []FieldInfo{
 		{"state", "u32", 0, 4, "instance", "see MetricState; stored last"},

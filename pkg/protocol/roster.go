@@ -99,6 +99,13 @@ func (p *WorkerRow) restartsBy() [NumCauses]*atomic.Uint32 {
 		CauseReset: &p.RestartsReset}
 }
 
+// restartsBy is the same in the page of an instance.
+func (p *InstancePage) restartsBy() [NumCauses]*atomic.Uint32 {
+	return [NumCauses]*atomic.Uint32{CauseExit: &p.RestartsExit, CauseFailure: &p.RestartsFailure, CauseSignal: &p.RestartsSignal, CauseNotReady: &p.RestartsNotReady,
+		CauseNotStarted: &p.RestartsNotStarted, CauseOperator: &p.RestartsOperator, CauseWatchdog: &p.RestartsWatchdog, CauseUnknown: &p.RestartsUnknown,
+		CauseReset: &p.RestartsReset}
+}
+
 // ExitUnknown is the ExitCode of a process of which nobody could tell how it ended: it was no child of the daemon that noticed.
 const ExitUnknown = -1
 

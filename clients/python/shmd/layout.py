@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x45deab0ced49e159  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x31191a020205c556  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -400,7 +400,7 @@ FIELDS = {
         "log_nap": (128, "I"),  # peers: see LogNap: what the daemon does between two looks at the instances' logs; an instance that rings zeroes it
         "log_bell": (132, "I"),  # peers: doorbell (futex) of the daemon: raised by a record as LogNap says
     },
-    # The page of one instance. The daemon zeroes it before it starts the instance, and only then.
+    # The page of one instance. The daemon zeroes it before it starts the instance, and only then, but for the restarts: they are kept for an instance that comes back, and for the sums of its group.
     "InstancePage": {
         "attached_pid": (0, "I"),  # instance: pid of the process that attached; 0 while none did
         "ready": (4, "I"),  # instance: 1 once the instance is ready
@@ -413,6 +413,15 @@ FIELDS = {
         "stalled": (132, "I"),  # instance: 1 while the filter does not answer
         "note": (136, "192s"),  # instance: what the instance says of its state, for people; the daemon makes it the row's reason
         "ask": (384, "I"),  # daemon: changed when the daemon wants a heartbeat: the instance answers at its next call of the library. Bit 0: it rings the group's doorbell too
+        "restarts_exit": (448, "I"),  # daemon: of WorkerRow.RestartsExit, what the row says, or said when the instance was there last; kept
+        "restarts_failure": (452, "I"),  # daemon: of WorkerRow.RestartsFailure, what the row says, or said when the instance was there last; kept
+        "restarts_signal": (456, "I"),  # daemon: of WorkerRow.RestartsSignal, what the row says, or said when the instance was there last; kept
+        "restarts_not_ready": (460, "I"),  # daemon: of WorkerRow.RestartsNotReady, what the row says, or said when the instance was there last; kept
+        "restarts_not_started": (464, "I"),  # daemon: of WorkerRow.RestartsNotStarted, what the row says, or said when the instance was there last; kept
+        "restarts_operator": (468, "I"),  # daemon: of WorkerRow.RestartsOperator, what the row says, or said when the instance was there last; kept
+        "restarts_watchdog": (472, "I"),  # daemon: of WorkerRow.RestartsWatchdog, what the row says, or said when the instance was there last; kept
+        "restarts_unknown": (476, "I"),  # daemon: of WorkerRow.RestartsUnknown, what the row says, or said when the instance was there last; kept
+        "restarts_reset": (480, "I"),  # daemon: of WorkerRow.RestartsReset, what the row says, or said when the instance was there last; kept
     },
     # One metric that an instance defined. Once published, nothing in it changes but Value and Owner, for as long as the segment lives: the next process of the instance goes on with it, so a counter never goes back. See docs/metrics.md.
     "MetricRow": {
