@@ -42,7 +42,8 @@ const (
 	drainNap    = 10 * time.Millisecond
 	drainIdle   = 5 // looks that found nothing before it sleeps
 	drainLong   = 10 * time.Second
-	drainAtOnce = 1 << 12 // records of one instance before the others' turn
+	drainUnsure = time.Second // instead, where the kernel refuses the daemon membarrier
+	drainAtOnce = 1 << 12     // records of one instance before the others' turn
 )
 
 // newDrain makes the drain of a group, for which carry says where to begin.
@@ -117,8 +118,15 @@ func (dr *drain) run(ctx context.Context) {
 		}
 		v := dr.bell.Load()
 		dr.nap.Store(uint32(kind)) // D: an instance that does not see it has published before the next look
-		if kind == protocol.LogNapSleeps && dr.more() {
-			long = drainNap // not at once: a ring that makes no sense could keep it busy
+		if kind == protocol.LogNapSleeps {
+			if sys.RegisterFence() == nil {
+				sys.FenceAll() // for those that log without a lock: they make no barrier between the two
+			} else {
+				long = drainUnsure
+			}
+			if dr.more() {
+				long = drainNap // not at once: a ring that makes no sense could keep it busy
+			}
 		}
 		soon, cancel := context.WithTimeout(ctx, long)
 		dr.d.hub.Wait(soon, dr.bell, v)

@@ -62,3 +62,12 @@ func (q *Queue) fetchSecond(p uint64) {
 func (q *Queue) own(p uint64) {
 	sys.PrefetchStores((*byte)(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride)), q.lines)
 }
+
+// putEntry copies the parts of a record behind its head in b, which has room for them, and publishes it: it stores end to head, and then 0 to inside.
+func putEntry(b []byte, e *LogEntry, head *atomic.Uint64, end uint64, inside *atomic.Uint64) {
+	sys.PutParts(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), SizeofWorkerRecord), (*sys.Parts)(unsafe.Pointer(&e.Text)), head, end, inside)
+}
+
+// The three parts lie in a LogEntry as they do in sys.Parts.
+const _ = -uint((unsafe.Offsetof(LogEntry{}.Attrs) - unsafe.Offsetof(LogEntry{}.Text)) ^ unsafe.Offsetof(sys.Parts{}.B) |
+	(unsafe.Offsetof(LogEntry{}.Source) - unsafe.Offsetof(LogEntry{}.Text)) ^ unsafe.Offsetof(sys.Parts{}.C))

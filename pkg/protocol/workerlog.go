@@ -82,6 +82,10 @@ type LogWriter struct {
 	end  uint64 // of the chunk that head lies in; head itself if that chunk is still to be begun
 	seq  uint64
 	rung uint64 // head when the daemon was rung last because the ring fills
+
+	owned  bool          // there is a LogOwner; mu is held
+	wanted atomic.Uint64 // 1: somebody who holds mu is about to write, and the owner has to keep out
+	inside atomic.Uint64 // 1: the owner writes, or is about to look at wanted
 }
 
 // Resume returns the writing end: it goes on behind the last complete record, and numbers on. Where the memory makes no sense it goes on at
@@ -125,16 +129,13 @@ func (w *LogWriter) Write(e *LogEntry) {
 	mask := uint64(len(l.ring)) - 1
 
 	w.mu.Lock()
-	at := w.head
-	if n > w.end-at {
-		if w.end != at {
-			binary.LittleEndian.PutUint64(l.ring[at&mask:], 0) // Bytes is 0: the rest of the chunk is empty
-			at = w.end
-		}
-		w.end += l.chunk()
-		sys.StoreRelease(&l.info.Limit, w.end) // A
-		sys.FenceStores()                      // C
+	if w.owned {
+		w.keepOut()
 	}
+	if n > w.end-w.head {
+		w.begin()
+	}
+	at := w.head
 	w.seq++
 	b := l.ring[at&mask:][:n]
 	binary.LittleEndian.PutUint64(b, n|uint64(uint32(e.Level))<<32)
@@ -152,12 +153,27 @@ func (w *LogWriter) Write(e *LogEntry) {
 	if fills {
 		w.rung = w.head
 	}
+	if w.owned {
+		w.wanted.Store(0)
+	}
 	w.mu.Unlock()
 
 	// D: the unlocking is a full barrier on amd64, and on arm64 a load-acquire stays behind a store-release.
 	if nap := LogNap(l.nap.Load()); nap == LogNapSleeps || nap == LogNapNaps && fills {
 		l.wake(nap)
 	}
+}
+
+// begin begins the next chunk.
+func (w *LogWriter) begin() {
+	l := w.l
+	if w.end != w.head {
+		binary.LittleEndian.PutUint64(l.ring[w.head&(uint64(len(l.ring))-1):], 0) // Bytes is 0: the rest of the chunk is empty
+		w.head = w.end
+	}
+	w.end += l.chunk()
+	sys.StoreRelease(&l.info.Limit, w.end) // A
+	sys.FenceStores()                      // C
 }
 
 // wake rings the daemon, unless another does.

@@ -177,3 +177,41 @@ func TestLogManyGoroutines(t *testing.T) {
 		t.Errorf("%d records of %d", len(got), goroutines*each)
 	}
 }
+
+// A writer without a lock beside the Log; it ends with Close, and so does its hold on the memory.
+func TestLogWriter(t *testing.T) {
+	l, ring := newTestLog(t, 64<<10)
+	w, err := l.Writer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Writer(); !errors.Is(err, ErrLogHeld) {
+		t.Errorf("a second writer: %v", err)
+	}
+	if _, err := (&Log{}).Writer(); !errors.Is(err, ErrNoLog) {
+		t.Errorf("a writer of an outsider: %v", err)
+	}
+	if err := w.Write(&LogEntry{Level: 4, Text: "ready-made", Attrs: []byte(`"a":1`), Source: "f.go:7"}); err != nil {
+		t.Fatal(err)
+	}
+	slog.New(l).Info("beside it")
+	all := records(t, ring)
+	if len(all) != 2 || all[0].Text != "ready-made" || all[0].Level != 4 || all[0].Attrs != `"a":1` || all[0].Source != "f.go:7" || all[0].Time.UnixNano() != 0 || all[1].Text != "beside it" {
+		t.Errorf("%+v", all)
+	}
+	w.Close()
+	w.Close()
+	if err := w.Write(&LogEntry{Text: "late"}); !errors.Is(err, ErrClosed) {
+		t.Errorf("a write after Close: %v", err)
+	}
+	if w, err = l.Writer(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if err := l.ring.s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Writer(); !errors.Is(err, ErrClosed) {
+		t.Errorf("a writer after the region's end: %v", err)
+	}
+}

@@ -18,10 +18,11 @@ const (
 	opEnter   = 7000 + iota // one record into an instance's log
 	opNext                  // the oldest record, by a reader that has read none
 	opSucceed               // the next instance begins
+	opOwn                   // one record into an instance's log, without a lock
 )
 
 func init() {
-	opNames[opEnter], opNames[opSucceed] = "log", "resume"
+	opNames[opEnter], opNames[opNext], opNames[opSucceed], opNames[opOwn] = "log", "next", "resume", "log without a lock"
 }
 
 const (
@@ -42,29 +43,40 @@ func entryRoom(b []byte) []byte {
 	return b[logAt : logAt+n : logAt+n]
 }
 
+// entryBuffer is what a reader copies records to.
+func entryBuffer(b []byte) []byte {
+	room := entryRoom(b)
+	return room[len(room)-2048:]
+}
+
 func openEntries(mem []byte) *protocol.InstanceLog { return must(protocol.OpenGroup(mem)).Log(0) }
 
 // entered is what a tracee works on.
 var entered struct {
 	l     *protocol.InstanceLog
 	w     *protocol.LogWriter
+	o     *protocol.LogOwner
+	c     *protocol.InstanceCursor
 	entry *protocol.LogEntry
 }
 
 func readyEntries(b []byte) {
 	entered.l = openEntries(entryMemory(b))
-	if get(b, wordOp) == opSucceed {
-		return
-	}
-	entered.w = nil
-	if get(b, wordOp) == opEnter {
+	entered.w, entered.o = nil, nil
+	switch get(b, wordOp) {
+	case opEnter, opOwn:
 		entered.w = placeWriter(entryRoom(b)[protocol.GroupSize(entryGroup):], entered.l.Resume(1))
 		entered.entry = entryFor(get(b, wordValue))
+		if get(b, wordOp) == opOwn {
+			entered.o = must(entered.w.Own())
+		}
+	case opNext:
+		entered.c = placeBuffer(entryBuffer(b), entered.l.Oldest())
 	}
 }
 
 func warmUpEntries(b []byte) {
-	for op := uint64(opEnter); op <= opSucceed; op++ {
+	for op := uint64(opEnter); op <= opOwn; op++ {
 		copy(entryMemory(b), newEntries("", []uint64{100, 101}).image)
 		set(b, wordOp, op)
 		set(b, wordValue, op)
@@ -78,11 +90,38 @@ func operateEntries(b []byte, op uint64) uint64 {
 	case opEnter:
 		entered.w.Write(entered.entry)
 		return resultOK
+	case opOwn:
+		entered.o.Write(entered.entry)
+		return resultOK
 	case opSucceed:
 		entered.l.Resume(2)
 		return resultOK
+	case opNext:
+		return nextEntry(b)
 	}
 	return resultError
+}
+
+// nextEntry reads the oldest record and puts what it got into the shared memory. It makes garbage, as a reader does.
+func nextEntry(b []byte) uint64 {
+	c := *entered.c
+	r, lost, ok, err := c.Next()
+	switch {
+	case err != nil:
+		set(b, wordRecord+4, uint64(copy(b[8*wordText:8*wordText+textRoom], err.Error())))
+		return resultError
+	case !ok:
+		return resultEmpty
+	}
+	set(b, wordRecord, r.Seq)
+	set(b, wordRecord+1, uint64(r.Time.UnixNano()))
+	set(b, wordRecord+2, uint64(r.Level))
+	set(b, wordRecord+3, lost)
+	set(b, wordRecord+4, uint64(len(r.Text)))
+	set(b, wordRecord+5, uint64(len(r.Attrs)))
+	n := copy(b[8*wordText:8*wordText+textRoom], r.Text)
+	copy(b[8*wordText+n:8*wordText+textRoom], r.Attrs)
+	return resultOK
 }
 
 // entryFor is the record with value v: every field depends on it. Its body has textLength(v) bytes at least.
@@ -246,7 +285,7 @@ func TestInstanceLogKill(t *testing.T) {
 	count, scratch := newTally(t), make([]byte, protocol.GroupSize(entryGroup))
 	defer count.report("log of an instance, kill")
 	log := entryMemory(mem)
-	for _, op := range []uint64{opEnter, opSucceed} {
+	for _, op := range []uint64{opEnter, opOwn, opSucceed} {
 		for _, s := range entryStates() {
 			copy(log, s.image)
 			x.begin(op, victim, sent)
@@ -288,7 +327,7 @@ func TestInstanceLogKill(t *testing.T) {
 			}
 			x.finish()
 			err := judge()
-			if err == nil && before != (op == opEnter) {
+			if err == nil && before != (op != opSucceed) {
 				err = fmt.Errorf("the record is there: %v", before)
 			}
 			count.point(err, "%s, after %s", s, opNames[op])
@@ -303,9 +342,10 @@ func TestInstanceLogParked(t *testing.T) {
 	count, image := newTally(t), make([]byte, len(entryRoom(mem)))
 	defer count.report("log of an instance, writer parked")
 	log := entryRoom(mem)
-	for _, s := range entryStates() {
+	for k, s := range append(entryStates(), entryStates()...) {
+		op := []uint64{opEnter, opOwn}[k/len(entryStates())]
 		copy(log, s.image)
-		x.begin(opEnter, victim, sent)
+		x.begin(op, victim, sent)
 		x.everyPoint(func(i int) {
 			copy(image, log)
 			there, err := s.seen(entryMemory(mem), sent)
@@ -319,7 +359,7 @@ func TestInstanceLogParked(t *testing.T) {
 			if err == nil && (err2 != nil || len(rest) != map[bool]int{false: 1}[there] || len(rest) == 1 && rest[0] != sent) {
 				err = fmt.Errorf("the reader got %d and then %d, %w", first, rest, err2)
 			}
-			count.point(err, "%s, log parked at %d", s, i)
+			count.point(err, "%s, %s parked at %d", s, opNames[op], i)
 			copy(log, image)
 		})
 	}

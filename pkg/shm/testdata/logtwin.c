@@ -1,5 +1,6 @@
 /* The least that a log record costs in C: its head stored word by word, its three parts copied, the ring's head stored with release. One
- * thread, no lock, no clock, no formatting: the same bytes as BenchmarkLogRecord/ring writes. Prints nanoseconds a record. */
+ * thread, no lock, no formatting: the same bytes as BenchmarkLogRecord writes, and with a fifth argument also its clock. Prints nanoseconds a record: the least of
+ * slices of 5,000 records, as the benchmark takes it of its own. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@ enum { RING = 1 << 16 };
 
 static char *ring;
 static uint64_t head, seq;
+static int clocked;
 
 static __attribute__((noinline)) void record(const struct entry *e) {
     uint64_t n = (40 + e->length[0] + e->length[1] + e->length[2] + 7) & ~7ull, at = head;
@@ -25,7 +27,13 @@ static __attribute__((noinline)) void record(const struct entry *e) {
     uint64_t *w = (uint64_t *)b;
     w[0] = n | 6ull << 32;
     w[1] = ++seq;
-    w[2] = 1700000000000000000ull;
+    if (clocked) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        w[2] = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+    } else {
+        w[2] = 1700000000000000000ull;
+    }
     w[3] = e->length[0] | (uint64_t)e->length[1] << 32;
     w[4] = e->length[2] | 1234ull << 32;
     b += 40;
@@ -37,8 +45,9 @@ static __attribute__((noinline)) void record(const struct entry *e) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5)
+    if (argc != 5 && argc != 6)
         return 2;
+    clocked = argc == 6;
     struct entry e;
     for (int i = 0; i < 3; i++) {
         e.part[i] = argv[1 + i];
@@ -48,12 +57,18 @@ int main(int argc, char **argv) {
     if (ring == MAP_FAILED)
         return 1;
     memset(ring, 0, RING);
-    long n = atol(argv[4]);
-    struct timespec a, b;
-    clock_gettime(CLOCK_MONOTONIC, &a);
-    for (long i = 0; i < n; i++)
-        record(&e);
-    clock_gettime(CLOCK_MONOTONIC, &b);
-    printf("%.3f\n", ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec)) / (double)n);
+    long slices = atol(argv[4]);
+    double least = 1e9;
+    for (long k = 0; k < slices; k++) {
+        struct timespec a, b;
+        clock_gettime(CLOCK_MONOTONIC, &a);
+        for (long i = 0; i < 5000; i++)
+            record(&e);
+        clock_gettime(CLOCK_MONOTONIC, &b);
+        double ns = ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec)) / 5000;
+        if (ns < least)
+            least = ns;
+    }
+    printf("%.3f\n", least);
     return 0;
 }
