@@ -99,7 +99,8 @@ func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try fu
 //   - no other goroutine naps: there is one nap at a time in a region;
 //   - naps have paid: one whose time ran out is followed by sleeps without, up to 31 of them.
 //
-// A context that ends during a nap ends the sleep at the end of the nap, at most napTime late; a deadline and the quit flag end it at once.
+// A context that ends during a nap ends the sleep at the end of the nap, at most napTime late; a deadline and the quit flag end it at once, the flag too at
+// most napTime late where there is one processor, which the goroutine that watches it has to wait for.
 type naps struct {
 	word  atomic.Pointer[atomic.Uint32] // nil: nobody naps. Who has set it owns the rest
 	skip  int                           // sleeps without a nap to come
