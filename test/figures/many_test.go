@@ -36,6 +36,10 @@ func BenchmarkScale(b *testing.B) {
 
 // BenchmarkThousand measures a region of 1,000 idle workers and 200 channels: its start from exec to the last worker being ready, what it costs while
 // nothing happens (run time of all its processes over 10 s, memory of the daemon), shmctl status of it, and stop of all workers.
+//
+// The daemon takes 2 to 3 ms of the 10 s. What swings is the workers: the monitor thread of Go's runtime sleeps for a minute at most, so each worker wakes
+// for some 40 us a minute after the last thing that happened in it, and those that were started together do so together. A timer of their own that
+// spreads them costs more than it saves (0.24 ms a worker).
 func BenchmarkThousand(b *testing.B) {
 	var text strings.Builder
 	text.WriteString("[region]\nname = \"test\"\n")

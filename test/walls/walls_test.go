@@ -20,6 +20,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(mutantVariable) != "" {
+		patience = 15 * time.Second // what is to come does not
+	}
 	code := m.Run()
 	testregion.Cleanup()
 	os.Exit(code)
@@ -67,7 +70,7 @@ func behind(t *testing.T, toml string, wrapper string) *run {
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r.cmd = exec.Command("sh", "-c", strings.ReplaceAll(wrapper, "$DIR", r.dir)+` "$@"`, "sh", testregion.Binaries(t)+"/shmd", "-c", path)
+	r.cmd = exec.Command("sh", "-c", strings.ReplaceAll(wrapper, "$DIR", r.dir)+` "$@"`, "sh", binaries(t)+"/shmd", "-c", path)
 	r.cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+r.dir)
 	out, err := r.cmd.StderrPipe()
 	if err != nil {
@@ -102,7 +105,7 @@ func (r *run) log() string {
 // until waits for a line of the log with one of the words, and returns it; "" if the daemon ended before.
 func (r *run) until(words ...string) string {
 	r.t.Helper()
-	limit := time.After(testregion.Limit)
+	limit := time.After(patience)
 	for {
 		select {
 		case line, ok := <-r.line:
@@ -132,7 +135,7 @@ func (r *run) ended() int {
 	r.t.Helper()
 	select {
 	case <-r.end:
-	case <-time.After(testregion.Limit):
+	case <-time.After(patience):
 		r.t.Fatalf("it does not end; its log is:\n%s", r.log())
 	}
 	for _, bad := range []string{"panic", "fatal error", "SIGBUS", "goroutine "} {
@@ -320,7 +323,7 @@ func TestProcessesOfACgroup(t *testing.T) {
 	r.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-r.end:
-	case <-time.After(testregion.Limit):
+	case <-time.After(patience):
 		t.Fatalf("it does not end:\n%s", r.log())
 	}
 	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
