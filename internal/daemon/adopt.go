@@ -438,6 +438,9 @@ func (d *Daemon) goOn(a *adopted) {
 		if w.row.Attachment != 0 {
 			d.resumeRunning(w)
 		} else {
+			if w.row.State == protocol.StateReady { // it was, and may not be started again: no reason not to be ready now
+				w.group.ready = true
+			}
 			d.step(w, d.asItWas(w, false, true))
 		}
 	}

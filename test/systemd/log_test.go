@@ -96,6 +96,8 @@ restart = "never"
 	if ended, err := sys.PollReadable([]*os.File{pidfd}, patience); err != nil || !ended[0] {
 		t.Fatalf("mourned.0 has not ended: %v", err)
 	}
+	before := s.invocation()
 	kill(t, main, syscall.SIGKILL)
+	s.waitStarted(before) // although nobody of its group will be ready again
 	s.waitJournal("the last words of mourned.0", is("the last words"))
 }
