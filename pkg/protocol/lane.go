@@ -55,6 +55,7 @@ type receiveEnd struct {
 	consuming  bool     // by a Consumer
 	gone       bool     // by Close
 	head       uint64   // first position that was not taken
+	awaited    uint64   // the last position that was waited for, plus 1: nothing lay behind it then
 	acked      uint64   // first position that may be leased
 	returned   uint32   // the last value read of Returned
 	again      []behind // slots that may have become ready behind head, the oldest message first
@@ -395,7 +396,9 @@ func (l *Lane) take(owner uint16) (Lease, error) {
 		s := q.slot(p)
 		if Word(s.State.Load()) == q.ready(p) { // F: pairs with C
 			l.head = p + 1
-			q.fetch(p + 4)
+			if l.awaited != l.head { // else those to come are not there yet, and the producer is about to write them
+				q.fetch(p + 4)
+			}
 			return Lease{slot: p, word: q.ready(p), open: 1}, nil
 		}
 		if int64(q.info.Tail.Load()-p) <= 0 {

@@ -187,6 +187,7 @@ func (c *Consumer) Ready() bool {
 // Awaited is Ready for a loop: it asks for the second line of the slot too.
 func (c *Consumer) Awaited() bool {
 	c.l.q.fetchSecond(c.l.head)
+	c.l.awaited = c.l.head + 1
 	return c.Ready()
 }
 

@@ -188,7 +188,7 @@ func (p *Producer) wait(ctx context.Context) (l protocol.Loan, err error) {
 // How the ends spin before they sleep. What another CPU writes has to come from there each time that it is looked at, and has to be taken from here
 // before it is written again; so who is as fast as its peer does best to look seldom and then to find much.
 const (
-	peeks   = 16 // looks between two pauses: as long as nothing is written there they cost nothing
+	peeks   = 2  // looks between two pauses: more of them take the line from a producer that is about to write there
 	glances = 64 // pauses, of up to 50 ns: so long an end looks without any preparation
 	mostLag = 32
 	lag     = 4
