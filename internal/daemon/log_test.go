@@ -75,22 +75,27 @@ func logsOf(t *testing.T, d *testregion.Region, args ...string) (all []logged) {
 	return all
 }
 
-// What a worker logs comes to the daemon's log and to shmctl logs, once and in order; what it logged before it was killed too; and what was logged while there
-// was no daemon, which shmctl logs shows meanwhile from the worker's own ring.
-func TestWorkersLog(t *testing.T) {
-	t.Parallel()
-	d := testregion.Start(t, named+jobs+group(t, "talk", "log", "consume = [\"jobs\"]", "log_size = \"256KiB\""))
-	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
-	q, err := r.Queue("jobs")
+// sender attaches to the channel jobs, and sends to it.
+func sender(t *testing.T, d *testregion.Region) (q *shm.Queue, send func(text string)) {
+	t.Helper()
+	q, err := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}}).Queue("jobs")
 	if err != nil {
 		t.Fatal(err)
 	}
-	send := func(text string) {
+	return q, func(text string) {
 		t.Helper()
 		if err := q.Send(within(t), []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// What a worker logs comes to the daemon's log and to shmctl logs, once and in order; what it logged before it was killed too; and what was logged while there
+// was no daemon, which shmctl logs shows meanwhile from the worker's own ring.
+func TestWorkersLog(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+jobs+group(t, "talk", "log", "consume = [\"jobs\"]", "log_size = \"256KiB\""))
+	_, send := sender(t, d)
 	pid := awaitState(d, "talk.0", protocol.StateReady).Pid
 	send("3:hello")
 	line := d.WaitLog(`"@message":"hello"`, `"n":3`, `"worker":"talk.0"`, `"stream":"log"`)

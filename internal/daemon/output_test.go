@@ -99,17 +99,7 @@ func TestOutputPipes(t *testing.T) {
 func TestPrintingWithoutADaemon(t *testing.T) {
 	t.Parallel()
 	d := testregion.Start(t, named+jobs+group(t, "little", "print", "consume = [\"jobs\"]", "stop_timeout = \"1h\""))
-	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
-	q, err := r.Queue("jobs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	send := func(text string) {
-		t.Helper()
-		if err := q.Send(within(t), []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	q, send := sender(t, d)
 	send("1:hello")
 	d.WaitLog(`"@message":"hello"`)
 	p := watch(t, awaitState(d, "little.0", protocol.StateReady).Pid)

@@ -564,14 +564,9 @@ func TestQueueClaimWakesProducer(t *testing.T) {
 	}
 }
 
-// A wake-up under way stands for those that would follow, until the sleeper that got it looks; it passes on what it does not take.
-func TestQueueWakeUnderWay(t *testing.T) {
-	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
-	q.Receivers.late = 1 << 62
-	sleeper := q.Receivers.Register()
-	q.Receivers.Register()
-	q.Receivers.Register()
-	rung := func(what string, want bool, do func()) {
+// ringing returns what rings the receivers of a queue or does not: a commit and a lease, and a check of either.
+func ringing(t *testing.T, q *Queue) (rung func(what string, want bool, do func()), commit, lease func()) {
+	rung = func(what string, want bool, do func()) {
 		t.Helper()
 		v := q.Receivers.Value()
 		do()
@@ -580,19 +575,30 @@ func TestQueueWakeUnderWay(t *testing.T) {
 		}
 	}
 	n := uint64(0)
-	commit := func() {
+	commit = func() {
 		t.Helper()
 		if err := send(t, q, 3, n); err != nil {
 			t.Fatal(err)
 		}
 		n++
 	}
-	lease := func() {
+	lease = func() {
 		t.Helper()
 		if _, err := q.TryReceive(4); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return rung, commit, lease
+}
+
+// A wake-up under way stands for those that would follow, until the sleeper that got it looks; it passes on what it does not take.
+func TestQueueWakeUnderWay(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
+	q.Receivers.late = 1 << 62
+	sleeper := q.Receivers.Register()
+	q.Receivers.Register()
+	q.Receivers.Register()
+	rung, commit, lease := ringing(t, q)
 	rung("first message", true, commit)
 	rung("second, with a consumer on its way", false, commit)
 	q.Receivers.late = 0

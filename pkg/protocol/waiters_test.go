@@ -71,28 +71,7 @@ func TestLaneBrisk(t *testing.T) {
 func TestQueueLook(t *testing.T) {
 	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
 	q.Receivers.late = 1 << 62
-	rung := func(what string, want bool, do func()) {
-		t.Helper()
-		v := q.Receivers.Value()
-		do()
-		if (q.Receivers.Value() != v) != want {
-			t.Errorf("%s: rung %v, want %v", what, !want, want)
-		}
-	}
-	n := uint64(0)
-	commit := func() {
-		t.Helper()
-		if err := send(t, q, 3, n); err != nil {
-			t.Fatal(err)
-		}
-		n++
-	}
-	lease := func() {
-		t.Helper()
-		if _, err := q.TryReceive(4); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rung, commit, lease := ringing(t, q)
 	look := func(want Looking) {
 		t.Helper()
 		if got := q.Receivers.Look(); got != want {
