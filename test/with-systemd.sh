@@ -161,7 +161,8 @@ await_manager() {
     sleep 0.02
   done
   # unshare is not in the manager's own root, from where controllers could not be passed on then.
-  for pid in $(cat "$cg/cgroup.procs"); do echo "$pid" >"$cg/cmd/cgroup.procs"; done 2>/dev/null
+  mapfile -t pids <"$cg/cgroup.procs"
+  for pid in "${pids[@]}"; do echo "$pid" >"$cg/cmd/cgroup.procs"; done 2>/dev/null
   if [ "$state" != running ]; then
     echo "with-systemd: the manager is $state:" >&2
     "${enter[@]}" sh -c 'systemctl --failed --no-pager --plain; journalctl -b --no-pager -n 30' >&2 </dev/null

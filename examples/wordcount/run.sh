@@ -20,6 +20,7 @@ log=''
 
 # What even SIGKILL to this script and all its group leaves nothing behind by: a keeper in a session of its own reads a pipe of which only
 # this script has the other end, and cleans up if that ends without a word.
+# shellcheck disable=SC2016 # the keeper's shell is to expand them
 exec 9> >(exec setsid bash -c '
 	read -r || { RUNTIME_DIRECTORY=$2 "$1/shmctl" -r wordcount stop --quiet; rm -rf "$2"; }' keeper "$bin" "$tmp" >/dev/null 2>&1)
 keeper=$!

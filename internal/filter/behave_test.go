@@ -285,8 +285,8 @@ func TestSource(t *testing.T) {
 // A filter that does not answer is reported, with what it may want, and again when it answers.
 func TestStalled(t *testing.T) {
 	t.Parallel()
-	gate := fifo(t)
-	b := start(t, []string{"sh", "-c", "while read -r a; do read -r x <" + gate + "; echo \"$a\"; done"}, both+"stall_timeout = \"20ms\"\n")
+	gates := []string{fifo(t), fifo(t)} // one a message: the next look at the same one could find it open still
+	b := start(t, []string{"sh", "-c", "for gate in " + strings.Join(gates, " ") + "; do read -r a; read -r x <$gate; echo \"$a\"; done; cat"}, both+"stall_timeout = \"20ms\"\n")
 	b.send("a", "b")
 	w := b.worker("stalled", func(w protocol.Worker) bool { return w.Stalled })
 	if w.State != protocol.StateReady || !strings.Contains(w.Reason, "stalled since ") || !strings.Contains(w.Reason, "no answer to the message at position 0") {
@@ -316,7 +316,7 @@ func TestStalled(t *testing.T) {
 	if len(ps.Workers) != 1 || !ps.Workers[0].Stalled || ps.Workers[0].Pid != w.Pid || ps.Workers[0].ShimPid != w.ShimPid || ps.Workers[0].State != "ready" {
 		t.Errorf("%+v", ps)
 	}
-	open := func() {
+	open := func(gate string) {
 		f, err := os.OpenFile(gate, os.O_WRONLY, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -325,11 +325,11 @@ func TestStalled(t *testing.T) {
 		f.Close()
 	}
 	b.d.WaitLog("filter does not answer", `"worker":"f.0"`)
-	open()
+	open(gates[0])
 	b.want("a")
 	b.d.WaitLog("filter answers again", `"worker":"f.0"`)
 	b.worker("stalled again", func(w protocol.Worker) bool { return w.Stalled && strings.Contains(w.Reason, "position 1") })
-	open()
+	open(gates[1])
 	b.want("b")
 	b.worker("well", func(w protocol.Worker) bool { return !w.Stalled && w.Reason == "" })
 	b.noMore()
