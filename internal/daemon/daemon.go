@@ -78,7 +78,7 @@ type Daemon struct {
 	asked     chan os.Signal // SIGTERM, SIGINT, SIGHUP
 	children  chan os.Signal // SIGCHLD
 	once      sync.Once
-	guard     *os.Process     // nil: it could not be started
+	guard     *guardProcess   // nil: it could not be started
 	wentOn    chan struct{}   // closed when an upgrade is done
 	pause     time.Duration   // then: for so long nobody supervised
 	starts    int             // processes that were started in the function that runs now
@@ -396,7 +396,11 @@ func (d *Daemon) reap() error {
 		d.post(func() {
 			defer close(done)
 			for _, t := range tokens {
-				d.died(uint16(t))
+				if t == guardToken {
+					d.guardEnded()
+				} else {
+					d.died(uint16(t))
+				}
 			}
 		})
 		select {

@@ -49,7 +49,33 @@ func (d *Daemon) renewGuard() {
 			"error", err)
 		return
 	}
-	end(before)
+	before.end(d)
+}
+
+// guardEnded starts another guard in the place of one that somebody killed.
+func (d *Daemon) guardEnded() {
+	g := d.guard
+	if g == nil || d.stopping || d.mem.command.RegionDesired() == protocol.DesiredStop { // it ends with the region
+		return
+	}
+	if ended, err := sys.PidfdReadable(g.pidfd); !ended || err != nil {
+		return
+	}
+	d.guard = nil
+	g.end(d)
+	d.log.Warn("the guard has ended: another one is started", "pid", g.process.Pid)
+	d.event(eventRegion, d.conf.Region.Name, "guard", "pid", g.process.Pid)
+	if wait := guardRest - time.Since(g.began); wait > 0 { // whatever ends it may end the next one, too
+		time.AfterFunc(wait, func() {
+			d.post(func() {
+				if d.guard == nil && !d.stopping {
+					d.renewGuard()
+				}
+			})
+		})
+		return
+	}
+	d.renewGuard()
 }
 
 func (d *Daemon) launchGuard() error {
@@ -74,21 +100,46 @@ func (d *Daemon) launchGuard() error {
 	if err != nil {
 		return err
 	}
-	d.guard = p
+	g := &guardProcess{process: p, began: time.Now()}
+	if g.pidfd, err = sys.PidfdOpen(p.Pid); err == nil {
+		err = d.deaths.Add(g.pidfd, guardToken)
+	}
+	if err != nil { // it does what it is for; only its end is not seen
+		d.log.Warn("the guard is not watched", "pid", p.Pid, "error", err)
+	}
+	d.guard = g
 	return nil
 }
 
+// guardProcess is the guard as its daemon has it.
+type guardProcess struct {
+	process *os.Process
+	pidfd   *os.File // nil: its end is not seen
+	began   time.Time
+}
+
+// guardToken is the epoll token of the guard's pidfd: no attachment has the id 0.
+const guardToken = 0
+
+// guardRest is how far apart the starts of guards are that end by themselves.
+const guardRest = time.Second
+
 // endGuard ends the guard with the region.
 func (d *Daemon) endGuard() {
-	end(d.guard)
+	d.guard.end(d)
 	d.guard = nil
 }
 
 // end kills a guard, if there is one.
-func end(guard *os.Process) {
-	if guard != nil {
-		guard.Kill()
-		guard.Wait() // the error is that it was reaped already
+func (g *guardProcess) end(d *Daemon) {
+	if g == nil {
+		return
+	}
+	g.process.Kill()
+	g.process.Wait() // the error is that it was reaped already
+	if g.pidfd != nil {
+		d.deaths.Remove(g.pidfd) // the error is that nobody waits for deaths any more
+		g.pidfd.Close()
 	}
 }
 

@@ -153,7 +153,7 @@ func (d *Daemon) handOver(k *keeper, begun int64, left []unread, conns []resting
 	}
 	h.Stored = d.systemd.all()
 	if d.guard != nil {
-		h.Guard = d.guard.Pid
+		h.Guard = d.guard.process.Pid
 	}
 	h.Lock = keep("the lock", d.lock.f)
 	h.Listener = keep("the attach socket", d.server.listener)

@@ -147,6 +147,26 @@ func TestGuardHoldsWhatNobodyHas(t *testing.T) {
 	}
 }
 
+// A guard that somebody kills is followed by another one, and none by a second.
+func TestGuardIsFollowed(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+idle("w"))
+	for range 2 {
+		old := watch(t, guardOf(t, d))
+		syscall.Kill(guardOf(t, d), syscall.SIGKILL)
+		old.ended(t)
+		d.WaitLog("the guard has ended", fmt.Sprintf(`"pid":%d`, old.pid))
+		eventually(t, "another guard", func() bool { g := guards(d); return len(g) == 1 && g[0] != old.pid })
+	}
+	guard := watch(t, guardOf(t, d))
+	shmctl(t, d, "stop")
+	guard.ended(t)
+	d.Cmd.Wait()
+	if n := strings.Count(d.Log(), "the guard has ended"); n != 2 {
+		t.Errorf("%d guards have ended by the log, want 2", n)
+	}
+}
+
 // guards are the pids of a region's guards.
 func guards(d *testregion.Region) (pids []int) {
 	entries, _ := os.ReadDir("/proc")
