@@ -89,14 +89,18 @@ func (a *app) doctor(ctx context.Context) error {
 			return err
 		}
 	} else {
+		var out strings.Builder
 		for _, c := range checks {
 			colors := map[string]color{checkOK: green, checkWarn: yellow, checkFail: red}
-			fmt.Fprintf(a.stdout, "%s  %-20s %s\n", a.paint(colors[c.Status], fmt.Sprintf("%-4s", c.Status)), c.Name, printable(c.Text))
+			fmt.Fprintf(&out, "%s  %-20s %s\n", a.paint(colors[c.Status], fmt.Sprintf("%-4s", c.Status)), c.Name, printable(c.Text))
 			if c.Fix != "" {
-				fmt.Fprintf(a.stdout, "%27s→ %s\n", "", printable(c.Fix))
+				fmt.Fprintf(&out, "%27s→ %s\n", "", printable(c.Fix))
 			}
 		}
-		fmt.Fprintf(a.stdout, "\n%d ok, %d warn, %d fail\n", n[checkOK], n[checkWarn], n[checkFail])
+		fmt.Fprintf(&out, "\n%d ok, %d warn, %d fail\n", n[checkOK], n[checkWarn], n[checkFail])
+		if _, err := a.stdout.WriteString(out.String()); err != nil {
+			return err
+		}
 	}
 	if n[checkFail] > 0 {
 		return errSilent

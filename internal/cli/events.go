@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +42,15 @@ daemon hangs or is dead.`,
 	return c
 }
 
+// eventKinds are all there are: the daemon's (internal/daemon/events.go).
+var eventKinds = []string{"adopt", "attach", "dead-letter", "detach", "evict", "region", "reload", "repair", "rollout", "scale", "stall", "state", "upgrade"}
+
 func (a *app) events(ctx context.Context, kinds []string, sel selection) error {
+	for _, k := range kinds {
+		if !slices.Contains(eventKinds, k) {
+			return usagef("events: there is no kind %q; there are: %s", k, strings.Join(eventKinds, ", "))
+		}
+	}
 	s, err := a.open(ctx, false)
 	if err != nil {
 		return err

@@ -79,7 +79,8 @@ func (a *app) abortRollouts(ctx context.Context, names []string, noWait bool) er
 	}
 	for _, r := range all {
 		if n, _ := s.Command.GroupRollout(r.index); groups[r.index].Rollout == n && groups[r.index].RolloutState != protocol.RolloutRunning {
-			r.number = n // it has ended, or there was none
+			r.number = n
+			a.warn("no rolling restart of %s is under way: nothing is ended", r.group)
 			continue
 		}
 		r.number = s.Command.AbortRollout(r.index)

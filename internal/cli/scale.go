@@ -85,7 +85,7 @@ func parseScales(args []string) ([]scaling, error) {
 		case strings.HasPrefix(text, "-"):
 			s.sign, digits = -1, text[1:]
 		}
-		n, err := strconv.ParseUint(digits, 10, 16)
+		n, err := strconv.ParseUint(digits, 10, 31)
 		switch {
 		case err != nil:
 			return nil, usagef("scale: %q is no number of instances: write %s=8, %s=+2, %s=-1 or %s=config", text, name, name, name, name)

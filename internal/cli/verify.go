@@ -124,7 +124,9 @@ func (a *app) verdict(v verified) error {
 			return err
 		}
 	} else if len(v.violations) == 0 {
-		fmt.Fprintf(a.stdout, "OK: %s of region %s\n", count(len(v.segments), "segment"), v.region)
+		if _, err := fmt.Fprintf(a.stdout, "OK: %s of region %s\n", count(len(v.segments), "segment"), v.region); err != nil {
+			return err
+		}
 	} else {
 		t := a.newTable("SEGMENT", "OFFSET", "RULE", "WHAT")
 		for _, w := range v.violations {

@@ -110,6 +110,10 @@ func (s *server) setMode(path string) error {
 	if err := os.Chmod(path, mode); err != nil {
 		return fmt.Errorf("attach socket: %w", err)
 	}
+	if st, err := os.Stat(s.d.dir); s.d.conf.Open() && err == nil && st.Mode().Perm()&0o001 == 0 {
+		s.d.log.Warn("users named by allow_produce, allow_consume or [access] may not get to the socket: its directory lets only its owner and group in; chmod a+x it, or RuntimeDirectoryMode=0755",
+			"directory", s.d.dir, "mode", fmt.Sprintf("%04o", st.Mode().Perm()))
+	}
 	return nil
 }
 

@@ -141,7 +141,8 @@ func (d *Daemon) askCandidate(binary *os.File) (*candidacy, error) {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("no answer within %v", selfCheckWithin)
 	case why != "":
-		return nil, errors.New(strings.TrimPrefix(why[max(0, len(why)-1024):], "shmd: "))
+		said := strings.Join(strings.Fields(why[max(0, len(why)-1024):]), " ")
+		return nil, fmt.Errorf("it said: %s", strings.TrimPrefix(said, "shmd: "))
 	case err != nil && !errors.Is(err, syscall.ECHILD):
 		return nil, err
 	}

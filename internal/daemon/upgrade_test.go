@@ -182,7 +182,7 @@ func TestUpgradeRefused(t *testing.T) {
 		{"for others to write", put("open", "x", 0o757), "", "can be written by others (mode 0757)"},
 		{"no shmd", "/bin/true", "", "did not pass its self-check"},
 		{"no program", put("script", "#!/bin/sh\n", 0o755), "", "no ELF program"},
-		{"says why", pretends("", "shmd: not today"), "", "did not pass its self-check: not today"},
+		{"says why", pretends("", "shmd: not today"), "", "did not pass its self-check: it said: not today"},
 		{"passes and cannot be executed", pretends(`{"schema":1,"version":"v0","layout":"1.0"}`, ""), "", "permission denied"},
 		{"wrong configuration", program, string(was) + "\n[worker.x]\nbuiltin = \"nap\"\n", `the configuration has 1 problem`},
 		{"unfit configuration", program, strings.Replace(string(was), "slots = 16", "slots = 8", 1), `its channel "jobs" has slots = 16 and slot_size = 64, in the configuration 8 and 64`},

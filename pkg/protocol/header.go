@@ -163,6 +163,15 @@ func Text(ws []atomic.Uint64) string {
 // SetText writes a text field, cut at a rune boundary if it is too long, and NUL-padded.
 func SetText(ws []atomic.Uint64, s string) { setBytes(ws, []byte(cutText(s, len(ws)*8))) }
 
+// shorten is cutText for what people read: it shows that there was more.
+func shorten(s string, most int) string {
+	const more = "…"
+	if len(s) <= most {
+		return s
+	}
+	return cutText(s, most-len(more)) + more
+}
+
 // cutText cuts a text at a rune boundary if it has more bytes than most.
 func cutText(s string, most int) string {
 	if len(s) <= most {

@@ -475,7 +475,7 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 			}
 		}
 		SetText(p.Name[:], w.Name)
-		SetText(p.Reason[:], w.Reason)
+		SetText(p.Reason[:], shorten(w.Reason, len(p.Reason)*8))
 	})
 	if n := r.info.WorkerCount.Load(); uint32(i) == n {
 		r.info.WorkerCount.Store(n + 1)
