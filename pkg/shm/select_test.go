@@ -11,7 +11,8 @@ import (
 	"github.com/shmd/shmd/pkg/shm"
 )
 
-const selectRegion = `
+// allKinds is a region with a channel of each kind, and a lane.
+const allKinds = `
 [region]
 name = "test"
 [channel.a]
@@ -31,13 +32,14 @@ slots = 4
 slot_size = "64B"
 [channel.ask]
 kind = "call"
+slots = 2
 slot_size = "64B"
 [worker.idle]
 builtin = "idle"
 `
 
 func TestSelect(t *testing.T) {
-	d := testregion.Start(t, selectRegion)
+	d := testregion.Start(t, allKinds)
 	all := []string{"a", "b", "value", "ask", "news"}
 	r := d.Attach(shm.Options{Produce: all, Consume: all})
 	ctx := within(t)
@@ -153,7 +155,7 @@ func TestSelect(t *testing.T) {
 
 // A wake-up may reach a Select that then takes something else: another consumer of that channel must not sleep on.
 func TestSelectPassesWakesOn(t *testing.T) {
-	d := testregion.Start(t, selectRegion+"[channel.c]\nslots = 2\nslot_size = \"64B\"\n")
+	d := testregion.Start(t, allKinds+"[channel.c]\nslots = 2\nslot_size = \"64B\"\n")
 	all := []string{"a", "c"}
 	r, other, sender := d.Attach(shm.Options{Consume: all}), d.Attach(shm.Options{Consume: all}), d.Attach(shm.Options{Produce: all})
 	ctx := within(t)

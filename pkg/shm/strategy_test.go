@@ -13,32 +13,6 @@ import (
 	"github.com/shmd/shmd/pkg/shm"
 )
 
-const waitRegion = `
-[region]
-name = "test"
-[channel.a]
-slots = 2
-slot_size = "64B"
-[channel.b]
-slots = 2
-slot_size = "64B"
-producers = 1
-consumers = 1
-[channel.value]
-kind = "latest"
-slot_size = "64B"
-[channel.news]
-kind = "topic"
-slots = 4
-slot_size = "64B"
-[channel.ask]
-kind = "call"
-slots = 2
-slot_size = "64B"
-[worker.idle]
-builtin = "idle"
-`
-
 // looked is a context that says how often it was looked at: who spins does so all the time, who sleeps does not.
 type looked struct {
 	context.Context
@@ -197,7 +171,7 @@ var giveBack = make(chan struct{})
 
 // Each end in each way: what ends the wait is seen, by a cancelled context too; who spins does not sleep, who blocks does.
 func TestWaits(t *testing.T) {
-	d := testregion.Start(t, waitRegion)
+	d := testregion.Start(t, allKinds)
 	for _, w := range allWaits(t, d) {
 		for _, how := range []shm.Wait{shm.WaitAdaptive, shm.WaitBlock, shm.WaitSpin, shm.WaitUsual} {
 			t.Run(fmt.Sprint(w.name, " ", how), func(t *testing.T) {
@@ -250,7 +224,7 @@ func TestWaits(t *testing.T) {
 
 // Close ends a wait that spins.
 func TestCloseEndsSpinning(t *testing.T) {
-	d := testregion.Start(t, waitRegion)
+	d := testregion.Start(t, allKinds)
 	r := d.Attach(shm.Options{Consume: []string{"a", "b"}, Wait: shm.WaitSpin})
 	a, b := queue(t, r, "a"), queue(t, r, "b")
 	consumer, err := b.Consumer()
