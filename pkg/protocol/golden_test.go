@@ -129,7 +129,7 @@ var (
 		{Name: "parser.1", Group: 0, Instance: 1, State: StateBackoff, Since: goldenTime.Add(2 * time.Second), Restarts: 1<<32 + 3,
 			ExitSignal: 9, Cause: CauseSignal, RestartsBy: [NumCauses]uint32{CauseExit: 1, CauseSignal: 2, CauseUnknown: 8, CauseReset: 9}, Reason: "killed by signal 9 – again in 400 ms"},
 		{Name: "größe.0", Group: 1, Instance: 0, State: StateFailed, Since: goldenTime.Add(3 * time.Second), ExitCode: 3,
-			Reason: "x" + strings.Repeat("é", 95)}, // as it reads back: written longer, cut at a whole character
+			Reason: "x" + strings.Repeat("é", 94) + "…"}, // as it reads back: written longer, cut at a whole character
 		{Name: "filter.0", Group: 1, Instance: 1, State: StateReady, Pid: 4501, ShimPid: 4500, StartTicks: 987654600, Attachment: 2,
 			Since: goldenTime.Add(4 * time.Second), Stalled: true, Reason: "stalled"},
 	}
