@@ -146,6 +146,7 @@ func asleep(one bool) *contest {
 	call.channel = "calls"
 	n.entries = []entry{
 		c("C futex", "futex", p),
+		c("C twin of shmd's algorithm", "call-asleep", p),
 		pair("shmd queues", "lane-trip-server", "lane-trip-client", p),
 		pair("shmd call", "call-trip-server", "call-trip-client", call),
 		pair("Go futex, no shmd", "futex-trip-server", "futex-trip-client", p),
@@ -170,6 +171,7 @@ func asleep(one bool) *contest {
 				value: func(r map[string]result) float64 { return r[ours]["sleeps_client"] }, against: func(map[string]result) float64 { return 1 },
 			})
 	}
+	n.rows = append(n.rows, ratio(n.name+", call, p50", "µs", "p50", "shmd call", "C twin of shmd's algorithm", "", "<= 1.15"))
 	for _, peer := range peers {
 		if peer.sleeps {
 			n.entries = append(n.entries, peer.trip(p))

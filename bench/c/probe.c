@@ -3,6 +3,7 @@
 //   line   round trip over two cache lines, both ends spinning
 //   call   the same through a slot of a call channel, as ../../docs/call.md has it: with all that makes it safe
 //   futex  round trip, both ends asleep in the kernel
+//   call-asleep  the same through a slot of a call channel
 //   ring   one way through a single-producer ring, one at a time or in batches
 //   loan   the same with slots of many pages, used in place; touch=0: handed over untouched
 //   crowd  one producer and many consumers over one ring, which sleep and are woken as those of a queue of ours: the median of seven rounds of half a second
@@ -233,6 +234,100 @@ static void futex_trip(void) {
   }
   joined(pid);
   if (got != expected(&src, a.warm + a.count)) fail("futex: payloads arrived wrong");
+  report_trips(&a, t, slept, both->slept);
+}
+
+// ------------------------------------------------------------------ asleep, by shmd's rules
+
+// The twin of a call whose both ends sleep: the words and letters of docs/call.md as above, the sleepers' word of docs/queue.md for the server, the bit in the state word
+// and the slot's own bell for the caller. Each looks once before it sleeps. What it costs beyond the bare futex above is the protocol's, not Go's.
+static struct {
+  _Alignas(LINE) _Atomic uint64_t waiters; // epoch:32 | coming:1 | count:31
+  _Alignas(64) _Atomic uint32_t bell;
+} *door;
+
+enum { COMING = 1u << 31 };
+#define ASLEEP (UINT64_C(1) << 42)
+
+static void futex32(_Atomic uint32_t *word, int op, uint32_t v) { syscall(SYS_futex, word, op, v, 0, 0, 0); }
+
+static void waiters_add(int64_t n) { // Register [S], Unregister
+  uint64_t w = atomic_load(&door->waiters);
+  while (!atomic_compare_exchange_strong(&door->waiters, &w, (w + (uint64_t)n) & ~(uint64_t)COMING)) {}
+}
+
+static int requested(void) {
+  return atomic_load(&calls->reach) && (atomic_load(&calls->state) & 15) == REQUEST;
+}
+
+static void call_asleep_peer(const struct args *arg) {
+  (void)arg;
+  long before = 0;
+  for (long i = 1; i <= a.warm + a.count; i++) {
+    if (i == a.warm + 1) before = sleeps();
+    while (!requested()) {
+      uint32_t v = atomic_load(&door->bell);
+      waiters_add(1);
+      if (!requested()) futex32(&door->bell, FUTEX_WAIT, v); // T
+      waiters_add(-1);
+    }
+    uint64_t w = atomic_load(&calls->state), n = atomic_load(&calls->request) >> 32;
+    if (!atomic_compare_exchange_strong(&calls->state, &w, call_word(SERVING, SERVER, w >> 43) | (w & ASLEEP))) {
+      if (!atomic_compare_exchange_strong(&calls->state, &w, call_word(SERVING, SERVER, w >> 43) | (w & ASLEEP))) fail("call: another server"); // the caller lay down: D
+    }
+    if (n != a.size) fail("call: the length of a request is wrong");
+    memcpy(call_reply(a.size), calls->bytes, a.size);
+    atomic_store_explicit(&calls->reply, (uint64_t)a.size << 32, memory_order_release);
+    w = atomic_load(&calls->state);
+    while (!atomic_compare_exchange_strong(&calls->state, &w, call_word(ANSWERED, 0, w >> 43))) {} // E
+    if (i == a.warm + a.count) both->slept = sleeps() - before;
+    if (w & ASLEEP) { // W
+      atomic_fetch_add(&calls->bell, 1);
+      futex32(&calls->bell, FUTEX_WAKE, 1);
+    }
+    atomic_fetch_add(&calls->answered, 1);
+  }
+}
+
+static void call_asleep(void) {
+  if (a.size > 4096) fail("call-asleep: size is limited to 4096");
+  uint32_t *t = calloc(a.count, sizeof *t);
+  both = shared(sizeof *both), calls = shared(sizeof *calls), door = shared(sizeof *door);
+  calls->reach = 1;
+  calls->state = call_word(ANSWERED, 0, 0);
+  pid_t pid = forked(&a, call_asleep_peer);
+  uint64_t got = 0, word = atomic_load(&calls->state);
+  long slept = 0;
+  struct timespec next;
+  after(&next, a.pace);
+  for (long i = 0; i < a.warm + a.count; i++) {
+    until(&next);
+    after(&next, a.pace);
+    long before = sleeps();
+    uint64_t begin = ticks();
+    uint64_t ticket = atomic_fetch_add(&calls->tickets, 1) + 1;
+    memcpy(calls->bytes, message(&src, i), a.size);
+    atomic_store_explicit(&calls->request, (uint64_t)a.size << 32 | (uint32_t)ticket, memory_order_release);
+    if (!atomic_compare_exchange_strong(&calls->state, &word, call_word(REQUEST, 0, (word >> 43) + 1))) fail("call: the slot was lost"); // B
+    uint64_t w = atomic_load(&door->waiters);
+    if (w & (COMING - 1) && !(w & COMING)) { // C: wake one, who has not been woken yet
+      atomic_compare_exchange_strong(&door->waiters, &w, w | COMING);
+      atomic_fetch_add(&door->bell, 1);
+      futex32(&door->bell, FUTEX_WAKE, 1);
+    }
+    atomic_fetch_add(&calls->requests, 1);
+    while (((word = atomic_load(&calls->state)) & 15) != ANSWERED) {
+      uint32_t v = atomic_load(&calls->bell);
+      if (!(word & ASLEEP) && !atomic_compare_exchange_strong(&calls->state, &word, word | ASLEEP)) continue; // S
+      futex32(&calls->bell, FUTEX_WAIT, v);
+    }
+    if (atomic_load(&calls->reply) >> 32 != a.size) fail("call: the length of a reply is wrong");
+    got += sum(call_reply(a.size), a.size);
+    uint64_t end = ticks();
+    if (i >= a.warm) t[i - a.warm] = end - begin, slept += sleeps() - before;
+  }
+  joined(pid);
+  if (got != expected(&src, a.warm + a.count)) fail("call-asleep: payloads arrived wrong");
   report_trips(&a, t, slept, both->slept);
 }
 
@@ -630,6 +725,7 @@ int main(int argc, char **argv) {
   if (!strcmp(a.measure, "line")) line();
   else if (!strcmp(a.measure, "call")) call();
   else if (!strcmp(a.measure, "futex")) futex_trip();
+  else if (!strcmp(a.measure, "call-asleep")) call_asleep();
   else if (!strcmp(a.measure, "ring") || !strcmp(a.measure, "loan")) one_way();
   else if (!strcmp(a.measure, "crowd")) crowd_ring();
   else if (!strcmp(a.measure, "copy")) copy();
