@@ -56,7 +56,7 @@ the other process; with --batch N, N with one call; of calls, 8 under way at
 once.
 
 Each measurement takes --time, or goes on for --count messages, after a tenth
-more to warm up. --wait says how the ends wait: adaptive looks for some 50 µs
+more to warm up. --wait says how the ends wait: adaptive looks for some 100 µs
 and then sleeps, as the library does by itself; block sleeps at once; spin never
 sleeps. Which processors the two processes run on is the
 kernel's choice, and decides much: use taskset(1), and compare within one run.

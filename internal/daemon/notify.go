@@ -57,8 +57,8 @@ func (n *notifier) store(name string, f *os.File) {
 		n.log.Warn("cannot put a descriptor into the fd store", "name", name, "error", err)
 		return
 	}
-	n.holds(name, true)
 	n.enqueue(saying{"FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, []*os.File{own}}, nil)
+	n.holds(name, true) // after it: what is held is said before a barrier that is asked for then
 }
 
 // holds notes that the fd store has a name, or not.
@@ -89,13 +89,6 @@ func (n *notifier) all() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Sorted(maps.Keys(n.held))
-}
-
-// holding is how many names the fd store should have.
-func (n *notifier) holding() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return len(n.held)
 }
 
 // remove takes what has the name out of the fd store.

@@ -63,10 +63,10 @@ func (d *Daemon) checkStore() {
 	if unit == "" || os.Getenv("INVOCATION_ID") == "" { // somebody else listens
 		return
 	}
+	before := d.systemd.all()
 	if err := d.systemd.flush(10 * time.Second); err != nil {
 		return // it ends, or systemd has other troubles
 	}
-	before := d.systemd.holding()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "systemctl", "show", "-P", "NFileDescriptorStore", unit)
@@ -79,7 +79,17 @@ func (d *Daemon) checkStore() {
 		d.log.Debug("systemd does not say how many descriptors its fd store has", "unit", unit, "answer", string(out), "error", failed)
 		return
 	}
-	if want := min(before, d.systemd.holding()); have < want { // what was put there or removed meanwhile does not count
+	was := make(map[string]bool, len(before))
+	for _, name := range before {
+		was[name] = true
+	}
+	want := 0 // what was put there or removed meanwhile does not count: shmctl attaches and leaves at any time
+	for _, name := range d.systemd.all() {
+		if was[name] {
+			want++
+		}
+	}
+	if have < want {
 		d.log.Warn("the fd store does not have all that was put into it: a next daemon has to find the rest through /proc, and what no living process holds is lost",
 			"stored", have, "missing", want-have, "next", "raise FileDescriptorStoreMax= in the unit (systemctl edit "+unit+")")
 	}

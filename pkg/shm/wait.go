@@ -12,7 +12,7 @@ import (
 )
 
 // A spinner decides how often a caller looks again before it sleeps. Looking again pays while the other end is busy on another
-// CPU: a sleep and its wake-up cost some 50 µs. Where it does not pay, on a machine with more work than CPUs, say, it takes the CPU
+// CPU: a sleep and its wake-up cost 50 to 100 µs. Where it does not pay, on a machine with more work than CPUs, say, it takes the CPU
 // from the one that is waited for; so what failed is tried less, and in full once in a while.
 type spinner struct {
 	budget atomic.Int32 // looks; 0 before the first
@@ -21,7 +21,7 @@ type spinner struct {
 }
 
 const (
-	mostSpins  = 1000 // some 50 µs
+	mostSpins  = 2000 // some 100 µs
 	fewSpins   = 8
 	probeEvery = 32 // tries
 )
