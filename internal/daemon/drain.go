@@ -40,7 +40,7 @@ type drained struct {
 
 const (
 	drainNap    = 10 * time.Millisecond
-	drainIdle   = 5 // looks that found nothing before it sleeps
+	drainIdle   = 5           // looks that found nothing before it sleeps
 	drainLong   = time.Minute // no wake-up is lost; each look beside none takes some 10 µs an instance, most of it for cold pages
 	drainUnsure = time.Second // instead, where the kernel refuses the daemon membarrier
 	drainAtOnce = 1 << 12     // records of one instance before the others' turn
