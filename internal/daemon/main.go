@@ -62,7 +62,10 @@ func Command(stdout, stderr *os.File) *cobra.Command {
 It runs in the foreground and logs to standard error: text on a terminal, JSON otherwise, native fields if that is the journal.
 
 SIGTERM and SIGINT stop the region in order: quit flags, then SIGTERM, then SIGKILL, each after the group's stop_timeout; a second one kills at
-once. shmctl stop does the same without a signal.`,
+once. shmctl stop does the same without a signal.
+
+Exit codes: 0 the region was stopped in order; 1 failed; 2 wrong usage; 78 the
+configuration was refused.`,
 		Example:       "  shmd                       an embedded configuration: two idle workers and a queue\n  shmd -c /etc/shmd/web.toml\n  shmd check -c web.toml",
 		Args:          noArgs,
 		SilenceErrors: true, SilenceUsage: true,
@@ -114,8 +117,11 @@ once. shmctl stop does the same without a signal.`,
 	return root
 }
 
-func noArgs(_ *cobra.Command, args []string) error {
+func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
+		if _, err := os.Stat(args[0]); err == nil && cmd.Flag("config") != nil {
+			return usageError{fmt.Errorf("unexpected argument %q: a configuration is given with -c %s", args[0], args[0])}
+		}
 		return usageError{fmt.Errorf("unexpected argument %q", args[0])}
 	}
 	return nil
