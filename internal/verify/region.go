@@ -114,7 +114,10 @@ func attachments(r *protocol.Roster) (list []protocol.Violation) {
 		if err != nil || w.Pid == 0 { // between the id and the process
 			continue
 		}
-		if a.State == protocol.AttachmentFree || a.Worker != i {
+		if a.State == protocol.AttachmentFree { // the worker has ended, what it held is repaired, and its row is about to be written
+			continue
+		}
+		if a.Worker != i {
 			list = append(list, protocol.Violation{Segment: "roster", Offset: r.WorkerOffset(i) + protocol.OffsetofWorkerRowAttachment, Rule: "roster.attachment",
 				What: fmt.Sprintf("worker %q has attachment %d, whose row is %v and of worker %d", w.Name, w.Attachment, a.State, a.Worker)})
 		}
