@@ -16,7 +16,9 @@ type Memory struct {
 }
 
 // Region checks segments of one region. Without the roster among them, what needs it is not checked. It only reads.
-func Region(segments []Memory) []protocol.Violation {
+func Region(segments []Memory) []protocol.Violation { return check(segments, false) }
+
+func check(segments []Memory, lives bool) []protocol.Violation {
 	var list []protocol.Violation
 	var o protocol.VerifyOptions
 	var roster *protocol.Roster
@@ -38,14 +40,14 @@ func Region(segments []Memory) []protocol.Violation {
 	}
 	if roster != nil {
 		list = append(list, directory(roster, segments)...)
-		list = append(list, attachments(roster)...)
+		list = append(list, attachments(roster, lives)...)
 	}
 	return list
 }
 
 // Lasting checks a living region. What it finds counts if it is still there at each of some looks: the middle of somebody's operation is over by then.
 func Lasting(segments []Memory) []protocol.Violation {
-	list := Region(segments)
+	list := check(segments, true)
 	for wait := time.Millisecond; len(list) > 0 && wait < 200*time.Millisecond; wait *= 2 {
 		time.Sleep(wait)
 		type place struct {
@@ -54,7 +56,7 @@ func Lasting(segments []Memory) []protocol.Violation {
 			rule    string
 		}
 		again := map[place]bool{}
-		for _, v := range Region(segments) {
+		for _, v := range check(segments, true) {
 			again[place{v.Segment, v.Offset, v.Rule}] = true
 		}
 		var still []protocol.Violation
@@ -103,8 +105,9 @@ func directory(r *protocol.Roster, segments []Memory) (list []protocol.Violation
 	return list
 }
 
-// attachments compares workers with the processes that the attachment table has for them.
-func attachments(r *protocol.Roster) (list []protocol.Violation) {
+// attachments compares workers with the processes that the attachment table has for them. A dump may show an instant between
+// two stores of the daemon: an attachment is free already, and the row of its worker, which has ended, not yet written. Of a region that lives Lasting looks again.
+func attachments(r *protocol.Roster, lives bool) (list []protocol.Violation) {
 	for i := range r.WorkerCount() {
 		w, err := r.Worker(i)
 		if err != nil || w.Attachment == 0 {
@@ -114,10 +117,10 @@ func attachments(r *protocol.Roster) (list []protocol.Violation) {
 		if err != nil || w.Pid == 0 { // between the id and the process
 			continue
 		}
-		if a.State == protocol.AttachmentFree { // the worker has ended, what it held is repaired, and its row is about to be written
+		if a.State == protocol.AttachmentFree && !lives {
 			continue
 		}
-		if a.Worker != i {
+		if a.State == protocol.AttachmentFree || a.Worker != i {
 			list = append(list, protocol.Violation{Segment: "roster", Offset: r.WorkerOffset(i) + protocol.OffsetofWorkerRowAttachment, Rule: "roster.attachment",
 				What: fmt.Sprintf("worker %q has attachment %d, whose row is %v and of worker %d", w.Name, w.Attachment, a.State, a.Worker)})
 		}
