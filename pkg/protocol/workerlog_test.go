@@ -107,6 +107,7 @@ func TestInstanceLogModel(t *testing.T) {
 func TestInstanceLogStress(t *testing.T) {
 	l, _ := newInstanceLog(t, MinInstanceLog, 0)
 	w := l.Resume(1)
+	c := l.Oldest() // before the first record: one that came later would not know what it has missed
 	const each = 20000
 	var writers sync.WaitGroup
 	for g := range 3 {
@@ -120,7 +121,7 @@ func TestInstanceLogStress(t *testing.T) {
 	done := make(chan struct{})
 	go func() { writers.Wait(); close(done) }()
 	var next, lost uint64 = 1, 0
-	for c := l.Oldest(); next <= 3*each; {
+	for next <= 3*each {
 		r, n, ok, err := c.Next()
 		if err != nil {
 			t.Fatal(err)
