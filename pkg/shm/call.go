@@ -294,19 +294,16 @@ func (r *Region) spin(ctx context.Context, s *spinner, pauses int32, look func()
 	if !r.many || !r.spinning.CompareAndSwap(false, true) {
 		return false
 	}
-	turns := s.turns()
+	looks := s.begin()
 	found := false
-	for n := pauses; !found && n <= turns; n += pauses {
-		if n/pauses%16 == 0 && (ctx.Err() != nil || r.asked() != nil) {
-			break
-		}
+	for !found && looks.more(ctx, r) {
 		for range pauses {
 			sys.Pause()
 		}
 		found = look()
 	}
 	r.spinning.Store(false)
-	s.learn(found, turns)
+	looks.end(found)
 	return found
 }
 

@@ -497,16 +497,13 @@ func (c *Consumer) wait(ctx context.Context) error {
 		})
 	}
 	if q.r.many && how == WaitAdaptive && q.r.spinning.CompareAndSwap(false, true) {
-		turns := q.receiving.turns()
+		looks := q.receiving.begin()
 		found := false
-		for n := int32(0); n < turns && !found; n++ {
+		for !found && looks.more(ctx, q.r) {
 			for i := 0; i < peeks && !found; i++ {
 				found = c.c.Awaited()
 			}
-			if n%16 == 15 && !found { // what does not show in that line: a message that came back, the end
-				if ctx.Err() != nil || q.r.asked() != nil {
-					break
-				}
+			if looks.n%fewLooks == 0 && !found { // what does not show in that line: a message that came back, the end
 				found = c.c.Pending()
 			}
 			if !found {
@@ -514,7 +511,7 @@ func (c *Consumer) wait(ctx context.Context) error {
 			}
 		}
 		q.r.spinning.Store(false)
-		q.receiving.learn(found, turns)
+		looks.end(found)
 		if found {
 			return nil
 		}

@@ -442,17 +442,14 @@ func (q *Queue) look(ctx context.Context, try func() error) error {
 	if how == protocol.LookOther {
 		return ErrEmpty
 	}
-	turns := q.receiving.turns()
-	if how == protocol.LookPromised && q.streak.Add(1)%turn == 0 {
-		turns = 0
-	}
 	err := try()
-	for n := int32(0); again(err) && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
-		sys.Pause()
-		err = try()
-	}
-	if turns > 0 {
-		q.receiving.learn(!again(err), turns)
+	if how != protocol.LookPromised || q.streak.Add(1)%turn != 0 {
+		looks := q.receiving.begin()
+		for again(err) && looks.more(ctx, r) {
+			sys.Pause()
+			err = try()
+		}
+		looks.end(!again(err))
 	}
 	if how == protocol.LookPromised && !again(err) {
 		q.q.Found()

@@ -124,13 +124,13 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 	}
 	if r.many && how == WaitAdaptive && r.spinning.CompareAndSwap(false, true) {
 		i, err := -1, error(nil)
-		turns := r.selecting.turns()
-		for n := int32(0); i < 0 && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
+		looks := r.selecting.begin()
+		for i < 0 && looks.more(ctx, r) {
 			sys.Pause()
 			i, err = try()
 		}
 		r.spinning.Store(false)
-		r.selecting.learn(i >= 0, turns)
+		looks.end(i >= 0)
 		if i >= 0 {
 			return i, err
 		}

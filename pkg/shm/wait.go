@@ -11,38 +11,59 @@ import (
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
-// A spinner decides how often a caller looks again before it sleeps. Looking again pays while the other end is busy on another
+// A spinner decides how long a caller looks again before it sleeps. Looking again pays while the other end is busy on another
 // CPU: a sleep and its wake-up cost 50 to 100 µs. Where it does not pay, on a machine with more work than CPUs, say, it takes the CPU
-// from the one that is waited for; so what failed is tried less, and in full once in a while.
+// from the one that is waited for; so once it has failed a few times in a row it is cut short, and tried in full once in a while.
 type spinner struct {
-	budget atomic.Int32 // looks; 0 before the first
+	misses atomic.Int32 // times in a row that a full time of looking was not enough; at most fewMisses
 	tries  atomic.Uint32
 	wait   atomic.Uint32 // Wait of the end
 }
 
 const (
-	mostSpins  = 2000 // some 100 µs
-	fewSpins   = 8
+	spinTime   = 100_000 // ns. A time and not a number: a pause takes 14 ns on one processor and 60 on another
+	fewLooks   = 8       // at least, and between two readings of the clock
+	fewMisses  = 2
 	probeEvery = 32 // tries
 )
 
-// turns returns how often to look now.
-func (s *spinner) turns() int32 {
-	if n := s.budget.Load(); n != 0 && s.tries.Add(1)%probeEvery != 0 {
-		return n
-	}
-	return mostSpins
+// looks is one time of looking: begin it, look as long as more says so, and end it.
+type looks struct {
+	s     *spinner
+	full  bool
+	n     uint32
+	until int64 // ns; 0: the clock was not read yet
 }
 
-// learn takes down whether looking n times was enough.
-func (s *spinner) learn(enough bool, n int32) {
-	switch {
-	case enough && n > fewSpins:
-		if s.budget.Load() != mostSpins { // a store costs more
-			s.budget.Store(mostSpins)
-		}
-	case !enough:
-		s.budget.Store(max(n/4, fewSpins))
+func (s *spinner) begin() looks {
+	return looks{s: s, full: s.misses.Load() < fewMisses || s.tries.Add(1)%probeEvery == 0}
+}
+
+// more reports whether to look again.
+func (k *looks) more(ctx context.Context, r *Region) bool {
+	k.n++
+	return k.n%fewLooks != 0 || k.goOn(ctx, r)
+}
+
+func (k *looks) goOn(ctx context.Context, r *Region) bool {
+	if !k.full || ctx.Err() != nil || r.asked() != nil {
+		return false
+	}
+	now := sys.MonotonicNs()
+	if k.until == 0 {
+		k.until = now + spinTime
+	}
+	return now < k.until
+}
+
+// end takes down whether looking was enough.
+func (k *looks) end(found bool) {
+	switch misses := k.s.misses.Load(); {
+	case !k.full:
+	case found && misses != 0: // a store costs more
+		k.s.misses.Store(0)
+	case !found && misses < fewMisses:
+		k.s.misses.Store(misses + 1)
 	}
 }
 
@@ -58,14 +79,14 @@ func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinne
 		return r.awaitSpinning(ctx, try)
 	}
 	if r.many && how == WaitAdaptive && r.spinning.CompareAndSwap(false, true) {
-		turns := spin.turns()
+		looks := spin.begin()
 		err := try()
-		for n := int32(0); again(err) && n < turns && ctx.Err() == nil && r.asked() == nil; n++ {
+		for again(err) && looks.more(ctx, r) {
 			sys.Pause()
 			err = try()
 		}
 		r.spinning.Store(false)
-		spin.learn(!again(err), turns)
+		looks.end(!again(err))
 		if !again(err) {
 			return err
 		}
