@@ -316,8 +316,23 @@ func (p *Publisher) run(msgs [][]byte) (int, error) {
 		t.write(position+uint64(i), msg)
 	}
 	t.store(&t.info.Tail, position+uint64(len(msgs))) // F
+	p.fetchFree(position + uint64(len(msgs)))
 	t.Receivers.Ring(Everybody)
 	return len(msgs), nil
+}
+
+// fetchFree asks for the lines of the slots that the next run will write to, from position on, if they are free already: subscribers have read them, so each would
+// come when its store's turn has come. That they are on their way meanwhile takes a quarter off a run of 16. It is a hint; more at a time are no faster, for so
+// many lines a CPU can wait for.
+func (p *Publisher) fetchFree(position uint64) {
+	const most = 16 * 64 // bytes
+	t := p.t
+	if t.stride > 256 || int64(p.limit-position-most/t.stride) < 0 {
+		return
+	}
+	at := position & t.mask * t.stride
+	end := min(at+most, (t.mask+1)*t.stride) // what lies behind the last slot is not for a publisher
+	sys.PrefetchStores(&t.b[t.payloads+at], int((end-at+63)/64))
 }
 
 // claimRun is one run of a batch among several publishers: of neighbouring slots, as far as no other publisher comes between.

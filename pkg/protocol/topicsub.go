@@ -273,7 +273,7 @@ func (s *Subscriber) Done() error {
 	return nil
 }
 
-// fetchAhead is how many slots a Run asks for before it reads the first: about as many lines as a CPU can wait for several times over, and few beside its cache.
+// fetchAhead is how many slots a Run has asked for when it reads the first: about as many lines as a CPU can wait for several times over, and few beside its cache.
 const fetchAhead = 64
 
 // Run calls fn with up to max messages, from the one that Next has just returned on, and ends each: it is Next and Done in a loop, without what
@@ -298,10 +298,12 @@ func (s *Subscriber) Run(max int, fn func(p []byte) error) (n int, err error) {
 	if ahead := s.end - s.next; uint64(max) > ahead {
 		max = int(ahead)
 	}
-	if s.fetched-s.next-1 >= fetchAhead { // nothing is left of it, or this is after a gap
-		n := min(s.end-s.next, fetchAhead)
-		t.fetch(s.next, int(n))
-		s.fetched = s.next + n
+	if s.fetched-s.next > fetchAhead { // this is after a gap
+		s.fetched = s.next
+	}
+	if to := s.next + min(s.end-s.next, fetchAhead); to != s.fetched {
+		t.fetch(s.fetched, int(to-s.fetched))
+		s.fetched = to
 	}
 	for n < max {
 		size := binary.LittleEndian.Uint32(t.length(s.next))
