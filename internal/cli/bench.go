@@ -103,7 +103,7 @@ func (o *benchOptions) check(cmd *cobra.Command) (err error) {
 		}
 	}
 	if o.bytes, err = config.ParseSize(o.size); err != nil {
-		return usagef("bench: --size: %w", err)
+		return usagef("bench: --size %s: give a whole number and its unit, 1B to %s", cut(o.size), config.FormatSize(benchLargest))
 	}
 	flags := cmd.Flags()
 	switch {

@@ -160,7 +160,7 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.SetHelpCommand(a.helpCommand(root))
 	region := os.Getenv("SHMCTL_REGION")
 	if region == "" {

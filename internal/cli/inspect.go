@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,7 +37,8 @@ names of the fields.
 What is damaged is told with its place, and the rest is printed; the exit code
 is 1 then. If the first argument is a file that shmctl dump made, its segments
 are printed in place of a living region's. --file inspects a copy of a segment,
-or one that the region does not give any more: /proc/PID/fd/N.`,
+or one that the region does not give any more: /proc/PID/fd/N. Of a file that is
+no segment nothing is printed.`,
 		Example: `  shmctl inspect roster
   shmctl inspect --hex jobs | less
   shmctl inspect shmd-default-20260102T030405Z.dump roster
@@ -101,7 +105,7 @@ func dumpIn(names []string) (*dump.Dump, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	f, err := os.Open(names[0])
+	f, err := os.OpenFile(names[0], os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe of that name is not waited for
 	if err != nil {
 		return nil, nil // a name of a segment, or an error that names all there are
 	}
@@ -110,6 +114,45 @@ func dumpIn(names []string) (*dump.Dump, error) {
 		return nil, nil
 	}
 	return dump.Open(names[0])
+}
+
+// segmentFile opens a file that begins as a segment does; whether it is sound is another question. Errors: it cannot be opened, or is
+// no segment.
+func segmentFile(path string) (f *os.File, size int64, err error) {
+	// Not blocking: a pipe that nobody writes into is refused, not waited for.
+	if f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			f = nil
+		}
+	}()
+	st, err := sys.Fstat(f)
+	switch {
+	case err != nil:
+		return f, 0, err
+	case !st.IsRegular:
+		return f, 0, fmt.Errorf("%s: neither a file nor shared memory", path)
+	case dump.Is(f):
+		return f, 0, fmt.Errorf("%s looks like a dump, which goes without --file: shmctl inspect %s", path, path)
+	}
+	const takes = "--file takes a copy of one, or /proc/PID/fd/N of a process that holds one"
+	var magic [8]byte
+	n, err := f.ReadAt(magic[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return f, 0, err
+	}
+	switch m := binary.LittleEndian.Uint64(magic[:]); {
+	case n == len(magic) && m == 0:
+		return f, 0, fmt.Errorf("%s is no segment of shmd, or one that is still being made: it begins with zeros; %s", path, takes)
+	case n < len(magic) || m != protocol.Magic:
+		return f, 0, fmt.Errorf("%s is no segment of shmd, which begins with the bytes SHMDSEG1; %s", path, takes)
+	case st.Size < protocol.SizeofSegmentHeader:
+		return f, 0, fmt.Errorf("%s is the beginning of a segment of shmd: %d bytes, the header alone has %d; %s", path, st.Size, protocol.SizeofSegmentHeader, takes)
+	}
+	return f, st.Size, nil
 }
 
 // subjectsOf are the segments of a dump that are named, or all.
@@ -161,19 +204,12 @@ func (a *app) inspect(ctx context.Context, names []string, o inspectOptions) err
 			fmt.Fprintf(a.stdout, "dump of region %s, %s: %s\n\n", d.Region, d.Taken.Local().Format(time.DateTime), printable(d.Reason))
 		}
 	} else if o.file != "" {
-		f, err := os.Open(o.file)
+		f, size, err := segmentFile(o.file)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		st, err := sys.Fstat(f)
-		if err != nil {
-			return err
-		}
-		if !st.IsRegular {
-			return fmt.Errorf("%s: neither a file nor shared memory", o.file)
-		}
-		subjects = []subject{{image: image{filepath.Base(o.file), f, st.Size}, file: f}}
+		subjects = []subject{{image: image{filepath.Base(o.file), f, size}, file: f}}
 	} else {
 		s, err := a.open(ctx, false)
 		if err != nil {
@@ -233,7 +269,11 @@ func (a *app) subjects(s *session, names []string) (list []subject, hidden int, 
 	inodes := map[uint64]bool{}
 	for _, name := range names {
 		if !slices.Contains(known, name) {
-			return nil, 0, fmt.Errorf("unknown segment %q; there are: %s", name, strings.Join(known, ", "))
+			hint := ""
+			if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() {
+				hint = fmt.Sprintf("; the file %s is no dump, and a copy of a segment goes with --file=%s", name, name)
+			}
+			return nil, 0, fmt.Errorf("unknown segment %q; there are: %s%s", name, strings.Join(known, ", "), hint)
 		}
 		sub := subject{image: image{name: name}}
 		if seg := s.segments[name]; seg != nil {

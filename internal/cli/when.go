@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ var spanUnits = []struct {
 
 // parseSpan reads a span of time such as 90s, 1h30min, "2 days", or 5 for seconds.
 func parseSpan(s string) (time.Duration, error) {
-	var sum time.Duration
+	var sum float64
 	rest := strings.TrimSpace(s)
 	if rest == "" {
 		return 0, fmt.Errorf("it is empty")
@@ -29,7 +30,7 @@ func parseSpan(s string) (time.Duration, error) {
 			n = len(rest)
 		}
 		number, err := strconv.ParseFloat(rest[:n], 64)
-		if err != nil {
+		if err != nil && !errors.Is(err, strconv.ErrRange) { // out of range it is +Inf, and too long below
 			return 0, fmt.Errorf("%q is no span of time: write 90s, 5min, 1h30min or 2days", s)
 		}
 		rest = strings.TrimLeft(rest[n:], " ")
@@ -51,13 +52,12 @@ func parseSpan(s string) (time.Duration, error) {
 		if unit == 0 {
 			return 0, fmt.Errorf("%q is no unit of time; there are us, ms, s, min, h, d, w", rest[:n])
 		}
-		if number*float64(unit) > float64(1<<62) {
-			return 0, fmt.Errorf("%q is too long", s)
+		if sum += number * float64(unit); sum > 1<<62 {
+			return 0, fmt.Errorf("%q is too long: 146 years are the most", cut(s))
 		}
-		sum += time.Duration(number * float64(unit))
 		rest = strings.TrimLeft(rest[n:], " ")
 	}
-	return sum, nil
+	return time.Duration(sum), nil
 }
 
 // parseWhen reads a point in time as journalctl does: "2026-01-31 18:00:05", a date, a time of today, now, today, yesterday, tomorrow, -1h,

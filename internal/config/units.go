@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -86,14 +87,26 @@ func ParseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
-		if _, err := strconv.ParseUint(s, 10, 32); err == nil {
-			return 0, fmt.Errorf("%q has no unit; did you mean %q?", s, s+"s")
-		}
-		return 0, fmt.Errorf("%q is not a duration; write a number and ms, s, m or h, as in \"5s\" or \"1m30s\"", s)
+		return 0, DurationError(s)
 	case d < 0:
 		return 0, fmt.Errorf("%q is below zero; use a positive duration", s)
 	}
 	return d, nil
+}
+
+// durationForm is what time.ParseDuration reads, if it is not too long.
+var durationForm = regexp.MustCompile(`^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))*$`)
+
+// DurationError says what is wrong with s, which time.ParseDuration does not read: whose error is the same for what is too long and for
+// what is no duration.
+func DurationError(s string) error {
+	if durationForm.MatchString(s) {
+		return fmt.Errorf("%q is too long; a duration has at most %dh, 292 years", s, math.MaxInt64/time.Hour)
+	}
+	if d, err := time.ParseDuration(s + "s"); err == nil && d >= 0 {
+		return fmt.Errorf("%q has no unit; did you mean %q?", s, s+"s")
+	}
+	return fmt.Errorf("%q is not a duration; write a number and ms, s, m or h, as in \"5s\" or \"1m30s\"", s)
 }
 
 // formatDuration writes d as people write it in the file: "1m", not "1m0s".

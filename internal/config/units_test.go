@@ -97,6 +97,29 @@ func TestDurationsRoundTrip(t *testing.T) {
 	})
 }
 
+// Too long is told from no duration at all; time.ParseDuration has one error for both.
+func TestDurationErrors(t *testing.T) {
+	for s, want := range map[string]string{
+		"":                          `"" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"`,
+		"soon":                      `"soon" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"`,
+		"5d":                        `"5d" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"`,
+		"5 s":                       `"5 s" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"`,
+		"99999999999999999999":      `"99999999999999999999" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"`,
+		"-5":                        `"-5" is not a duration; write a number and ms, s, m or h, as in "5s" or "1m30s"`,
+		"5":                         `"5" has no unit; did you mean "5s"?`,
+		"999999h99":                 `"999999h99" has no unit; did you mean "999999h99s"?`,
+		"2562048h":                  `"2562048h" is too long; a duration has at most 2562047h, 292 years`,
+		"300000000h":                `"300000000h" is too long; a duration has at most 2562047h, 292 years`,
+		"2562047h.5h40m":            `"2562047h.5h40m" is too long; a duration has at most 2562047h, 292 years`,
+		"999999999999999999999.5ns": `"999999999999999999999.5ns" is too long; a duration has at most 2562047h, 292 years`,
+		"-5s":                       `"-5s" is below zero; use a positive duration`,
+	} {
+		if _, err := ParseDuration(s); err == nil || err.Error() != want {
+			t.Errorf("%q: got %v", s, err)
+		}
+	}
+}
+
 func TestNearestPowers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.Int64().Draw(t, "n")

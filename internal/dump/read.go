@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -38,7 +39,7 @@ func Is(f io.ReaderAt) bool {
 
 // Open reads the dump in a file. Errors: those of Read, with the path.
 func Open(path string) (*Dump, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that nobody writes into is no dump, and not waited for
 	if err != nil {
 		return nil, err
 	}
