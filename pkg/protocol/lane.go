@@ -45,6 +45,7 @@ type sendEnd struct {
 	sent   uint64 // counter, and where it goes
 	sentAt *atomic.Uint64
 	calm   uint32 // see RingBrisk
+	lines  int    // of a slot that is asked for ahead
 	ended  []uint64
 	// ended: positions from tail on that were aborted or passed over.
 }
@@ -88,7 +89,7 @@ func NewLane(q *Queue) (*Lane, error) {
 	if err := sys.RegisterFence(); err != nil {
 		return nil, fmt.Errorf("queue %q has one producer and one consumer, which needs %w", q.h.Name, err)
 	}
-	return &Lane{q: q}, nil
+	return &Lane{q: q, sendEnd: sendEnd{lines: q.lines}}, nil
 }
 
 // fetch asks for the first lines of the slot at position p, which is to be read soon: so those of several slots come from the other CPU at a time.
@@ -166,7 +167,7 @@ func (l *Lane) claim(owner uint16) (uint64, error) {
 	}
 	l.next = p + 1
 	if to := p + l.q.ahead; to-l.room <= l.q.mask { // not a slot that the consumer may be reading
-		l.q.own(to)
+		l.q.own(to, l.lines)
 	}
 	return p, nil
 }

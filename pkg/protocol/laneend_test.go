@@ -1,6 +1,11 @@
 package protocol
 
-import "testing"
+import (
+	"bytes"
+	"testing"
+
+	"pgregory.net/rapid"
+)
 
 // A run is a frame of which nothing was acked and nobody died: of every other the messages come one by one.
 func TestLaneRun(t *testing.T) {
@@ -82,4 +87,53 @@ func TestLaneRun(t *testing.T) {
 	if lease = take(1); lease.Deliveries() != 1 { // again, and with it its count
 		t.Fatalf("%d deliveries of 1", lease.Deliveries())
 	}
+}
+
+// Whatever a list holds, its messages arrive in order and whole: of the sizes that are copied without a call, of others, of none, and mixed.
+func TestLaneBatches(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		slot := rapid.SampledFrom([]int{8, 9, 64, 72, 200, 1032, 5000}).Draw(rt, "slot size")
+		l := newLane(t, QueueOptions{Slots: 4, SlotSize: slot})
+		out := l.peer(t)
+		p, err := l.Producer(2)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		sizes := []int{0, 1, 7, 8, 9, 63, 64, 65, 100}
+		var msgs [][]byte
+		for len(msgs) < 150 {
+			size := rapid.SampledFrom(sizes).Draw(rt, "size")
+			for range rapid.IntRange(1, 40).Draw(rt, "times") {
+				msgs = append(msgs, bytes.Repeat([]byte{byte(len(msgs))}, min(size, slot)))
+			}
+		}
+		got := 0
+		for sent := 0; sent < len(msgs); {
+			n, err := p.SendBatch(msgs[sent:])
+			if err != nil || n < 1 {
+				rt.Fatal(n, err)
+			}
+			lease, err := out.TryReceive(3)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			f, err := l.q.Frame(lease)
+			if err != nil || f.Len() != n {
+				rt.Fatalf("%d messages, %v; %d were sent", f.Len(), err, n)
+			}
+			for i := range n {
+				if !bytes.Equal(f.At(i), msgs[sent+i]) {
+					rt.Fatalf("message %d is %x, want %x", sent+i, f.At(i), msgs[sent+i])
+				}
+			}
+			if err := out.Ack(lease); err != nil {
+				rt.Fatal(err)
+			}
+			sent += n
+			got += n
+		}
+		if got != len(msgs) {
+			rt.Fatalf("%d messages of %d", got, len(msgs))
+		}
+	})
 }

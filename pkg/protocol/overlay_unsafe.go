@@ -59,8 +59,8 @@ func (q *Queue) fetchSecond(p uint64) {
 }
 
 // own asks for the first lines of slot p, to be written soon.
-func (q *Queue) own(p uint64) {
-	sys.PrefetchStores((*byte)(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride)), q.lines)
+func (q *Queue) own(p uint64, lines int) {
+	sys.PrefetchStores((*byte)(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride)), lines)
 }
 
 // putEntry copies the parts of a record behind its head in b, which has room for them, and publishes it: it stores end to head, and then 0 to inside.
