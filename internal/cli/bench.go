@@ -167,7 +167,9 @@ func (a *app) bench(ctx context.Context, o benchOptions) error {
 		plot = f
 	}
 	if !a.json() {
-		fmt.Fprintf(a.stdout, "two processes, %s, messages of %s, wait %s\n", count(all.CPUs, "CPU"), config.FormatSize(o.bytes), o.wait.String())
+		if _, err := fmt.Fprintf(a.stdout, "two processes, %s, messages of %s, wait %s\n", count(all.CPUs, "CPU"), config.FormatSize(o.bytes), o.wait.String()); err != nil {
+			return err
+		}
 	}
 	for _, kind := range o.kinds {
 		k, err := a.benchKind(ctx, o, kind)

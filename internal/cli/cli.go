@@ -43,6 +43,7 @@ const schema = 1
 type app struct {
 	stdin          io.Reader
 	stdout, stderr *os.File
+	help           printed // to stdout, by cobra
 
 	region  string
 	socket  string
@@ -53,6 +54,20 @@ type app struct {
 	waiting shm.Wait // of the ends of channels; see waitFlag
 
 	remarked bool // the state of the daemon was remarked upon
+}
+
+// printed keeps the first error of what is written by somebody who does not look at it.
+type printed struct {
+	to  io.Writer
+	err error
+}
+
+func (p *printed) Write(b []byte) (int, error) {
+	n, err := p.to.Write(b)
+	if p.err == nil {
+		p.err = err
+	}
+	return n, err
 }
 
 // usageError marks an error of the command line itself.
@@ -72,6 +87,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr *os.File) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	ran, err := cmd.ExecuteContextC(ctx)
+	if err == nil {
+		err = a.help.err // cobra does not say
+	}
 	if err == nil {
 		return ExitOK
 	}
@@ -158,7 +176,8 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 		},
 	}
 	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
+	a.help.to = a.stdout
+	root.SetOut(&a.help)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.SetHelpCommand(a.helpCommand(root))

@@ -21,11 +21,13 @@ func TestFullOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer said.Close()
-	if code := Main([]string{"doctor"}, bytes.NewReader(nil), full, said); code != ExitFailed {
-		t.Errorf("exit code %d", code)
-	}
-	said.Seek(0, io.SeekStart)
-	if b, _ := io.ReadAll(said); !bytes.Contains(b, []byte("no space left on device")) {
-		t.Errorf("said %q", b)
+	for _, args := range [][]string{{"doctor"}, {"version"}, {"--help"}, {"help", "stop"}, {"ch", "ls", "--help"}, {"completion", "bash"}, {"__complete", "st"}} {
+		said.Truncate(0)
+		if code := Main(args, bytes.NewReader(nil), full, said); code != ExitFailed {
+			t.Errorf("%s: exit code %d", args, code)
+		}
+		if b, _ := io.ReadAll(io.NewSectionReader(said, 0, 1<<20)); !bytes.Contains(b, []byte("no space left on device")) {
+			t.Errorf("%s: said %q", args, b)
+		}
 	}
 }

@@ -80,7 +80,9 @@ func (a *app) ps(ctx context.Context, names []string, all bool) error {
 	if err := t.print(); err != nil || !all {
 		return err
 	}
-	a.stdout.WriteString("\n")
+	if _, err := a.stdout.WriteString("\n"); err != nil {
+		return err
+	}
 	t = a.newTable("ATTACHMENT", "NAME", "PID", "UID", "ROLE", "STATE")
 	for _, o := range others {
 		t.add(o.ID, o.Name, o.Pid, o.UID, o.Role, o.State)

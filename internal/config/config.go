@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -297,24 +298,65 @@ func Default() *Config {
 	return c
 }
 
-// Load reads and parses a file. A file that cannot be read gives an error that wraps the
-// system's (errors.Is(err, fs.ErrNotExist) works); what Parse refuses gives [Errors].
+// Load reads and parses a file, or what a pipe gives: /dev/stdin, or the shell's <(command). A file that cannot be read gives an
+// error that wraps the system's (errors.Is(err, fs.ErrNotExist) works); what Parse refuses gives [Errors]. It waits at
+// most pipePatience, whatever lies at path.
 func Load(path string) (*Config, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe else waits for who writes into it
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	st, err := f.Stat()
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	var data []byte
+	switch mode := st.Mode(); {
+	case mode.IsRegular():
+		data, err = io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	case mode&fs.ModeNamedPipe != 0:
+		data, err = readPipe(f)
+	case mode.IsDir():
+		err = &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
+	default:
+		err = &fs.PathError{Op: "read", Path: path, Err: errors.New("neither a file nor a pipe")}
+	}
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
 	return Parse(path, data)
 }
 
+// pipePatience is how long a configuration that comes through a pipe may take to come; tests have less.
+var pipePatience = 10 * time.Second
+
+// readPipe reads what comes through a pipe that was opened without blocking. Until a writer has opened it the pipe seems to be at its
+// end, and no event tells when that changes: so it looks again.
+func readPipe(f *os.File) (data []byte, err error) {
+	end := time.Now().Add(pipePatience)
+	if err := f.SetReadDeadline(end); err != nil {
+		return nil, err
+	}
+	for len(data) == 0 && err == nil {
+		if time.Now().After(end) {
+			return nil, &fs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("nobody has written into this pipe within %v", pipePatience)}
+		}
+		if data, err = io.ReadAll(io.LimitReader(f, MaxFileSize+1)); len(data) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = &fs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("who writes into this pipe has not ended within %v", pipePatience)}
+	}
+	return data, err
+}
+
 func unreadable(path string, err error) error {
 	next := "give the path of a configuration file with -c"
 	switch {
+	case path == "-":
+		next = "standard input is /dev/stdin"
 	case errors.Is(err, fs.ErrNotExist):
 		next = "give the path of one with -c, or none to run the embedded default"
 	case errors.Is(err, fs.ErrPermission):

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -281,12 +282,62 @@ func TestLoad(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	_, err = Load("/dev/zero")
-	if want := "/dev/zero:1:1: more than 256KiB: this is no configuration; give the path of one"; err == nil || err.Error() != want {
+	if want := "cannot read the configuration: read /dev/zero: neither a file nor a pipe; give the path of a configuration file with -c"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	_, err = Load("-")
+	if want := "cannot read the configuration: open -: no such file or directory; standard input is /dev/stdin"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	huge := filepath.Join(dir, "huge.toml")
+	if err := os.WriteFile(huge, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(huge, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(huge)
+	if want := huge + ":1:1: more than 256KiB: this is no configuration; give the path of one"; err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
 	var e Error
 	if !errors.As(err, &e) || e.Line != 1 {
 		t.Errorf("errors.As finds %+v", e)
+	}
+}
+
+// A pipe gives a configuration, and nobody waits for one for ever.
+func TestLoadPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() { wrote <- os.WriteFile(pipe, DefaultTOML, 0) }() // waits for a reader; Load may be there before it or after
+	if c, err := Load(pipe); err != nil || c.Path != pipe {
+		t.Errorf("%v, %v", c, err)
+	}
+	if err := <-wrote; err != nil {
+		t.Fatal(err)
+	}
+
+	defer func(d time.Duration) { pipePatience = d }(pipePatience)
+	pipePatience = 50 * time.Millisecond
+	_, err := Load(pipe)
+	if want := "cannot read the configuration: read " + pipe + ": nobody has written into this pipe within 50ms; give the path of a configuration file with -c"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	writer, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if _, err := writer.WriteString("[region]\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(pipe)
+	if want := "cannot read the configuration: read " + pipe + ": who writes into this pipe has not ended within 50ms; give the path of a configuration file with -c"; err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -34,7 +34,12 @@ type configError struct{ error }
 func Main(args []string, stdout, stderr *os.File) int {
 	cmd := Command(stdout, stderr)
 	cmd.SetArgs(args)
+	help := &printed{to: stdout}
+	cmd.SetOut(help)
 	err := cmd.Execute()
+	if err == nil {
+		err = help.err // cobra does not say
+	}
 	var usage usageError
 	var refused configError
 	switch {
@@ -49,6 +54,20 @@ func Main(args []string, stdout, stderr *os.File) int {
 	}
 	fmt.Fprintf(stderr, "shmd: %v\n", err)
 	return exitFailed
+}
+
+// printed keeps the first error of what is written by somebody who does not look at it.
+type printed struct {
+	to  io.Writer
+	err error
+}
+
+func (p *printed) Write(b []byte) (int, error) {
+	n, err := p.to.Write(b)
+	if p.err == nil {
+		p.err = err
+	}
+	return n, err
 }
 
 // Command returns shmd's command line.
