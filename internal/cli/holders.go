@@ -74,9 +74,9 @@ func (s *session) attachedPids() map[int]holder {
 	return m
 }
 
-// heldBy returns the inodes of the memfds with this prefix that a process has open or mapped. Errors: the process has ended, or
-// is another user's.
-func heldBy(pid int, prefix []byte) (map[uint64]bool, error) {
+// heldBy returns the inodes of the memfds with this prefix that a process has open or mapped, and of each whether it can write there.
+// Errors: the process has ended, or is another user's.
+func heldBy(pid int, prefix []byte) (writable map[uint64]bool, err error) {
 	held := map[uint64]bool{}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	d, err := os.Open(dir)
@@ -93,8 +93,12 @@ func heldBy(pid int, prefix []byte) (map[uint64]bool, error) {
 		if err != nil || !strings.HasPrefix(link, string(prefix)) {
 			continue
 		}
+		how, err := os.Lstat(dir + "/" + n)
+		if err != nil {
+			continue
+		}
 		if st, err := sys.StatPath(dir + "/" + n); err == nil {
-			held[st.Inode] = true
+			held[st.Inode] = held[st.Inode] || how.Mode()&0o200 != 0 // the mode of the link is that of the descriptor
 		}
 	}
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
@@ -105,7 +109,7 @@ func heldBy(pid int, prefix []byte) (map[uint64]bool, error) {
 		before, _, ok := bytes.Cut(lines.Bytes(), prefix)
 		if f := bytes.Fields(before); ok && len(f) == 5 {
 			if inode, err := strconv.ParseUint(string(f[4]), 10, 64); err == nil {
-				held[inode] = true
+				held[inode] = held[inode] || bytes.ContainsRune(f[1], 'w')
 			}
 		}
 	}
