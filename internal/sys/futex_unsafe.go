@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -72,7 +73,8 @@ func futexWait(addr *atomic.Uint32, val uint32, ts *unix.Timespec) unix.Errno {
 // ErrAgain for another value or an interruption, ErrTimedOut for the end of the time, which must be positive.
 func FutexNap(addr *atomic.Uint32, val uint32, timeout time.Duration) error {
 	ts := unix.NsecToTimespec(int64(timeout)) // relative: no clock to read
-	_, _, e := unix.RawSyscall6(unix.SYS_FUTEX,
+	// Of package syscall, here and in FutexWake: that of unix is two functions more on a path that is cold.
+	_, _, e := syscall.RawSyscall6(unix.SYS_FUTEX,
 		uintptr(unsafe.Pointer(addr)), futexWait0, uintptr(val), uintptr(unsafe.Pointer(&ts)), 0, 0)
 	switch e {
 	case 0:
@@ -94,7 +96,7 @@ func FutexWake(addr *atomic.Uint32, n int) int {
 		return 0 // the kernel would wake one
 	}
 	// It never sleeps, so the scheduler need not be told.
-	woken, _, e := unix.RawSyscall6(unix.SYS_FUTEX,
+	woken, _, e := syscall.RawSyscall6(unix.SYS_FUTEX,
 		uintptr(unsafe.Pointer(addr)), futexWake, uintptr(n), 0, 0, 0)
 	if e != 0 {
 		return 0
