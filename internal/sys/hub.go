@@ -52,7 +52,7 @@ type Hub struct {
 	batches  []*batch
 	kickers  int
 	sleepers []sleeper
-	ticking  atomic.Int32 // goroutines that sleep for batches
+	ticking  *atomic.Int32 // goroutines that sleep for batches: see CountIn
 }
 
 // hubSleepers is how many goroutines of a Hub sleep in the kernel themselves, which
@@ -115,7 +115,7 @@ var waiterPool = sync.Pool{New: func() any { return &hubWaiter{told: make(chan e
 func NewHub() *Hub { return newHub(HaveFutexWaitv(), hubSleepers) }
 
 func newHub(waitv bool, sleepers int) *Hub {
-	h := &Hub{waitv: waitv, batchSize: 1, words: make(map[*atomic.Uint32]*hubWord)}
+	h := &Hub{waitv: waitv, batchSize: 1, words: make(map[*atomic.Uint32]*hubWord), ticking: new(atomic.Int32)}
 	h.changed.L = &h.mu
 	if waitv {
 		h.batchSize = MaxWaitv - 1
@@ -372,8 +372,9 @@ func (h *Hub) fail(word *hubWord, err error) {
 	h.drop(word)
 }
 
-// Goroutines returns how many goroutines of its own the hub has: they sleep in the kernel for those that wait.
-func (h *Hub) Goroutines() int { return int(h.ticking.Load()) }
+// CountIn has the hub count the goroutines of its own, which sleep in the kernel for those that wait, in n, to which others may add too. It is called before
+// the first Wait.
+func (h *Hub) CountIn(n *atomic.Int32) { h.ticking = n }
 
 // tick is the thread of a batch: it arms itself with the words, sleeps, tells the waiters
 // of those that changed or were woken, and ends when nobody waits.

@@ -36,18 +36,27 @@ type Options struct {
 
 // Region is one process's attachment to a region. It is safe for concurrent use.
 type Region struct {
+	// What a call and a wait look at, in one line of memory: who sleeps between two messages finds nothing in the nearest cache.
+	ask      *atomic.Uint32         // Ask of the page; nil for an outsider
+	page     *protocol.InstancePage // nil for an outsider
+	hub      *sys.Hub
+	answered atomic.Uint32 // the value of Ask that was answered
+	own      atomic.Int32  // goroutines of the library that wait in the kernel, the hub's too
+	procs    int32         // GOMAXPROCS
+	id       uint16
+	many     bool        // processors: spinning can pay
+	wait     Wait        // of ends without one of their own
+	ending   atomic.Bool // quit has ended or is about to
+	spinning atomic.Bool // one goroutine of the process spins, the others sleep at once
+	naps     naps
+
 	name   string
 	worker string // "" for an outsider
-	id     uint16
-	hub    *sys.Hub
 
 	roster   *protocol.Roster
 	command  *protocol.Command
 	group    *protocol.GroupSegment // nil for an outsider
-	page     *protocol.InstancePage // nil for an outsider
 	asking   *region.Segment        // the group segment again, to read Ask; it stays mapped
-	ask      *atomic.Uint32         // Ask of the page; of an outsider nobodyAsks
-	answered atomic.Uint32          // the value of it that was answered
 	instance int                    // of a worker
 	index    int                    // of the worker's row; -1 for an outsider
 	groupRow int
@@ -66,14 +75,8 @@ type Region struct {
 	quit      context.Context
 	endQuit   context.CancelCauseFunc
 	watching  sync.WaitGroup
-	procs     int  // GOMAXPROCS
-	many      bool // of them: spinning can pay
-	wait      Wait // of ends without one of their own
 	selecting spinner
 	turn      atomic.Uint32 // of Select: where it begins
-	spinning  atomic.Bool   // one goroutine of the process spins, the others sleep at once
-	naps      naps
-	own       atomic.Int32 // goroutines of the library that wait in the kernel
 
 	metrics metrics
 	change  atomic.Uint32 // value of the roster's change word at the last call of Workers
@@ -112,9 +115,11 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string, wait Wait) *Region {
-	r := &Region{name: name, wait: wait, hub: sys.NewHub(), index: -1, ask: &nobodyAsks, procs: runtime.GOMAXPROCS(0), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+	r := &Region{name: name, wait: wait, hub: sys.NewHub(), index: -1, procs: int32(runtime.GOMAXPROCS(0)), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+	r.hub.CountIn(&r.own)
 	quit, end := context.WithCancelCause(context.Background())
 	r.quit, r.endQuit = quit, func(cause error) {
+		r.ending.Store(true)
 		end(cause)
 		r.naps.end()
 	}

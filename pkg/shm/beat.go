@@ -3,7 +3,6 @@ package shm
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -23,9 +22,6 @@ import (
 
 // ringBit of Ask: who answers rings the group's doorbell.
 const ringBit = 1
-
-// nobodyAsks is what an outsider is asked.
-var nobodyAsks atomic.Uint32
 
 // listen maps the group segment a second time, read-only and until the process ends: every call reads Ask, some of them without a lease of any
 // segment, and also after Close.
@@ -69,7 +65,7 @@ func (r *Region) Beat() {
 
 // beat answers the daemon if it has asked.
 func (r *Region) beat() {
-	if r.ask.Load() != r.answered.Load() { // D
+	if r.ask != nil && r.ask.Load() != r.answered.Load() { // D
 		r.Beat()
 	}
 }

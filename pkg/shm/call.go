@@ -99,30 +99,16 @@ func (c *Call) Do(ctx context.Context, req []byte, buf []byte) ([]byte, error) {
 	if err := c.r.enter(c.s); err != nil {
 		return buf, err
 	}
-	defer c.s.Release()
 	if !c.busy.CompareAndSwap(false, true) {
-		q, err := c.request(ctx)
-		if err != nil {
-			return buf, err
-		}
-		buf, err = c.do(ctx, &q, req, buf)
-		c.leave(&q)
-		return buf, err
+		return c.doBeside(ctx, req, buf)
 	}
 	defer c.unkeep()
 	if !c.holds {
-		var err error
-		if c.kept, err = c.claim(ctx); err != nil {
+		if err := c.keep(ctx); err != nil {
 			return buf, err
 		}
-		c.holds = true
-		if !c.asked {
-			c.asked = true
-			c.r.own.Add(1)
-			go c.lend()
-		}
 	}
-	buf, err := c.do(ctx, &c.kept, req, buf)
+	buf, err := c.exchange(ctx, &c.kept, req, buf)
 	if err != nil {
 		c.leave(&c.kept)
 		c.holds = false
@@ -130,20 +116,39 @@ func (c *Call) Do(ctx context.Context, req []byte, buf []byte) ([]byte, error) {
 	return buf, err
 }
 
-// do sends the request with q and takes the reply. It leaves q with the caller.
-func (c *Call) do(ctx context.Context, q *protocol.Request, req, buf []byte) ([]byte, error) {
-	if h := c.trips.Load(); h != nil {
-		began := time.Now()
-		buf, err := c.exchange(ctx, q, req, buf)
-		if err == nil {
-			h.Since(began)
-		}
+// doBeside is Do while another goroutine uses the slot that is kept. It ends the segment's lease.
+func (c *Call) doBeside(ctx context.Context, req, buf []byte) ([]byte, error) {
+	defer c.s.Release()
+	q, err := c.request(ctx)
+	if err != nil {
 		return buf, err
 	}
-	return c.exchange(ctx, q, req, buf)
+	buf, err = c.exchange(ctx, &q, req, buf)
+	c.leave(&q)
+	return buf, err
 }
 
+// keep claims the slot that is to be kept.
+func (c *Call) keep(ctx context.Context) (err error) {
+	if c.kept, err = c.claim(ctx); err != nil {
+		return err
+	}
+	c.holds = true
+	if !c.asked {
+		c.asked = true
+		c.r.own.Add(1)
+		go c.lend()
+	}
+	return nil
+}
+
+// exchange sends the request with q and takes the reply. It leaves q with the caller.
 func (c *Call) exchange(ctx context.Context, q *protocol.Request, req, buf []byte) ([]byte, error) {
+	var began time.Time
+	h := c.trips.Load()
+	if h != nil {
+		began = time.Now()
+	}
 	if err := c.c.SendCopy(q, req); err != nil {
 		return buf, err
 	}
@@ -151,15 +156,19 @@ func (c *Call) exchange(ctx context.Context, q *protocol.Request, req, buf []byt
 		return buf, err
 	}
 	p, err := c.reply(q)
+	if h != nil && err == nil {
+		h.Since(began)
+	}
 	return append(buf, p...), err
 }
 
-// unkeep ends the use of kept. Who wants the slot, or closes the region, and met busy, has said so before.
+// unkeep ends the use of kept, and the segment's lease. Who wants the slot, or closes the region, and met busy, has said so before.
 func (c *Call) unkeep() {
 	c.busy.Store(false)
 	if c.closed.Load() || c.c.Callers.Sleepers() != 0 {
 		c.dropKept()
 	}
+	c.s.Release()
 }
 
 // dropKept frees the slot that is kept. The segment is still mapped.
@@ -221,12 +230,13 @@ func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
 		q, err = c.c.TryRequest(c.r.id, c.free.Load())
 		return err != ErrFull
 	}
+	if look() {
+		return q, err
+	}
 	sleep := c.r.sleep
 	if c.r.how(&c.waiting) == WaitSpin { // who keeps a slot gives it back for one that is registered as a sleeper
-		if sleep = c.r.changed; look() {
-			return q, err
-		}
-	} else if c.r.spin(ctx, &c.waiting, 1, look) {
+		sleep = c.r.changed
+	} else if c.r.spins(&c.waiting) && c.r.spin(ctx, &c.waiting, 1, look) {
 		return q, err
 	}
 	bell := c.c.Callers
@@ -249,9 +259,18 @@ func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
 
 // wait returns when the request is settled.
 func (c *Call) wait(ctx context.Context, q *protocol.Request) error {
+	settled, err := c.c.Settled(q)
+	if settled || err != nil {
+		return err
+	}
+	return c.waitLong(ctx, q)
+}
+
+// waitLong is wait for an answer that is not there at once.
+func (c *Call) waitLong(ctx context.Context, q *protocol.Request) error {
 	var settled bool
 	var err error
-	if c.r.spin(ctx, &c.calling, callerPauses, func() bool {
+	if c.r.spins(&c.calling) && c.r.spin(ctx, &c.calling, callerPauses, func() bool {
 		settled, err = c.c.Settled(q)
 		return settled || err != nil
 	}) {
@@ -279,19 +298,19 @@ const (
 	serverPauses = 3
 )
 
-// spin calls look until it returns true, as the end waits: for as long as has paid, if nobody else in this process does; once; or until the call is to end. It looks
-// once at least, and pauses times a pause between looks. Who goes to sleep when it returns false sleeps, or hears why it is to end.
+// spins reports whether an end is to wait by spin before it sleeps.
+func (r *Region) spins(s *spinner) bool {
+	how := r.how(s)
+	return how == WaitSpin || how == WaitAdaptive && r.many
+}
+
+// spin calls look until it returns true, as the end waits: for as long as has paid, if nobody else in this process does; or until the call is to end. The
+// caller has looked once; there are pauses times a pause between looks. Who goes to sleep when it returns false sleeps, or hears why it is to end.
 func (r *Region) spin(ctx context.Context, s *spinner, pauses int32, look func() bool) bool {
-	if look() {
-		return true
-	}
-	switch r.how(s) {
-	case WaitSpin:
+	if r.how(s) == WaitSpin {
 		return r.keepLooking(ctx, pauses, look) == nil
-	case WaitBlock:
-		return false
 	}
-	if !r.many || !r.spinning.CompareAndSwap(false, true) {
+	if !r.spinning.CompareAndSwap(false, true) {
 		return false
 	}
 	looks := s.begin()
@@ -443,11 +462,13 @@ func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err
 	if err := c.r.asked(); err != nil {
 		return v, err
 	}
-	if c.r.spin(ctx, &c.serving, serverPauses, func() bool {
-		v, err = c.c.TryAccept(c.r.id, from)
-		return err != ErrEmpty
-	}) {
+	if v, err = c.c.TryAccept(c.r.id, from); err != ErrEmpty {
 		return v, err
+	}
+	if c.r.spins(&c.serving) {
+		if v, err = c.lookOut(ctx, from); err != ErrEmpty {
+			return v, err
+		}
 	}
 	bell := c.c.Servers
 	for {
@@ -463,7 +484,20 @@ func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err
 			bell.Ring(1) // a wake may have been meant for this sleeper: pass it on
 			return v, err
 		}
+		if v, err = c.c.TryAccept(c.r.id, from); err != ErrEmpty { // before it registers again
+			return v, err
+		}
 	}
+}
+
+// lookOut is the part of accept that spins.
+func (c *Call) lookOut(ctx context.Context, from uint64) (v protocol.Serving, err error) {
+	err = ErrEmpty
+	c.r.spin(ctx, &c.serving, serverPauses, func() bool {
+		v, err = c.c.TryAccept(c.r.id, from)
+		return err != ErrEmpty
+	})
+	return v, err
 }
 
 // Bytes returns the request, valid until Answer, Fail or GiveBack. It must not be written to.

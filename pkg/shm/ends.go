@@ -269,7 +269,9 @@ func (q *Queue) Consumer() (*Consumer, error) {
 // ReceiveCopy is Queue.ReceiveCopy.
 func (c *Consumer) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) {
 	if !c.slow && !c.c.Ready() {
-		c.glance()
+		if err := c.idle(ctx); err != nil {
+			return buf, err
+		}
 	}
 	for {
 		out, err := c.TryReceiveCopy(buf)
@@ -284,7 +286,7 @@ func (c *Consumer) ReceiveCopy(ctx context.Context, buf []byte) ([]byte, error) 
 
 // TryReceiveCopy is ReceiveCopy that does not wait. Errors: ErrEmpty beside those of ReceiveCopy.
 func (c *Consumer) TryReceiveCopy(buf []byte) ([]byte, error) {
-	if c.slow || c.q.r.quit.Err() != nil {
+	if c.slow || c.q.r.ending.Load() {
 		return c.copyNext(buf)
 	}
 	c.q.r.beat()
@@ -319,7 +321,9 @@ var errOut = errors.New("what was received before is to be acked or nacked first
 // waits for a message. Errors: as Queue.Receive.
 func (c *Consumer) Receive(ctx context.Context) ([]byte, error) {
 	if !c.slow && !c.c.Ready() {
-		c.glance()
+		if err := c.idle(ctx); err != nil {
+			return nil, err
+		}
 	}
 	for {
 		b, err := c.tryNext()
@@ -337,7 +341,9 @@ func (c *Consumer) Receive(ctx context.Context) ([]byte, error) {
 // sizes, and those of a batch that was given back or whose consumer died, which come one by one so that the one that kills is found.
 func (c *Consumer) ReceiveRun(ctx context.Context) (b []byte, n int, err error) {
 	if !c.slow && !c.c.Ready() {
-		c.glance()
+		if err := c.idle(ctx); err != nil {
+			return nil, 0, err
+		}
 	}
 	for {
 		b, n, err := c.tryRun()
@@ -382,7 +388,7 @@ func (c *Consumer) take() (b []byte, n int, err error) {
 		return nil, 0, ErrClosed
 	case c.index != none:
 		return nil, 0, errOut
-	case c.q.r.quit.Err() != nil:
+	case c.q.r.ending.Load():
 		return nil, 0, c.q.r.asked()
 	case c.lease.Open() > 0:
 		return nil, 0, nil
@@ -446,9 +452,9 @@ func (c *Consumer) Nack() error {
 
 // glance looks at one line of memory for a short while. If what is sent was there at once the last times, the producer is as fast as this: then it
 // lets some messages come before it looks. One that finds a single message then has waited in vain.
-func (c *Consumer) glance() {
+func (c *Consumer) glance() bool {
 	if !c.q.r.many || c.q.r.how(&c.q.receiving) == WaitBlock {
-		return
+		return false
 	}
 	switch run, most := c.run, c.q.q.Slots()/4; {
 	case c.lag > 0 && run <= 1:
@@ -466,14 +472,24 @@ func (c *Consumer) glance() {
 				if i == 0 {
 					c.lag = min(max(2*c.lag, lag), mostLag)
 				}
-				return
+				return true
 			}
 		}
 		sys.Pause()
 	}
+	return false
 }
 
-// wait waits until there may be something to receive: it spins on one line of memory, and then sleeps.
+// idle is for a consumer that is not Ready: it waits already before the first try, unless that has something to do.
+func (c *Consumer) idle(ctx context.Context) error {
+	if c.glance() || c.c.Pending() {
+		return nil
+	}
+	c.run++ // as a try in vain does
+	return c.wait(ctx)
+}
+
+// wait waits until there may be something to receive: it spins on one line of memory, and then sleeps. Who was woken tries, and waits again if it was in vain.
 func (c *Consumer) wait(ctx context.Context) error {
 	q := c.q
 	if err := ctx.Err(); err != nil { // a hostile peer may always have something, and never a message
@@ -483,10 +499,32 @@ func (c *Consumer) wait(ctx context.Context) error {
 		return err
 	}
 	defer q.s.Release()
-	how := q.r.how(&q.receiving)
-	if how == WaitSpin {
+	if q.r.spins(&q.receiving) {
+		if done, err := c.lookOut(ctx); done {
+			return err
+		}
+	}
+	bell := q.q.Receivers
+	v := bell.Value()
+	ticket := bell.Register() // S
+	if c.c.Pending() {        // T
+		bell.Unregister(ticket)
+		return nil
+	}
+	err := q.r.sleep(ctx, bell.Word(), v)
+	bell.Unregister(ticket)
+	if err != nil {
+		bell.PassOn() // as in Region.awaitAsleep
+	}
+	return err
+}
+
+// lookOut is the part of wait that spins, apart so that it costs a consumer that sleeps nothing. It reports whether the wait is over.
+func (c *Consumer) lookOut(ctx context.Context) (done bool, err error) {
+	q := c.q
+	if q.r.how(&q.receiving) == WaitSpin {
 		n := 0
-		return q.r.keepLooking(ctx, 1, func() bool {
+		return true, q.r.keepLooking(ctx, 1, func() bool {
 			for range peeks {
 				if c.c.Awaited() {
 					return true
@@ -496,32 +534,24 @@ func (c *Consumer) wait(ctx context.Context) error {
 			return n%16 == 0 && c.c.Pending() // what does not show in that line: a message that came back, the end
 		})
 	}
-	if q.r.many && how == WaitAdaptive && q.r.spinning.CompareAndSwap(false, true) {
-		looks := q.receiving.begin()
-		found := false
-		for !found && looks.more(ctx, q.r) {
-			for i := 0; i < peeks && !found; i++ {
-				found = c.c.Awaited()
-			}
-			if looks.n%fewLooks == 0 && !found { // what does not show in that line: a message that came back, the end
-				found = c.c.Pending()
-			}
-			if !found {
-				sys.Pause()
-			}
+	if !q.r.spinning.CompareAndSwap(false, true) {
+		return false, nil
+	}
+	looks := q.receiving.begin()
+	for !done && looks.more(ctx, q.r) {
+		for i := 0; i < peeks && !done; i++ {
+			done = c.c.Awaited()
 		}
-		q.r.spinning.Store(false)
-		looks.end(found)
-		if found {
-			return nil
+		if looks.n%fewLooks == 0 && !done { // what does not show in that line: a message that came back, the end
+			done = c.c.Pending()
+		}
+		if !done {
+			sys.Pause()
 		}
 	}
-	return q.r.awaitAsleep(ctx, q.q.Receivers, func() error {
-		if c.c.Pending() {
-			return nil
-		}
-		return ErrEmpty
-	})
+	q.r.spinning.Store(false)
+	looks.end(done)
+	return done, nil
 }
 
 // Close gives the end back to the queue; what was received and not acked is given back as Nack does, and of a batch what was not received is

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -155,32 +154,16 @@ func (r *Region) watchQuit() {
 
 // asked returns why a blocking call must end now, or nil.
 func (r *Region) asked() error {
-	if r.quit.Err() == nil {
+	if !r.ending.Load() {
 		return nil
 	}
-	return context.Cause(r.quit)
+	return r.why()
 }
 
-// sleep waits until a word differs from v, ctx ends, or the process is asked to quit. While it sleeps the worker counts as asleep.
-func (r *Region) sleep(ctx context.Context, word *atomic.Uint32, v uint32) error {
-	r.lieDown()
-	defer r.getUp()
-	if r.nap(ctx, word, v) {
-		return nil
-	}
-	both, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.quit, cancel)()
-	err := r.hub.Wait(both, word, v)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case r.asked() != nil:
-		return r.asked()
-	}
-	return err
+// why is asked once quit has ended or is about to. It is apart so that asked costs no call.
+func (r *Region) why() error {
+	<-r.quit.Done() // it is told a moment later
+	return context.Cause(r.quit)
 }
 
 // Close ends the attachment: it wakes everything that blocks (ErrClosed), waits until every Loan and Message has ended, and

@@ -2,7 +2,6 @@ package shm
 
 import (
 	"context"
-	"errors"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -46,7 +45,7 @@ func (k *looks) more(ctx context.Context, r *Region) bool {
 }
 
 func (k *looks) goOn(ctx context.Context, r *Region) bool {
-	if !k.full || ctx.Err() != nil || r.asked() != nil {
+	if !k.full || ctx.Err() != nil || r.ending.Load() {
 		return false
 	}
 	now := sys.MonotonicNs()
@@ -68,7 +67,7 @@ func (k *looks) end(found bool) {
 }
 
 // again reports whether err says that an operation may succeed later.
-func again(err error) bool { return errors.Is(err, ErrFull) || errors.Is(err, ErrEmpty) }
+func again(err error) bool { return err == ErrFull || err == ErrEmpty }
 
 // await calls try until it returns something other than ErrFull and ErrEmpty, or until ctx, the quit flag or the end of the region
 // ends it: first it spins for a while, if nobody else in this process does, then it sleeps on the doorbell, unless the end waits in another way (Wait). The
@@ -94,7 +93,7 @@ func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinne
 	return r.awaitAsleep(ctx, bell, try)
 }
 
-// awaitAsleep is await without the spinning.
+// awaitAsleep is await without the spinning. Who was woken tries before it registers again.
 func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try func() error) error {
 	for {
 		v := bell.Value()
@@ -110,7 +109,38 @@ func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try fu
 			bell.PassOn()
 			return err
 		}
+		if err := try(); !again(err) {
+			return err
+		}
 	}
+}
+
+// sleep waits until a word differs from v, ctx ends, or the process is asked to quit. While it sleeps the worker counts as asleep.
+func (r *Region) sleep(ctx context.Context, word *atomic.Uint32, v uint32) error {
+	r.lieDown()
+	if r.nap(ctx, word, v) {
+		r.getUp()
+		return nil
+	}
+	return r.sleepLong(ctx, word, v)
+}
+
+// sleepLong is sleep after lieDown, and after a nap that was of no use. It is apart so that it costs a nap nothing.
+func (r *Region) sleepLong(ctx context.Context, word *atomic.Uint32, v uint32) error {
+	defer r.getUp()
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.quit, cancel)()
+	err := r.hub.Wait(both, word, v)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case r.asked() != nil:
+		return r.asked()
+	}
+	return err
 }
 
 // A nap is the first part of a sleep: one in which the goroutine keeps its processor (sys.FutexNap). It makes a wake-up several times as fast where the scheduler
@@ -122,10 +152,13 @@ func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try fu
 //
 // A context that ends during a nap ends the sleep at the end of the nap, at most napTime late; a deadline and the quit flag end it at once, the flag too at
 // most napTime late where there is one processor, which the goroutine that watches it has to wait for.
+//
+// What is done around a nap is done with cold caches, and is a good part of a wake-up where both ends share a CPU: the less it touches the better.
 type naps struct {
-	word  atomic.Pointer[atomic.Uint32] // nil: nobody naps. Who has set it owns the rest
-	skip  int                           // sleeps without a nap to come
-	after int                           // the next one that ran out is followed by so many
+	word  atomic.Pointer[atomic.Uint32] // of the last nap; it is stored only if it is another
+	taken atomic.Bool                   // somebody naps, and owns the rest
+	skip  uint8                         // sleeps without a nap to come
+	after uint8                         // the next one that ran out is followed by so many
 }
 
 const (
@@ -136,7 +169,7 @@ const (
 
 // end ends a nap, if there is one. Who sleeps on the same word in other processes looks again and sleeps on.
 func (n *naps) end() {
-	if word := n.word.Load(); word != nil {
+	if word := n.word.Load(); n.taken.Load() && word != nil {
 		sys.FutexWake(word, 1<<30)
 	}
 }
@@ -144,16 +177,21 @@ func (n *naps) end() {
 // spare reports whether all goroutines of the program can have a processor at once. Those of the library sleep in the kernel, and need one for a moment when
 // they are woken.
 func (r *Region) spare() bool {
-	return runtime.NumGoroutine() <= r.procs+int(r.own.Load())+r.hub.Goroutines()
+	return runtime.NumGoroutine() <= int(r.procs+r.own.Load())
 }
 
 // nap sleeps for a while and reports whether word was woken or has another value than v. If not, the sleep has yet to begin.
 func (r *Region) nap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
-	n := &r.naps
-	if !n.word.CompareAndSwap(nil, word) {
+	if !r.naps.taken.CompareAndSwap(false, true) {
 		return false
 	}
-	defer n.word.Store(nil)
+	woken := r.takenNap(ctx, word, v)
+	r.naps.taken.Store(false)
+	return woken
+}
+
+func (r *Region) takenNap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
+	n := &r.naps
 	if n.skip > 0 {
 		n.skip--
 		return false
@@ -161,16 +199,17 @@ func (r *Region) nap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
 	if !r.spare() {
 		return false
 	}
-	limit := napTime
-	if ctx.Done() != nil {
-		if at, ok := ctx.Deadline(); ok {
-			limit = min(limit, time.Until(at))
-		}
-		if limit <= 0 || ctx.Err() != nil {
-			return false
-		}
+	if n.word.Load() != word {
+		n.word.Store(word)
 	}
-	if r.asked() != nil { // after word: who ends the region and does not see it was here before
+	limit := napTime
+	if at, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(at))
+	}
+	if limit <= 0 || ctx.Err() != nil {
+		return false
+	}
+	if r.ending.Load() { // after taken and word: who ends the region and does not see them was here before
 		return false
 	}
 	for range mostNaps {
