@@ -25,10 +25,7 @@ func Resolve(r *protocol.Roster, names []string) (Targets, error) {
 
 // resolve also returns the worker rows that each name stands for.
 func resolve(r *protocol.Roster, names []string) (Targets, [][]int, error) {
-	groups, err := r.Groups()
-	if err != nil && len(names) > 0 { // a region stop needs no names
-		return Targets{}, nil, err
-	}
+	groups, _ := r.Groups() // in a row that a daemon died over is a name of which there is a group, or none
 	byGroup := make(map[string]int, len(groups))
 	for i, g := range groups {
 		if g.Name != "" { // else the row is free

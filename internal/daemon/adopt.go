@@ -98,10 +98,7 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 		return nil, errors.New("it was asked to stop")
 	}
 	generation := roster.Header().Generation
-	rows, err := roster.Segments()
-	if err != nil {
-		return nil, err
-	}
+	rows := directory(roster, e.segments)
 	for name, s := range e.segments { // one that was removed, and not from the fd store yet
 		if !slices.ContainsFunc(rows, func(r protocol.Segment) bool { return r.Name == name }) {
 			s.Close()
@@ -131,6 +128,25 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 		}
 	}
 	return roster, d.sameShape(roster, e.segments)
+}
+
+// directory is the roster's directory. A row that a daemon died over counts if it names a segment that is there, as for one whose stall was being told of; if it
+// does not, the segment was being made or removed, so nobody uses it and nothing is in it.
+func directory(roster *protocol.Roster, segments map[string]*region.Segment) []protocol.Segment {
+	rows, _ := roster.Segments()
+	for i, row := range rows {
+		if _, err := roster.Segment(i); err == nil {
+			continue
+		}
+		if s := segments[row.Name]; s != nil && s.Inode() == row.Inode {
+			if h, err := protocol.ReadHeader(s.Bytes()); err == nil {
+				rows[i].Kind = h.Kind
+				continue
+			}
+		}
+		rows[i] = protocol.Segment{}
+	}
+	return rows
 }
 
 // openable says whether a segment that workers can write still has a head that fits to its size. Another version of the layout is no damage.
@@ -196,11 +212,7 @@ func (d *Daemon) sameShape(roster *protocol.Roster, segments map[string]*region.
 			want[c.Name+deadSuffix] = config.Channel{Kind: c.Kind}
 		}
 	}
-	rows, err := roster.Segments()
-	if err != nil {
-		return err
-	}
-	for _, row := range rows {
+	for _, row := range directory(roster, segments) {
 		c, ok := want[row.Name]
 		s := segments[row.Name]
 		if !protocol.IsChannel(row.Kind) || !ok || s == nil { // not in the configuration any more, or made anew

@@ -31,8 +31,8 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 	}
 	lost := map[int]bool{} // groups of which nothing is left
 	for i := range roster.GroupCount() {
-		row, err := roster.Group(i)
-		if err != nil { // the name does not change while there are instances
+		row, broken := roster.Group(i)
+		if broken != nil { // the name does not change while there are instances
 			k := slices.IndexFunc(rows, func(w protocol.Worker) bool { return w.Group == i && w.State != protocol.StateGone })
 			if row.Name = ""; k >= 0 {
 				row.Name = rows[k].Name[:max(strings.LastIndexByte(rows[k].Name, '.'), 0)]
@@ -41,6 +41,14 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 		g, err := d.adoptGroup(i, row)
 		if err != nil {
 			return nil, err
+		}
+		switch {
+		case broken != nil && g != nil:
+			d.writeGroup(g)
+		case broken != nil:
+			if err := roster.SetGroup(i, protocol.Group{Rollout: row.Rollout}); err != nil {
+				return nil, err
+			}
 		}
 		d.groups = append(d.groups, g)
 		lost[i] = g == nil && row.Name != ""
@@ -51,6 +59,10 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 		d.machine.Remove(w.index)
 		d.workers = append(d.workers, w)
 		if row.State == protocol.StateGone {
+			if torn[i] { // it was becoming another's
+				w.row.Name = ""
+				d.writeRow(w)
+			}
 			continue
 		}
 		if lost[row.Group] { // what it held is given back by its attachment, as that of a process that nobody knows
@@ -91,6 +103,7 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 		for _, w := range g.instances {
 			w.limit = newRateLimit(w.conf, w.row.Name, d.log)
 			position, number := drained(w.index)
+			roster.SetDrained(w.index, position, number) // the region's log, which may know better, forgets
 			g.drain.carry(w, position, number)
 		}
 	}
@@ -99,14 +112,16 @@ func (d *Daemon) adoptGroups() (torn map[int]bool, err error) {
 	return torn, d.forgetLost()
 }
 
-// forgetLost takes out of the directory what nobody held any more and the configuration does not have.
+// forgetLost takes out of the directory what nobody held any more and the configuration does not have, and writes the rows anew that a daemon died over.
 func (d *Daemon) forgetLost() error {
-	rows, err := d.mem.roster.Segments()
-	if err != nil {
-		return err
-	}
+	rows, _ := d.mem.roster.Segments()
 	for i, row := range rows {
-		if row.Name != "" && d.mem.segments[row.Name] == nil {
+		s := d.mem.segments[row.Name]
+		if _, err := d.mem.roster.Segment(i); err != nil && s != nil && s.Inode() == row.Inode {
+			if _, err := d.mem.listAt(i, row.Name); err != nil {
+				return err
+			}
+		} else if err != nil || row.Name != "" && s == nil {
 			if err := d.mem.roster.SetSegment(i, protocol.Segment{}); err != nil {
 				return err
 			}

@@ -209,12 +209,19 @@ func (d *Daemon) addInstance(g *group, instance int) *worker {
 		w.index = old.index
 		d.workers[w.index] = w
 		d.machine.Reuse(w.index, g.machine, name)
+		if old.row.Name != name { // how far the log is carried is nobody's while it is neither's
+			d.sink.reuse(d.mem.log, w.index)
+			w.row = protocol.Worker{State: protocol.StateGone, Since: old.row.Since}
+			d.writeRow(w)
+			d.mem.roster.SetDrained(w.index, g.drain.end(instance), 0)
+		}
 		w.row = row
 		w.row.State = protocol.StateGone // who reads the row while its owner changes, or finds it torn, sees nobody
 		d.writeRow(w)
 	case len(d.workers) < d.rows():
 		w.index = d.machine.Add(g.machine, name)
 		d.workers = append(d.workers, w)
+		d.mem.roster.SetDrained(w.index, g.drain.end(instance), 0)
 	default:
 		return nil
 	}
@@ -231,9 +238,6 @@ func (d *Daemon) addInstance(g *group, instance int) *worker {
 	w.row = row
 	d.writeRow(w)
 	g.put(w)
-	if old == nil || old.row.Name != name {
-		d.mem.roster.SetDrained(w.index, g.drain.end(instance), 0)
-	}
 	position, number := d.mem.roster.Drained(w.index)
 	g.drain.carry(w, position, number)
 	return w

@@ -69,12 +69,16 @@ func (s *sink) attach(log *protocol.Log, workers map[string]int) {
 		for len(names) <= i {
 			names = append(names, "")
 		}
-		if old := names[i]; old != "" && old != name && s.log != nil {
-			log.Write(protocol.Record{Time: time.Now(), Level: int(journal.PriDebug), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: i, Text: rowReused})
-		}
 		names[i] = name
 	}
 	s.log, s.workers, s.names = log, workers, names
+}
+
+// reuse says in a log that the row of a worker that is gone becomes another's, before it does.
+func (s *sink) reuse(log *protocol.Log, i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log.Write(protocol.Record{Time: time.Now(), Level: int(journal.PriDebug), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: i, Text: rowReused})
 }
 
 // handOn hands over what an earlier daemon put into the log segment and did not come to hand over.

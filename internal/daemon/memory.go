@@ -332,21 +332,23 @@ func (m *memory) describe(c *config.Config) error {
 
 // list writes the row of a segment into the directory: the one that it had, a free one, or the next. It returns the row's index.
 func (m *memory) list(name string) (int, error) {
-	s := m.segments[name]
-	h, err := protocol.ReadHeader(s.Bytes())
-	if err != nil {
-		return 0, err
-	}
-	rows, err := m.roster.Segments()
-	if err != nil {
-		return 0, err
-	}
+	rows, _ := m.roster.Segments() // what lies in a row that a daemon died over is as good as free
 	i := slices.IndexFunc(rows, func(r protocol.Segment) bool { return r.Name == name })
 	if i < 0 {
 		i = slices.IndexFunc(rows, func(r protocol.Segment) bool { return r.Name == "" })
 	}
 	if i < 0 {
 		i = len(rows)
+	}
+	return m.listAt(i, name)
+}
+
+// listAt is list for row i.
+func (m *memory) listAt(i int, name string) (int, error) {
+	s := m.segments[name]
+	h, err := protocol.ReadHeader(s.Bytes())
+	if err != nil {
+		return 0, err
 	}
 	return i, m.roster.SetSegment(i, protocol.Segment{Name: name, Kind: h.Kind, Size: s.Size(), Inode: s.Inode()})
 }

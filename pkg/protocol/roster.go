@@ -270,26 +270,41 @@ func (r *Roster) Changed() {
 	sys.FutexWake(&r.info.Change, 1<<30)
 }
 
-// Segments returns the directory. A torn row ends it with an error beside the rows before it.
-func (r *Roster) Segments() ([]Segment, error) {
-	n := r.segments.used(&r.info.SegmentCount)
-	out := make([]Segment, 0, n)
-	for i := range n {
-		p, err := row(r, overlaySegmentRow, r.segments, i, r.segments.cap)
-		if err != nil {
-			return out, err
+// Segments returns the directory. Of a row whose writer died in the middle it has what lies there, which is believed only if a segment has that name and inode; the
+// error beside the whole directory tells of the first one.
+func (r *Roster) Segments() ([]Segment, error) { return all(r.SegmentCount(), r.Segment) }
+
+// all reads n rows, and returns the first error beside all of them.
+func all[T any](n int, read func(i int) (T, error)) ([]T, error) {
+	var first error
+	out := make([]T, n)
+	for i := range out {
+		var err error
+		if out[i], err = read(i); first == nil {
+			first = err
 		}
-		var s Segment
-		err = readRow(&p.Seq, r.daemonLives, func() {
-			s = Segment{Name: Text(p.Name[:]), Kind: Kind(p.Kind.Load()), Size: int64(p.Size.Load()), Inode: p.Inode.Load(),
-				Stalled: int(p.Stalled.Load()), Staller: uint16(p.Staller.Load()), StalledNs: int64(p.StalledNs.Load())}
-		})
-		if err != nil {
-			return out, fmt.Errorf("roster: segment %d: %w", i, err)
-		}
-		out = append(out, s)
 	}
-	return out, nil
+	return out, first
+}
+
+// SegmentCount returns the number of rows of the directory in use or free again, at most the number that there are.
+func (r *Roster) SegmentCount() int { return r.segments.used(&r.info.SegmentCount) }
+
+// Segment returns row i of the directory. Beside an error for a row whose writer died in the middle it returns what lies there.
+func (r *Roster) Segment(i int) (Segment, error) {
+	p, err := row(r, overlaySegmentRow, r.segments, i, r.segments.cap)
+	if err != nil {
+		return Segment{}, err
+	}
+	var s Segment
+	err = readRow(&p.Seq, r.daemonLives, func() {
+		s = Segment{Name: Text(p.Name[:]), Kind: Kind(p.Kind.Load()), Size: int64(p.Size.Load()), Inode: p.Inode.Load(),
+			Stalled: int(p.Stalled.Load()), Staller: uint16(p.Staller.Load()), StalledNs: int64(p.StalledNs.Load())}
+	})
+	if err != nil {
+		return s, fmt.Errorf("roster: segment %d: %w", i, err)
+	}
+	return s, nil
 }
 
 // AddSegment appends a row to the directory.
@@ -317,19 +332,9 @@ func (r *Roster) SetSegment(i int, s Segment) error {
 	return nil
 }
 
-// Groups returns the group table; rows without a name are free. A torn row ends it with an error beside the rows before it.
-func (r *Roster) Groups() ([]Group, error) {
-	n := r.groups.used(&r.info.GroupCount)
-	out := make([]Group, 0, n)
-	for i := range n {
-		g, err := r.Group(i)
-		if err != nil {
-			return out, err
-		}
-		out = append(out, g)
-	}
-	return out, nil
-}
+// Groups returns the group table; rows without a name are free. Of a row whose writer died in the middle it has what lies there; the error beside the whole table
+// tells of the first one.
+func (r *Roster) Groups() ([]Group, error) { return all(r.GroupCount(), r.Group) }
 
 // GroupCap and WorkerCap return how many rows there are, used or not.
 func (r *Roster) GroupCap() int { return r.groups.cap }

@@ -110,12 +110,13 @@ func (v *verifier) end(offset int64, what string, owner uint32) {
 
 func (v *verifier) roster(r *Roster) {
 	at := func(t rows, i int) int64 { return t.offset + int64(i)*t.size }
-	segments, err := r.Segments()
-	if err != nil {
-		v.add(at(r.segments, len(segments)), "roster.row", "%v", err)
-	}
 	names := map[string]bool{}
-	for i, s := range segments {
+	for i := range r.SegmentCount() {
+		s, err := r.Segment(i)
+		if err != nil {
+			v.add(at(r.segments, i), "roster.row", "%v", err)
+			continue
+		}
 		if s.Name == "" { // free
 			continue
 		}
@@ -124,9 +125,11 @@ func (v *verifier) roster(r *Roster) {
 		}
 		names[s.Name] = true
 	}
-	groups, err := r.Groups()
-	if err != nil {
-		v.add(at(r.groups, len(groups)), "roster.row", "%v", err)
+	groups := r.GroupCount()
+	for i := range groups {
+		if _, err := r.Group(i); err != nil {
+			v.add(at(r.groups, i), "roster.row", "%v", err)
+		}
 	}
 	holder := map[uint16]string{}
 	seen := map[string]bool{}
@@ -145,8 +148,8 @@ func (v *verifier) roster(r *Roster) {
 		case (w.State == StateReady) && w.Pid == 0:
 			v.add(at(r.workers, i)+OffsetofWorkerRowPid, "roster.process", "worker %q is %v and has no process", w.Name, w.State)
 		}
-		if w.Group < 0 || w.Group >= len(groups) {
-			v.add(at(r.workers, i)+OffsetofWorkerRowGroup, "roster.group", "worker %q is of group %d, and there are %d", w.Name, w.Group, len(groups))
+		if w.Group < 0 || w.Group >= groups {
+			v.add(at(r.workers, i)+OffsetofWorkerRowGroup, "roster.group", "worker %q is of group %d, and there are %d", w.Name, w.Group, groups)
 		}
 		if w.Name == "" || seen[w.Name] {
 			v.add(at(r.workers, i)+OffsetofWorkerRowName, "roster.name", "worker %d is called %q, which is empty or another's name", i, w.Name)

@@ -16,7 +16,7 @@ import (
 // mutantEnv is set in tests that look at a mutant: they may stop at the first difference.
 const mutantEnv = "SHMD_CRASHPOINT_MUTANT"
 
-// mutant is a wrong pkg/protocol: in file, old is replaced by new. old must be there exactly once. by is the hunter that is sent
+// mutant is a wrong pkg/protocol (or the package that file leads to from there): in file, old is replaced by new. old must be there exactly once. by is the hunter that is sent
 // first; core: is hunted in every run, not only with SHMD_TORTURE=1.
 type mutant struct {
 	name, by       string
@@ -285,7 +285,7 @@ func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 					}
 					binaries[h.pkg] = bin
 				}
-				out, err := command(filepath.Join(root, h.pkg), 70*time.Second, bin, "-test.run", h.run, "-test.failfast", "-test.timeout", "60s")
+				out, err := command(filepath.Join(root, h.pkg), 70*time.Second, "env", "GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay, bin, "-test.run", h.run, "-test.failfast", "-test.timeout", "60s")
 				switch {
 				case err == nil:
 					fmt.Fprintf(&table, " %s: no;", h.name)
@@ -332,7 +332,7 @@ func (m mutant) overlay(root, dir string, i int) (string, error) {
 	if n := strings.Count(string(b), m.old); n != 1 {
 		return "", fmt.Errorf("what it replaces is %d times in %s: write the mutant anew", n, m.file)
 	}
-	changed := filepath.Join(dir, fmt.Sprintf("%d-%s", i, m.file))
+	changed := filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(m.file)))
 	if err := os.WriteFile(changed, []byte(strings.Replace(string(b), m.old, m.new, 1)), 0o600); err != nil {
 		return "", err
 	}

@@ -234,7 +234,7 @@ func rowOf(r *protocol.Roster, op, none uint64, values ...uint64) (uint64, error
 	}
 	ss, serr := r.Segments()
 	gs, gerr := r.Groups()
-	if op == opSetGroup && (gerr == nil && len(gs) == 2 || torn(gerr) && len(gs) == 1) { // its row is looked at below
+	if op == opSetGroup && (gerr == nil || torn(gerr)) && len(gs) == 2 { // its row is looked at below
 		gs, gerr = append(gs[:1], groupOf(rowFirst+1)), nil
 	}
 	if len(ss) < 2 || ss[0] != segmentOf(rowFirst) || ss[1] != segmentOf(rowFirst+1) || len(gs) < 2 || gs[0] != groupOf(rowFirst) || gs[1] != groupOf(rowFirst+1) ||

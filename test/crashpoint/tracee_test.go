@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/testregion"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -99,8 +100,12 @@ func TestMain(m *testing.M) {
 		traceeMain()
 	case "sleeper":
 		sleeperMain()
+	case "worker":
+		workerMain()
 	default:
-		os.Exit(m.Run())
+		code := m.Run()
+		testregion.Cleanup()
+		os.Exit(code)
 	}
 }
 

@@ -1,0 +1,41 @@
+package crashpoint
+
+import "testing"
+
+// handoverMutants are for the order of a daemon's stores; handoverHunters hunt them.
+var handoverMutants = []mutant{
+	{"handover: the row has its new name before Drained is its own", "handover", true, "../../internal/daemon/groups.go", "			w.row = protocol.Worker{State: protocol.StateGone, Since: old.row.Since}\n			d.writeRow(w)\n			d.mem.roster.SetDrained(w.index, g.drain.end(instance), 0)\n		}\n		w.row = row\n		w.row.State = protocol.StateGone // who reads the row while its owner changes, or finds it torn, sees nobody\n		d.writeRow(w)\n",
+		"			w.row = row\n			w.row.State = protocol.StateGone\n			d.writeRow(w)\n			d.mem.roster.SetDrained(w.index, g.drain.end(instance), 0)\n		}\n"},
+	{"handover: enlisted after its row is there", "handover", false, "../../internal/daemon/groups.go", enlist + enlisted, enlisted + enlist},
+	{"start: the row has the process before the attachment is there", "handover", false, "../../internal/daemon/supervisor.go", "	d.setAttachment(id, protocol.Attachment{State: protocol.AttachmentLive, Pid: p.pid, UID: d.workerUID(w), StartTicks: p.ticks,\n		Worker: w.index, Role: protocol.RoleWorker, Name: w.row.Name})\n	d.writeRow(w)\n",
+		"	d.writeRow(w)\n	d.setAttachment(id, protocol.Attachment{State: protocol.AttachmentLive, Pid: p.pid, UID: d.workerUID(w), StartTicks: p.ticks,\n		Worker: w.index, Role: protocol.RoleWorker, Name: w.row.Name})\n"},
+	{"adoption: the attachment is free before the repair", "adoption", true, "../../internal/daemon/supervisor.go", "	a.State = protocol.AttachmentRepairing\n	d.setAttachment(id, a)\n", "	d.setAttachment(id, protocol.Attachment{})\n"},
+	{"adoption: a torn group is left torn", "adoption", false, "../../internal/daemon/adoptgroups.go", "		case broken != nil && g != nil:\n			d.writeGroup(g)\n", "		case broken != nil && g != nil:\n"},
+	{"adoption: a torn row of the directory is no segment", "adoption", false, "../../internal/daemon/adopt.go", "		if s := segments[row.Name]; s != nil && s.Inode() == row.Inode {\n", "		if s := segments[row.Name]; false && s != nil {\n"},
+	{"adoption: a torn row is believed", "adoption", false, "../../internal/daemon/adoptgroups.go", "			torn[i] = true //", "			_ = i //"},
+}
+
+// Two stores of addInstance.
+const (
+	enlist   = "	d.mem.command.Enlist(w.index)\n"
+	enlisted = `	row.Rolled, _ = d.mem.command.GroupRollout(g.index)
+	row.Restarted = d.mem.command.RestartCount(w.index) + row.Rolled
+	if instance < g.segment.Instances() { // it may have been there before
+		row.RestartsBy = g.segment.Restarts(instance)
+		for _, n := range row.RestartsBy {
+			row.Restarts += uint64(n)
+		}
+		d.machine.Count(w.index, row.Restarts)
+	}
+	w.row = row
+	d.writeRow(w)
+`
+)
+
+var handoverHunters = []hunter{
+	{"handover", "./test/crashpoint", "^TestHandOver$"},
+	{"adoption", "./test/crashpoint", "^TestAdoptionStores$"},
+}
+
+// TestHandOverMutants is TestMutants for daemons.
+func TestHandOverMutants(t *testing.T) { hunt(t, handoverMutants, handoverHunters) }
