@@ -79,14 +79,29 @@ func (p *Producer) CommitRun(loan Loan, b []byte, size int) (int, error) {
 // SendBatch publishes copies of the first of msgs as one frame: as many as a slot holds, and MaxFrame at most; one alone as a message. It returns how
 // many. There is one message at least, and the first is not longer than a slot. Errors: ErrFull.
 func (p *Producer) SendBatch(msgs [][]byte) (int, error) {
-	at, err := p.l.claim(p.owner)
+	return p.l.sendBatch(p.owner, msgs)
+}
+
+// SendBatch is Producer.SendBatch for those that have no Producer. Errors: ErrFull, *EndError, ErrHeld.
+func (l *Lane) SendBatch(owner uint16, msgs [][]byte) (int, error) {
+	if err := l.lockSend(); err != nil {
+		return 0, err
+	}
+	n, err := l.sendBatch(owner, msgs)
+	l.sendMu.Unlock()
+	return n, err
+}
+
+// sendBatch is SendBatch. sendMu is held, or the end is a Producer's.
+func (l *Lane) sendBatch(owner uint16, msgs [][]byte) (int, error) {
+	at, err := l.claim(owner)
 	if err != nil {
 		return 0, err
 	}
-	n, meta := p.l.q.putBatch(at, msgs)
-	p.l.commitAt(at, meta, n)
-	p.l.q.Receivers.RingBrisk(&p.l.calm) // E
-	p.l.aheadOf(int(uint32(meta)))
+	n, meta := l.q.putBatch(at, msgs)
+	l.commitAt(at, meta, n)
+	l.q.Receivers.RingBrisk(&l.calm) // E
+	l.aheadOf(int(uint32(meta)))
 	return n, nil
 }
 

@@ -19,6 +19,9 @@ const MaxBatch = protocol.MaxFrame
 // all of them unless err is not nil. It waits while the queue is full. Errors: as Send, and for a message that is too large only
 // those before it are sent.
 func (q *Queue) SendBatch(ctx context.Context, msgs [][]byte) (int, error) {
+	if q.lane != nil {
+		return q.sendLaneBatch(ctx, msgs)
+	}
 	if err := q.r.enter(q.s); err != nil {
 		return 0, err
 	}
@@ -53,6 +56,37 @@ func (q *Queue) SendBatch(ctx context.Context, msgs [][]byte) (int, error) {
 		sent = next
 	}
 	return len(msgs), nil
+}
+
+// sendLaneBatch is SendBatch of a queue with one producer, which guards its memory itself: one lock for a slot.
+func (q *Queue) sendLaneBatch(ctx context.Context, msgs [][]byte) (sent int, err error) {
+	q.r.beat()
+	for sent < len(msgs) {
+		if n, limit := len(msgs[sent]), q.q.SlotSize(); n > limit {
+			return sent, &TooLargeError{q.name, n, limit}
+		}
+		n, err := q.lane.SendBatch(q.r.id, msgs[sent:])
+		if err == ErrFull {
+			n, err = q.awaitLaneBatch(ctx, msgs[sent:])
+		}
+		if err != nil {
+			return sent, err
+		}
+		sent += n
+	}
+	return sent, nil
+}
+
+func (q *Queue) awaitLaneBatch(ctx context.Context, msgs [][]byte) (n int, err error) {
+	if err := q.r.enter(q.s); err != nil {
+		return 0, err
+	}
+	defer q.s.Release()
+	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
+		n, err = q.lane.SendBatch(q.r.id, msgs)
+		return err
+	})
+	return n, err
 }
 
 // BatchLoan is a slot that the caller fills with messages in place. It is used by one goroutine at a time, and ends with Commit or Abort.
