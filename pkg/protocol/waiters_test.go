@@ -101,7 +101,7 @@ func TestQueueLook(t *testing.T) {
 }
 
 // One that is on its way stands for other wake-ups for some time: then it may be stopped there, and the next message wakes another.
-func TestRingOneLate(t *testing.T) {
+func TestQueueWakeUnderWayIsLate(t *testing.T) {
 	q := newQueue(t, QueueOptions{Slots: 16, SlotSize: 8})
 	const long = 1000 * lateNs
 	q.Receivers.late = long
