@@ -453,7 +453,7 @@ func (c *Consumer) Nack() error {
 // glance looks at one line of memory for a short while. If what is sent was there at once the last times, the producer is as fast as this: then it
 // lets some messages come before it looks. One that finds a single message then has waited in vain.
 func (c *Consumer) glance() bool {
-	if !c.q.r.many || c.q.r.how(&c.q.receiving) == WaitBlock {
+	if c.q.r.how(&c.q.receiving) == WaitBlock {
 		return false
 	}
 	switch run, most := c.run, c.q.q.Slots()/4; {
@@ -482,7 +482,7 @@ func (c *Consumer) glance() bool {
 
 // idle is for a consumer that is not Ready: it waits already before the first try, unless that has something to do.
 func (c *Consumer) idle(ctx context.Context) error {
-	if c.glance() || c.c.Pending() {
+	if c.q.r.many && c.glance() || c.c.Pending() {
 		return nil
 	}
 	c.run++ // as a try in vain does

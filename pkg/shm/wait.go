@@ -212,22 +212,30 @@ func (r *Region) takenNap(ctx context.Context, word *atomic.Uint32, v uint32) bo
 	if r.ending.Load() { // after taken and word: who ends the region and does not see them was here before
 		return false
 	}
-	for range mostNaps {
-		switch sys.FutexNap(word, v, limit) {
-		case nil:
-			n.after = 0
-			return true
-		case sys.ErrTimedOut:
+	if err := sys.FutexNap(word, v, limit); err != nil {
+		return n.goOn(err, word, v, limit)
+	}
+	n.after = 0
+	return true
+}
+
+// goOn is what follows a nap that ended with err. It is apart for the same reason.
+func (n *naps) goOn(err error, word *atomic.Uint32, v uint32, limit time.Duration) bool {
+	for left := mostNaps - 1; ; left-- {
+		switch {
+		case err == sys.ErrTimedOut:
 			n.after = min(2*n.after+1, mostSkip)
 			n.skip = n.after
 			runtime.Gosched() // it forgets timers that were stopped meanwhile, for which it would wake this process later
 			return word.Load() != v
-		}
-		if word.Load() != v {
+		case err == nil, word.Load() != v:
 			n.after = 0
 			return true
 		}
 		runtime.Gosched() // interrupted: the scheduler wants the processor, or thinks that somebody might
+		if left == 0 {
+			return word.Load() != v
+		}
+		err = sys.FutexNap(word, v, limit)
 	}
-	return word.Load() != v
 }
