@@ -23,6 +23,7 @@ func TestFullOutput(t *testing.T) {
 	defer said.Close()
 	for _, args := range [][]string{{"doctor"}, {"version"}, {"--help"}, {"help", "stop"}, {"ch", "ls", "--help"}, {"completion", "bash"}, {"__complete", "st"}} {
 		said.Truncate(0)
+		said.Seek(0, io.SeekStart)
 		if code := Main(args, bytes.NewReader(nil), full, said); code != ExitFailed {
 			t.Errorf("%s: exit code %d", args, code)
 		}

@@ -86,6 +86,7 @@ func (a *app) openWait(ctx context.Context, appear bool) (*session, error) {
 		return a.open(ctx, false)
 	}
 	missing := ""
+	began := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, look) {
 		s, err := a.openQuietly(ctx, false)
 		switch {
@@ -96,6 +97,8 @@ func (a *app) openWait(ctx context.Context, appear bool) (*session, error) {
 			err = s.why
 			s.Close()
 		// A daemon that is just starting, or has died while it was, looks like each of these.
+		// Where a user has no runtime directory yet, the system's is looked into, which may be closed: the user's may be about to be made.
+		case errors.Is(err, attach.ErrPermission) && a.socketPath() != attach.ListenPath(a.region) && a.socket == "" && time.Since(began) < time.Second:
 		case !errors.Is(err, control.ErrNoRegion) && !errors.Is(err, control.ErrDamaged) && !errors.Is(err, attach.ErrHungUp):
 			return nil, explain(err, missing)
 		}

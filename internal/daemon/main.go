@@ -83,6 +83,9 @@ It runs in the foreground and logs to standard error: text on a terminal, JSON o
 SIGTERM and SIGINT stop the region in order: quit flags, then SIGTERM, then SIGKILL, each after the group's stop_timeout; a second one kills at
 once. shmctl stop does the same without a signal.
 
+The socket, by which shmctl finds the region, is REGION.sock in $RUNTIME_DIRECTORY (systemd sets it); without that in /run/shmd for root, and in
+$XDG_RUNTIME_DIR/shmd, or /run/user/UID/shmd, for other users. For root $XDG_RUNTIME_DIR does not count: set RUNTIME_DIRECTORY, for shmctl too.
+
 Exit codes: 0 the region was stopped in order; 1 failed; 2 wrong usage; 78 the
 configuration was refused.`,
 		Example:       "  shmd                       an embedded configuration: two idle workers and a queue\n  shmd -c /etc/shmd/web.toml\n  shmd check -c web.toml",
