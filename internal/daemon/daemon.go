@@ -132,6 +132,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.post(func() { d.beginShutdown("the daemon ends") })
 		<-d.finished // until the last worker has ended, the other actors are needed
 	})
+	if w := d.watchNames(); w != nil {
+		g.Add(func() error { return d.namesLost(w) }, func(error) { w.Close() }) // before the server: it ends before the names are given up
+	}
 	g.Add(func() error { return d.reap() }, func(error) { d.deaths.Close() })
 	g.Add(func() error { return d.server.serve() }, func(error) { d.server.close() })
 	g.Add(func() error { return d.signals(ctx) }, func(error) { cancel() })
@@ -265,6 +268,9 @@ func (d *Daemon) succeed(now time.Time) error {
 		}
 	}
 	defer e.Close()
+	if err := d.awaitDeath(e); err != nil {
+		return err
+	}
 	var err error
 	if d.adopted, err = d.adopt(e, now); err == nil {
 		return nil

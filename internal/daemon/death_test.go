@@ -54,6 +54,35 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 	}
 }
 
+// A daemon lives on when somebody removes its runtime directory, as a cleaner of temporary files or the end of a login may. It is the region's daemon still: another one
+// that finds no lock does not take its workers.
+func TestASecondDaemonIsRefusedWithoutALock(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+jobs+idle("w", "count = 2"))
+	before := d.WaitReady()
+	if err := os.Remove(filepath.Join(d.Dir, d.Name+".lock")); err != nil {
+		t.Fatal(err)
+	}
+	d.WaitLog("somebody has removed a file of this region", d.Name+".lock")
+	_, errs, code := shmd(t, []string{"RUNTIME_DIRECTORY=" + d.Dir}, "-c", filepath.Join(d.Dir, "shmd.toml"))
+	want := fmt.Sprintf("is run by pid %d, which lives, though its lock %s was removed; end it alone with `kill -9 %[1]d`", d.Cmd.Process.Pid, filepath.Join(d.Dir, d.Name+".lock"))
+	if code != 1 || !strings.Contains(errs, want) {
+		t.Errorf("exit code %d\n%swant\n%s", code, errs, want)
+	}
+	for i, w := range d.WaitReady() {
+		if w != before[i] {
+			t.Errorf("%+v became %+v", before[i], w)
+		}
+	}
+	d.Kill()
+	d.Again()
+	for i, w := range d.WaitReady() {
+		if w.Pid != before[i].Pid {
+			t.Errorf("%s: pid %d became %d", w.Name, before[i].Pid, w.Pid)
+		}
+	}
+}
+
 // A region of the same name in another runtime directory is another region: neither ends, stops or finds what is the other's.
 func TestTheSameNameElsewhere(t *testing.T) {
 	t.Parallel()

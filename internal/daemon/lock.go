@@ -11,7 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/pkg/protocol"
 )
 
 // elsewhere is what to do about a runtime directory that cannot be used.
@@ -63,6 +65,62 @@ func takeLock(dir, region string) (*lock, error) {
 		f.Truncate(0)
 		f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 		return &lock{f}, nil
+	}
+}
+
+// awaitDeath refuses a region whose daemon lives, although its lock could be had: somebody has removed the file, or the runtime directory. Two daemons would repair
+// each other's workers. Of one that is about to end it waits for the end: the kernel drops its lock a little earlier. Errors: ErrRunning.
+func (d *Daemon) awaitDeath(e *estate) error {
+	s := e.segments["roster"]
+	if s == nil {
+		return nil
+	}
+	roster, err := protocol.OpenRoster(s.Bytes())
+	if err != nil || roster.Dir() != control.CanonicalDir(d.dir) { // not to be adopted anyway
+		return nil
+	}
+	info := roster.Daemon()
+	if info.Pid == os.Getpid() {
+		return nil
+	}
+	p, err := sys.PidfdOpen(info.Pid)
+	if err != nil {
+		return nil
+	}
+	defer p.Close()
+	if alive, _ := control.Alive(info.Pid, info.StartTicks); !alive {
+		return nil
+	}
+	if ended, err := sys.PollReadable([]*os.File{p}, 2*time.Second); err != nil || ended[0] {
+		return err
+	}
+	return fmt.Errorf("%w: %q is run by pid %d, which lives, though its lock %s was removed; end it alone with `kill -9 %[3]d`, and the next daemon takes the region over, or it and the region with `kill %[3]d`",
+		ErrRunning, d.conf.Region.Name, info.Pid, d.lock.f.Name())
+}
+
+// watchNames begins to watch lock and socket, which others may remove. nil: that cannot be.
+func (d *Daemon) watchNames() *sys.NameWatch {
+	w, err := sys.WatchNames(d.lock.f.Name(), d.sockPath)
+	if err != nil {
+		d.log.Warn("nobody would notice a removal of the region's lock or socket", "error", err)
+		return nil
+	}
+	return w
+}
+
+// namesLost tells of the removal of lock and socket, until the watch ends.
+func (d *Daemon) namesLost(w *sys.NameWatch) error {
+	for {
+		path, err := w.Next()
+		if err != nil {
+			<-d.finished
+			return nil
+		}
+		d.post(func() {
+			d.log.Error("somebody has removed a file of this region, which lives on: without its socket nobody can attach; end this daemon alone (kill -9) and start another, which takes the region over, and see who cleans the runtime directory",
+				"file", path, "pid", os.Getpid())
+			d.event(eventRegion, d.conf.Region.Name, "lost", "file", path)
+		})
 	}
 }
 
