@@ -459,6 +459,9 @@ func (a *app) checkOrphans(s *session) []finding {
 	case errors.Is(err, control.ErrPermission):
 		f.Text = "not looked for: " + err.Error()
 		return []finding{f.warn("be root, or user %d, to look", owner)}
+	case err != nil && !errors.Is(err, control.ErrDamaged):
+		f.Text = "not looked for: " + err.Error()
+		return []finding{f.warn("what the error says")}
 	case err != nil:
 		f.Text = err.Error()
 		return []finding{f.fail("what the error says")}

@@ -80,11 +80,11 @@ func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
 		return nil, explain(context.Cause(ctx), plainCause(err))
 	}
 	s, err2 := a.throughProcesses()
+	var refused *attach.RefusedError
 	switch {
 	case err2 == nil:
 		s.why = err
 		// Once more, unless it cannot answer: it may just have begun to listen, or the machine is busy.
-		var refused *attach.RefusedError
 		if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) {
 			if now, err := a.throughDaemon(ctx, operate, attach.Dial); err == nil {
 				s.Close()
@@ -103,6 +103,8 @@ func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
 			return nil, explain(context.Cause(ctx), plainCause(err))
 		}
 		return nil, fmt.Errorf("%w; %w", err, err2)
+	case errors.As(err, &refused) && errors.Is(err2, control.ErrPermission): // the daemon is there, and said what to do
+		return nil, err
 	case errors.Is(err2, control.ErrNoRegion), errors.Is(err2, control.ErrPermission):
 		return nil, fmt.Errorf("%w; %w", err, err2)
 	}

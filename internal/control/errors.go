@@ -3,7 +3,9 @@ package control
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 )
 
 var (
@@ -11,7 +13,7 @@ var (
 	ErrNoRegion = errors.New("no living process of the region")
 	// ErrPermission: the region belongs to another user, so its memory cannot be taken from its processes.
 	ErrPermission = errors.New("permission denied")
-	// ErrDamaged: a trusted segment is there, but cannot be used; see DamagedError.
+	// ErrDamaged: what was read of a trusted segment does not make sense; see DamagedError.
 	ErrDamaged = errors.New("the region's memory is damaged")
 	// ErrNoSuchWorker: a name is neither a worker nor a group; see NoSuchWorkerError.
 	ErrNoSuchWorker = errors.New("unknown worker")
@@ -41,6 +43,26 @@ func (e *DamagedError) Error() string {
 func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
 
 func (e *DamagedError) Unwrap() error { return e.Err }
+
+// outOfFiles reports whether err says that this process, or the machine, has no descriptor left: then nothing is known of what was to be opened.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// notTaken is the error of taking a region, which only owner's user and root can, from the processes that hold it. Damage is what was read and does not
+// make sense; what the kernel refused says nothing of the memory.
+func notTaken(region string, pids []int, owner uint32, err error) error {
+	var errno syscall.Errno
+	switch {
+	case outOfFiles(err):
+		return fmt.Errorf("region %q: take its memory from its processes: %w: raise the limit of this process (ulimit -n in a shell, LimitNOFILE= in a unit)", region, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("region %q: %w: its memory can be taken only by user %d and root (%v)", region, ErrPermission, owner, err)
+	case errors.As(err, &errno):
+		return fmt.Errorf("region %q: take its memory from its processes: %w", region, err)
+	}
+	return &DamagedError{region, pids, err}
+}
 
 // A NoSuchWorkerError says which names there are. errors.Is(err, ErrNoSuchWorker).
 type NoSuchWorkerError struct {

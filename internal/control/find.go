@@ -62,7 +62,7 @@ func (l *Living) Close() error {
 // dirOwner, the owner of the region's runtime directory, owns its inode (see Owner). If several generations of the name
 // live, it returns the newest with the others in Older. The caller closes it.
 //
-// Only dirOwner and root can. Errors: ErrNoRegion, ErrPermission, *DamagedError.
+// Only dirOwner and root can. Errors: ErrNoRegion, ErrPermission, *DamagedError; those of the kernel, of which EMFILE is the likely one.
 func Find(name, dir string, dirOwner uint32) (*Living, error) {
 	all, err := FindAll(name, dir, dirOwner)
 	if len(all) > 0 { // a damaged one beside it is no reason to do without
@@ -76,7 +76,7 @@ func Find(name, dir string, dirOwner uint32) (*Living, error) {
 }
 
 // FindAll returns all generations of a region that live, newest first: none is no error. The caller closes them. Beside
-// regions that were found it may return the *DamagedError of others. Errors: ErrPermission, *DamagedError.
+// regions that were found it may return the error of others. Errors: those of Find but ErrNoRegion.
 func FindAll(name, dir string, dirOwner uint32) ([]*Living, error) {
 	dir = CanonicalDir(dir)
 	var all []*Living
@@ -118,7 +118,7 @@ func CanonicalDir(dir string) string {
 func find(name, dir string, dirOwner uint32) (all []*Living, errs []error, again bool) {
 	descriptors, err := scan(name)
 	if err != nil {
-		return nil, []error{fmt.Errorf("region %q: look for its processes: %w", name, err)}, false
+		return nil, []error{notTaken(name, nil, dirOwner, err)}, false
 	}
 	type identity struct{ dev, inode uint64 }
 	rosters := map[identity][]held{}
@@ -145,7 +145,7 @@ func find(name, dir string, dirOwner uint32) (all []*Living, errs []error, again
 			for _, h := range rosters[id] {
 				pids = append(pids, h.pid)
 			}
-			errs = append(errs, &DamagedError{name, unique(pids), err})
+			errs = append(errs, notTaken(name, unique(pids), dirOwner, err))
 		default:
 			all = append(all, l)
 		}
@@ -166,7 +166,10 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 		for _, h := range from {
 			var f *os.File
 			if f, err = h.open(kind == protocol.KindCommand); err != nil {
-				if errors.Is(err, fs.ErrNotExist) {
+				switch {
+				case outOfFiles(err):
+					return err
+				case errors.Is(err, fs.ErrNotExist):
 					err = errGone
 				}
 				continue // perhaps the next process still has it
@@ -224,6 +227,9 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 			}
 		}
 		if err := open(from, d.Kind, d.Name); err != nil {
+			if outOfFiles(err) {
+				return nil, err
+			}
 			if errors.Is(err, errGone) && len(from) == 0 {
 				err = ErrNotHeld
 			}
@@ -258,6 +264,9 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 		}
 		if ok, err := holds(pid, name, inodes); err != nil || !ok {
 			p.close()
+			if outOfFiles(err) {
+				return nil, err
+			}
 			continue
 		}
 		if ended, err := p.ended(); err != nil || ended { // then the pid may be another's already

@@ -235,3 +235,39 @@ func TestFindElsewhere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who has no descriptor left knows nothing of the memory: neither that it is damaged, nor that nobody has the region.
+func TestFindWithFewDescriptors(t *testing.T) {
+	noLeak(t)
+	p := oneGroup(long, "obey", "deaf")
+	p.Channel = true
+	r := start(t, p)
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old)
+	found := false
+	for n := len(entries) - 1; !found; n++ { // what scans opens most in the end: each step gets a little further
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(n), Max: old.Max}); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Find(r.region, testDir, uint32(os.Geteuid()))
+		switch {
+		case err == nil:
+			if found = true; len(l.Missing) > 0 || len(l.Holders) != 3 {
+				t.Errorf("with %d: missing %v, %d holders", n, l.Missing, len(l.Holders))
+			}
+			l.Close()
+		case !errors.Is(err, syscall.EMFILE), errors.Is(err, ErrDamaged), errors.Is(err, ErrNoRegion), !strings.Contains(err.Error(), "ulimit -n"), strings.Contains(err.Error(), "kill"):
+			t.Errorf("with %d: %v", n, err)
+		}
+		if n > 1000 {
+			t.Fatal(err)
+		}
+	}
+}

@@ -41,7 +41,8 @@ type held struct {
 
 func (h held) path() string { return fmt.Sprintf("/proc/%d/fd/%d", h.pid, h.fd) }
 
-// scan looks for descriptors of a region's segments in all other processes that this user may look into.
+// scan looks for descriptors of a region's segments in all other processes that this user may look into. Errors: EMFILE and the like, so that what was not
+// looked into is not taken for what is not there.
 func scan(region string) ([]held, error) {
 	pids, err := processes()
 	if err != nil {
@@ -54,6 +55,9 @@ func scan(region string) ([]held, error) {
 			continue
 		}
 		some, err := scanProcess(pid, region)
+		if outOfFiles(err) {
+			return nil, err
+		}
 		if err != nil {
 			continue // it ended, or is another user's
 		}
