@@ -55,7 +55,10 @@ func workerMain() {
 	must(r.Counter("starts", "", "processes of this instance")).Add(1)
 	log := slog.New(r.Log())
 	for k := range estateRecords {
-		attr := strings.Repeat("x", len(r.Worker())*len(r.Worker())) // so that no two logs are equally long
+		attr := ""
+		if strings.HasPrefix(r.Worker(), "left") { // so that no position in the log of left.1 is one in that of right.1
+			attr = strings.Repeat("x", 500)
+		}
 		log.Info(fmt.Sprintf("%s %d %d", r.Worker(), os.Getpid(), k), "x", attr)
 	}
 	if q, err := r.Queue("jobs"); err == nil {
@@ -72,6 +75,7 @@ type domain struct {
 	*testregion.Region
 	t       *testing.T
 	mem     map[string][]byte
+	inodes  map[string]uint64
 	roster  *protocol.Roster
 	command *protocol.Command
 	jobs    *protocol.Queue
@@ -100,7 +104,7 @@ func newDomain(t *testing.T) *domain {
 	}{{"stay", 1, ""}, {"left", 2, ""}, {"right", 1, ""}, {"user", 1, "consume = [\"jobs\"]\nproduce = [\"jobs\"]"}} {
 		conf += fmt.Sprintf(estateGroup, g.name, exe, g.count, g.keys)
 	}
-	d := &domain{Region: testregion.Launch(t, conf), t: t, mem: map[string][]byte{}, groups: map[string]int{}, names: map[identity]string{}, seen: map[int]string{}, starts: map[string]uint64{}, again: map[string]uint64{}}
+	d := &domain{Region: testregion.Launch(t, conf), t: t, mem: map[string][]byte{}, inodes: map[string]uint64{}, groups: map[string]int{}, names: map[identity]string{}, seen: map[int]string{}, starts: map[string]uint64{}, again: map[string]uint64{}}
 	fds := fmt.Sprintf("/proc/%d/fd/", d.Cmd.Process.Pid)
 	for _, e := range must(os.ReadDir(fds)) {
 		to, _ := os.Readlink(fds + e.Name())
@@ -116,7 +120,7 @@ func newDomain(t *testing.T) *domain {
 		st := must(f.Stat())
 		b := must(unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED))
 		f.Close()
-		d.mem[name] = b
+		d.mem[name], d.inodes[name] = b, st.Sys().(*syscall.Stat_t).Ino
 		t.Cleanup(func() { unix.Munmap(b) })
 	}
 	d.roster, d.command, d.jobs = must(protocol.OpenRoster(d.mem["roster"])), must(protocol.OpenCommand(d.mem["command"])), must(protocol.OpenQueue(d.mem["jobs"]))
@@ -414,6 +418,11 @@ func (d *domain) next(names []string, survivors map[string]int) error {
 	}
 	if err := d.processes(ws); err != nil {
 		return err
+	}
+	for _, s := range must(d.roster.Segments()) {
+		if s.Inode != d.inodes[s.Name] {
+			return fmt.Errorf("the segment %q is another one now", s.Name)
+		}
 	}
 	if text, errs, code := d.Shmctl("verify"); code != 0 {
 		return fmt.Errorf("verify: %s%s", text, errs)
