@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/outfile"
 	"github.com/shmd/shmd/pkg/shm"
 )
 
@@ -156,15 +157,13 @@ type benchKindJSON struct {
 
 func (a *app) bench(ctx context.Context, o benchOptions) error {
 	all := benchJSON{Schema: schema, CPUs: runtime.NumCPU(), Size: o.bytes, Batch: o.batch, Wait: o.wait.String()}
-	var plot *os.File
+	var plot *outfile.File
 	if o.plot != "" { // before the work, and as a file of its own: an interrupt leaves what was there
-		f, err := os.CreateTemp(plotDir(o.plot), ".shmctl-bench-*.svg")
-		if err != nil {
+		var err error
+		if plot, err = outfile.Create(ctx, o.plot, 0o644); err != nil {
 			return err
 		}
-		defer os.Remove(f.Name()) // it is renamed if all went well
-		defer f.Close()
-		plot = f
+		defer plot.Discard()
 	}
 	if !a.json() {
 		if _, err := fmt.Fprintf(a.stdout, "two processes, %s, messages of %s, wait %s\n", count(all.CPUs, "CPU"), config.FormatSize(o.bytes), o.wait.String()); err != nil {
@@ -184,7 +183,10 @@ func (a *app) bench(ctx context.Context, o benchOptions) error {
 		}
 	}
 	if plot != nil {
-		if err := writePlot(plot, o.plot, all.svg()); err != nil {
+		if _, err := plot.WriteString(all.svg()); err != nil {
+			return err
+		}
+		if err := plot.Commit(); err != nil {
 			return err
 		}
 	}

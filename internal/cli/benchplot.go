@@ -3,29 +3,11 @@ package cli
 import (
 	"fmt"
 	"html"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/shmd/shmd/internal/config"
 )
-
-func plotDir(path string) string { return filepath.Dir(path) }
-
-// writePlot writes a picture to f and makes it path.
-func writePlot(f *os.File, path, picture string) error {
-	if _, err := f.WriteString(picture); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
 
 // svg draws the histograms one below the other. Its colours are for light and dark pages.
 func (all benchJSON) svg() string {

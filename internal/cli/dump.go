@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shmd/shmd/internal/dump"
+	"github.com/shmd/shmd/internal/outfile"
 	"github.com/shmd/shmd/internal/version"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -25,6 +27,8 @@ func (a *app) dumpCommand() *cobra.Command {
 into one compressed file, for inspect FILE and verify FILE, here or on another
 machine. It works with the daemon dead. Without -o the file is called
 shmd-REGION-TIME.dump and lies in this directory; -o - is standard output.
+A file that is there is replaced when the new one is whole, the one that a
+symbolic link leads to; a device or a pipe is written into.
 
 Nobody is stopped for it: each segment is copied while processes go on. Each
 word in the copy is whole; what needs two words may be half of one moment and
@@ -54,6 +58,17 @@ func (a *app) dump(ctx context.Context, names []string, path, reason string) err
 	if path == "-" && isatty.IsTerminal(a.stdout.Fd()) {
 		return usagef("a dump is no text for a terminal: give -o FILE, or send standard output elsewhere")
 	}
+	var out *outfile.File
+	if path != "" && path != "-" { // first: a descriptor's number is one that the caller gave, and no memory of the region
+		var err error
+		if out, err = outfile.Create(ctx, path, 0o600); err != nil {
+			return err
+		}
+		defer out.Discard()
+		if st, err := out.Stat(); err == nil && st.Mode()&fs.ModeCharDevice != 0 && isatty.IsTerminal(out.Fd()) {
+			return usagef("a dump is no text for a terminal: give -o FILE, or send standard output elsewhere")
+		}
+	}
 	s, err := a.open(ctx, false)
 	if err != nil {
 		return err
@@ -69,6 +84,9 @@ func (a *app) dump(ctx context.Context, names []string, path, reason string) err
 		Daemon: dump.Daemon{Pid: d.Pid, State: d.State.String(), Version: d.Version, Config: d.Config}}
 	if path == "" {
 		path = fmt.Sprintf("shmd-%s-%s.dump", h.Region, m.Taken.Format("20060102T150405Z"))
+		if out, err = outfile.Create(ctx, path, 0o600); err != nil {
+			return err
+		}
 	}
 	if path == "-" {
 		out := bufio.NewWriterSize(a.stdout, 1<<16)
@@ -77,8 +95,12 @@ func (a *app) dump(ctx context.Context, names []string, path, reason string) err
 		}
 		return out.Flush()
 	}
-	packed, err := dump.WriteFile(ctx, path, m, sources, a.progress())
-	if err != nil {
+	inPlace := out.InPlace()
+	packed, err := dump.WriteTo(ctx, out, m, sources, a.progress())
+	switch {
+	case err != nil && inPlace:
+		return explain(err, "the dump is not finished, and whoever reads "+path+" has a part")
+	case err != nil:
 		return explain(err, "the dump is not finished, and nothing is left of it")
 	}
 	copied, total := 0, int64(0)
@@ -92,6 +114,9 @@ func (a *app) dump(ctx context.Context, names []string, path, reason string) err
 	}
 	if !a.quiet {
 		fmt.Fprintf(a.stderr, "shmctl: %s of memory in %s, %s in %s\n", count(copied, "segment"), path, size(packed), size(total))
+	}
+	if inPlace { // there is no file to name, and standard output may be the dump
+		return nil
 	}
 	_, err = fmt.Fprintln(a.stdout, path)
 	return err

@@ -4,36 +4,47 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"os"
-	"path/filepath"
+
+	"github.com/shmd/shmd/internal/outfile"
 )
 
-// WriteFile writes a dump into a file of mode 0600, which has its name only when all of it is there, and returns its size. It ends with ctx.
+// WriteFile writes a dump to a path, as outfile.Create opens it: into a file of mode 0600, which has its name only when all of it is there, or into what
+// is no regular file. It returns the dump's size. It ends with ctx.
 func WriteFile(ctx context.Context, path string, m Manifest, sources []Source, progress func(done, total int64)) (size int64, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	f, err := outfile.Create(ctx, path, 0o600)
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	out := bufio.NewWriterSize(f, 1<<20)
+	return WriteTo(ctx, f, m, sources, progress)
+}
+
+// WriteTo is WriteFile into a file that is open already, which it commits or discards.
+func WriteTo(ctx context.Context, f *outfile.File, m Manifest, sources []Source, progress func(done, total int64)) (size int64, err error) {
+	defer f.Discard()
+	counted := &counter{w: f}
+	out := bufio.NewWriterSize(counted, 1<<20)
 	if err := Write(Until(ctx, out), m, sources, progress); err != nil {
 		return 0, err
 	}
 	if err := out.Flush(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return 0, err
 	}
-	if size, err = f.Seek(0, io.SeekCurrent); err != nil {
-		return 0, err
-	}
-	if err := f.Close(); err != nil {
-		return 0, err
-	}
-	return size, os.Rename(f.Name(), path)
+	return counted.n, f.Commit()
+}
+
+// counter counts what is written: a pipe has no position.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // Until returns a writer that fails with ctx's cause once that has ended.
@@ -44,9 +55,12 @@ type contextWriter struct {
 	w   io.Writer
 }
 
-func (c contextWriter) Write(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
+func (c contextWriter) Write(p []byte) (n int, err error) {
+	if c.ctx.Err() == nil {
+		n, err = c.w.Write(p)
 	}
-	return c.w.Write(p)
+	if c.ctx.Err() != nil && (err != nil || n < len(p)) { // also of a write that the end broke off
+		err = context.Cause(c.ctx)
+	}
+	return n, err
 }
