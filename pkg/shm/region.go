@@ -166,8 +166,8 @@ func (r *Region) why() error {
 	return context.Cause(r.quit)
 }
 
-// Close ends the attachment: it wakes everything that blocks (ErrClosed), waits until every Loan and Message has ended, and
-// then unmaps. It is idempotent. A worker that closes and goes on living counts as attached still; it cannot attach again.
+// Close ends the attachment: it wakes everything that blocks (ErrClosed), waits until every Loan and Message has ended and every Producer, Consumer,
+// Publisher and Subscription is closed, and then unmaps. It is idempotent. A worker that closes and goes on living counts as attached still; it cannot attach again.
 func (r *Region) Close() error {
 	r.once.Do(func() {
 		r.endQuit(ErrClosed)
