@@ -415,7 +415,7 @@ func TestDialErrors(t *testing.T) {
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
 
-	mute, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: at("mute.sock"), Net: "unixpacket"}) // as a daemon under SIGSTOP
+	mute, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: at("mute.sock"), Net: "unixpacket"}) // as a daemon that hangs
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -460,8 +460,8 @@ func TestDialErrors(t *testing.T) {
 		{at("none/none.sock"), ErrNoDaemon, "start one", false},
 		{at("file.sock") + "/x.sock", ErrNoDaemon, "start one", false},
 		{at("dead.sock"), ErrDeadSocket, "start a new one", false},
-		{at("mute.sock"), ErrSilent, "within 100ms: it is stopped", false},
-		{at("full.sock"), ErrSilent, "within 100ms", false},
+		{at("mute.sock"), ErrSilent, "does not answer within 1s: it is stopped", false},
+		{at("full.sock"), ErrSilent, "does not answer: it is stopped", false},
 		{at("stream.sock"), ErrNotShmd, "another type", false},
 		{at("file.sock"), ErrNotShmd, "no socket at all", false},
 		{listen(t, func(c *Conn) {
@@ -492,7 +492,7 @@ func TestDialErrors(t *testing.T) {
 				t.Errorf("%s: %v is also %q", c.path, err, other)
 			}
 		}
-		if d := time.Since(start); d < SilentAfter && strings.Contains(c.path, "mute") {
+		if d := time.Since(start); d < BusyAfter && strings.Contains(c.path, "mute") {
 			t.Errorf("%s: took %v", c.path, d)
 		}
 	}
@@ -506,6 +506,46 @@ func TestDialErrors(t *testing.T) {
 				t.Errorf("%s %s: %v", name, p, err)
 			}
 		}
+	}
+}
+
+// A daemon that is merely busy is waited for, longer than one whose process is stopped.
+func TestDialBusy(t *testing.T) {
+	noLeak(t)
+	real := cannotAnswer
+	defer func() { cannotAnswer = real }()
+	looked := make(chan struct{})
+	cannotAnswer = func(pid int) bool {
+		defer close(looked)
+		if pid != os.Getpid() {
+			t.Errorf("looks at process %d, which does not listen", pid)
+		}
+		return real(pid)
+	}
+	path := listen(t, func(c *Conn) { <-looked; daemon(t, 0)(c) })
+	c, err := Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+
+	child := exec.Command("sleep", "1000")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { child.Process.Kill(); child.Wait() }()
+	if real(child.Process.Pid) || real(0) {
+		t.Error("a process that sleeps, or one that is not known, cannot answer")
+	}
+	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(child.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatal(status, err)
+	}
+	if !real(child.Process.Pid) {
+		t.Error("a process that is stopped can answer")
 	}
 }
 

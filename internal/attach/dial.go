@@ -7,39 +7,38 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/shmd/shmd/internal/sys"
 )
 
-// SilentAfter is how long Dial waits for the daemon's answer to a ping. A daemon that works answers in well under a
-// millisecond.
-const SilentAfter = 100 * time.Millisecond
+// How long Dial waits for the daemon's answer to a ping. A daemon that works answers in well under a millisecond, if it gets a processor.
+const (
+	SilentAfter = 100 * time.Millisecond // of one whose process is stopped, or gone: it cannot answer
+	BusyAfter   = time.Second            // of any other
+)
 
 // maxPath is the longest path of a socket, in bytes: the kernel's sun_path without its final NUL.
 const maxPath = 107
 
 // Dial connects to the socket of a daemon and pings it. Errors: ErrNoDaemon, ErrDeadSocket, ErrPermission, ErrNotShmd,
-// ErrSilent if no answer came within SilentAfter, *VersionError, ctx.Err().
-func Dial(ctx context.Context, path string) (*Conn, error) {
-	silent := fmt.Errorf("%s: %w within %v: it is stopped, hung or just starting; see its log (journalctl -u shmd), or stop it through the memory (shmctl stop)",
-		path, ErrSilent, SilentAfter)
-	soon, cancel := context.WithTimeoutCause(ctx, SilentAfter, silent)
-	defer cancel()
-	return dial(soon, path, silent)
-}
+// *SilentError if no answer came within SilentAfter or BusyAfter, *VersionError, ctx.Err().
+func Dial(ctx context.Context, path string) (*Conn, error) { return dial(ctx, path, true) }
 
 // DialWait is Dial that waits for the answer as long as the context allows: for a client that can wait while a daemon
 // starts under socket activation. There is no ErrSilent.
 func DialWait(ctx context.Context, path string) (*Conn, error) {
-	return dial(ctx, path, nil)
+	return dial(ctx, path, false)
 }
 
-// dial returns silent if the listener's backlog is full (nil: waits).
-func dial(ctx context.Context, path string, silent error) (*Conn, error) {
+// dial is Dial, if impatient, or DialWait.
+func dial(ctx context.Context, path string, impatient bool) (*Conn, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, this one has %d: use a shorter runtime directory", path, maxPath, len(path))
 	}
-	nc, err := connect(ctx, path, silent)
+	nc, err := connect(ctx, path, impatient)
 	if err != nil {
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
@@ -50,6 +49,11 @@ func dial(ctx context.Context, path string, silent error) (*Conn, error) {
 			return nil, cause
 		}
 		return nil, dialError(path, err)
+	}
+	if impatient {
+		var cancel func()
+		ctx, cancel = patience(ctx, path, nc)
+		defer cancel()
 	}
 	c := NewConn(nc)
 	c.hello, err = c.Call(ctx, Request{Op: OpPing})
@@ -66,8 +70,34 @@ func dial(ctx context.Context, path string, silent error) (*Conn, error) {
 	return c, nil
 }
 
-// connect waits while the backlog of the listener is full: a Unix socket answers EAGAIN then and has no event for it.
-func connect(ctx context.Context, path string, silent error) (*net.UnixConn, error) {
+// patience ends the context with a *SilentError when the daemon at the other end has had its time to answer.
+func patience(ctx context.Context, path string, nc *net.UnixConn) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	pid, _, _, _ := sys.PeerCred(nc) // who listens: the daemon, or systemd with a socket unit. 0: of another pid namespace
+	soon := time.AfterFunc(SilentAfter, func() {
+		if cannotAnswer(pid) {
+			cancel(&SilentError{path, SilentAfter})
+		}
+	})
+	late := time.AfterFunc(BusyAfter, func() { cancel(&SilentError{path, BusyAfter}) })
+	return ctx, func() {
+		soon.Stop()
+		late.Stop()
+		cancel(nil)
+	}
+}
+
+// cannotAnswer reports whether a process is known to be stopped or gone. Tests replace it.
+var cannotAnswer = func(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	state, err := sys.ProcState(pid)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && strings.IndexByte("TtZX", state) >= 0
+}
+
+// connect waits, unless it is impatient, while the backlog of the listener is full: a Unix socket answers EAGAIN then and has no event for it.
+func connect(ctx context.Context, path string, impatient bool) (*net.UnixConn, error) {
 	var d net.Dialer
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		nc, err := d.DialContext(ctx, "unixpacket", path)
@@ -77,8 +107,8 @@ func connect(ctx context.Context, path string, silent error) (*net.UnixConn, err
 		if !errors.Is(err, syscall.EAGAIN) {
 			return nil, err
 		}
-		if silent != nil {
-			return nil, silent
+		if impatient {
+			return nil, &SilentError{Path: path}
 		}
 		t := time.NewTimer(wait)
 		select {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Errors of Dial: why there is no daemon to talk to. The error that Dial returns names the socket and says what to do.
@@ -15,7 +16,7 @@ var (
 	// ErrPermission: the file system refuses the socket to this user, or the daemon refused the request by the
 	// peer's credentials.
 	ErrPermission = errors.New("permission denied")
-	// ErrSilent: the daemon did not answer a ping in time: it is stopped, hung, or starting under socket activation.
+	// ErrSilent: the daemon did not answer a ping in time: it is stopped, hung, or starting under socket activation; see SilentError.
 	ErrSilent = errors.New("the daemon does not answer")
 	// ErrNotShmd: something listens, but it is not a shmd daemon.
 	ErrNotShmd = errors.New("not the socket of a shmd daemon")
@@ -32,6 +33,26 @@ var (
 	// ErrTruncated: descriptors were lost on the way, as a rule because this process may not open so many files.
 	ErrTruncated = errors.New("descriptors were lost on receipt: raise the limit of open files (ulimit -n, LimitNOFILE=)")
 )
+
+// A SilentError says for how long the daemon did not answer. errors.Is(err, ErrSilent).
+type SilentError struct {
+	Path  string        // of the socket
+	After time.Duration // 0: so many wait for it already that it did not even accept
+}
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("%s: %v%s: it is stopped, hung or just starting; see its log (journalctl -u shmd), or stop it through the memory (shmctl stop)", e.Path, ErrSilent, e.Within())
+}
+
+// Within is the time as words, "" if there was none.
+func (e *SilentError) Within() string {
+	if e.After == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" within %v", e.After)
+}
+
+func (e *SilentError) Is(target error) bool { return target == ErrSilent }
 
 // A VersionError says that a packet is of another version of the protocol.
 type VersionError struct {

@@ -334,6 +334,7 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 	path := a.socketPath()
 	conn, err := attach.Dial(ctx, path)
 	f := fine("daemon", "")
+	var silent *attach.SilentError
 	switch {
 	case err == nil:
 		h := conn.Hello()
@@ -354,8 +355,8 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 	case errors.Is(err, attach.ErrDeadSocket):
 		f.Text = "dead: its socket is still there, and nobody listens"
 		f = f.fail("start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over; what lives on of the old one ends by shmctl -r %s stop", a.region)
-	case errors.Is(err, attach.ErrSilent):
-		f.Text = fmt.Sprintf("does not answer within %v", attach.SilentAfter)
+	case errors.As(err, &silent):
+		f.Text = "does not answer" + silent.Within()
 		f = f.fail("if it is stopped (state T in ps): kill -CONT its pid; else stop it through the memory: shmctl -r %s stop", a.region)
 	case errors.Is(err, attach.ErrPermission):
 		f.Text = "permission denied"

@@ -84,8 +84,8 @@ func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
 	switch {
 	case err2 == nil:
 		s.why = err
-		// Once more, unless it cannot answer: it may just have begun to listen, or the machine is busy.
-		if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) {
+		// Once more, unless it cannot answer, or was waited for: it may just have begun to listen.
+		if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) && !errors.Is(err, attach.ErrSilent) {
 			if now, err := a.throughDaemon(ctx, operate, attach.Dial); err == nil {
 				s.Close()
 				return now, nil
