@@ -2,9 +2,12 @@ package config
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -47,8 +50,7 @@ func (c *Config) segments() int {
 func (v *validator) descriptors(s system) {
 	at := path{"region", "max_attachments"}
 	if most, err := s.nofile(); err == nil && uint64(v.c.Descriptors()) > most {
-		v.fail(at, "with all workers and outsiders the daemon needs %d open files, and may have %d; raise the limit (LimitNOFILE= in the unit, ulimit -n in a shell), or lower max_attachments",
-			v.c.Descriptors(), most)
+		v.fail(at, tooFew, v.c.Descriptors(), most)
 	}
 	need := v.c.Stored()
 	switch unit, most, ok := s.store(v.c.Region.Name); {
@@ -60,6 +62,21 @@ func (v *validator) descriptors(s system) {
 			need, unit, most, unit)
 	}
 }
+
+// OutOfFiles adds to an error that this process, the daemon, has too many open files how many the region needs and what to do; other errors stay as they are.
+func (c *Config) OutOfFiles(err error) error {
+	if !errors.Is(err, syscall.EMFILE) {
+		return err
+	}
+	most, limitErr := nofile()
+	if limitErr != nil {
+		return err
+	}
+	return fmt.Errorf("%w: "+tooFew, err, c.Descriptors(), most)
+}
+
+// tooFew says how many open files are needed, and how many there may be.
+const tooFew = "with all workers and outsiders the daemon needs %d open files, and may have %d; raise the limit (LimitNOFILE= in the unit, ulimit -n in a shell), or lower max_attachments"
 
 func nofile() (uint64, error) {
 	_, most, err := sys.Getrlimit(sys.LimitNofile)

@@ -116,6 +116,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		err = d.prepare()
 	}
 	if err != nil {
+		err = d.conf.OutOfFiles(err)
 		d.log.Error("cannot start", "error", err)
 		if d.adopted == nil { // else it has workers to look after
 			d.endGuard()

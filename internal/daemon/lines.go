@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -66,7 +67,10 @@ const (
 // begin makes what the others need. Without it lines are captured by nobody.
 func (l *lines) begin(log hclog.Logger, s *spool) (err error) {
 	l.log, l.spool, l.open, l.buf = log, s, map[*os.File]*output{}, make([]byte, takeBytes)
-	if l.peeker, err = sys.NewPeeker(); err != nil {
+	switch l.peeker, err = sys.NewPeeker(); {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return fmt.Errorf("the outputs of workers cannot be looked into: %w", err)
+	case err != nil:
 		return fmt.Errorf("the outputs of workers cannot be looked into: %w (a system-call filter must allow tee)", err)
 	}
 	return nil

@@ -271,6 +271,7 @@ func (d *Daemon) start(w *worker) supervise.Event {
 
 // startFailed is what happened when a start did not even make a process.
 func (d *Daemon) startFailed(w *worker, err error) supervise.Event {
+	err = d.conf.OutOfFiles(err)
 	d.log.Error("worker could not be started", "worker", w.row.Name, "error", err)
 	return supervise.NoStart{Why: err.Error()}
 }
