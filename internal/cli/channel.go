@@ -83,7 +83,9 @@ func (v *waitValue) String() string {
 //
 // Errors: those of shm.Attach.
 func (a *app) attach(ctx context.Context, name string, produce, consume []string) (*shm.Region, error) {
+	answered := a.tellSilence(tellAfter, false)
 	r, err := shm.Attach(ctx, shm.Options{Region: a.region, Socket: a.socketPath(), Name: name, Produce: produce, Consume: consume, Wait: a.waiting})
+	answered()
 	if err == nil {
 		return r, nil
 	}
@@ -99,7 +101,7 @@ func (a *app) attach(ctx context.Context, name string, produce, consume []string
 		s.Close()
 		return nil, fmt.Errorf("%w; the workers live and exchange messages, but only a daemon lets others in", err)
 	}
-	return nil, explain(err, "the daemon gave no attachment")
+	return nil, a.unanswered(ctx, err)
 }
 
 // attachOne is attach to one channel, to produce or to consume there.

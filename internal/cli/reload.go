@@ -47,15 +47,17 @@ type reloadJSON struct {
 }
 
 func (a *app) reload(ctx context.Context, dry, noWait bool) error {
-	conn, err := attach.DialWait(ctx, a.socketPath())
-	if withoutDaemon(err) {
+	conn, err := a.dialDaemon(ctx)
+	if withoutDaemon(err) && !errors.Is(err, attach.ErrSilent) {
 		return fmt.Errorf("%w; a reload takes the daemon's own hands, and the next daemon reads the file when it starts", err)
 	}
 	if err != nil {
-		return explain(err, "the daemon does not answer")
+		return err
 	}
 	defer conn.Close()
+	answered := a.tellSilence(attachWithin, true)
 	r, err := conn.Reload(ctx, dry)
+	answered()
 	var refused *attach.RefusedError
 	switch {
 	case errors.As(err, &refused) && refused.Code == attach.CodeConfig:
@@ -64,7 +66,7 @@ func (a *app) reload(ctx context.Context, dry, noWait bool) error {
 		}
 		return fmt.Errorf("nothing was changed: the configuration is refused")
 	case err != nil:
-		return explain(err, "the daemon has not answered")
+		return a.unanswered(ctx, err)
 	}
 	doc := reloadJSON{schema, r.Region, dry, r.Applied, r.Plan}
 	if doc.Plan == nil {

@@ -55,12 +55,14 @@ type upgradeJSON struct {
 const nextDaemonWithin = 10 * time.Second
 
 func (a *app) upgrade(ctx context.Context, binary string) error {
-	conn, err := attach.DialWait(ctx, a.socketPath())
+	conn, err := a.dialDaemon(ctx)
 	if err != nil {
-		return explain(err, "the daemon does not answer")
+		return err
 	}
 	defer conn.Close()
+	answered := a.tellSilence(attachWithin, true)
 	r, err := conn.Upgrade(ctx, binary)
+	answered()
 	var refused *attach.RefusedError
 	switch {
 	case errors.As(err, &refused) && refused.Code == attach.CodeUpgrade:
@@ -68,7 +70,7 @@ func (a *app) upgrade(ctx context.Context, binary string) error {
 	case errors.Is(err, attach.ErrHungUp):
 		return a.diedUpgrading(ctx, conn.Hello())
 	case err != nil:
-		return explain(err, "the new program has not answered")
+		return a.unanswered(ctx, err)
 	}
 	if a.json() {
 		return a.printJSON(upgradeJSON{schema, r.Region, r.Pid, r.From, r.Version, r.PauseNs})
