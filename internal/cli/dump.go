@@ -149,7 +149,7 @@ func (a *app) sources(s *session, names []string) ([]dump.Source, error) {
 		case err != nil:
 			src.Missing = err.Error()
 		default:
-			src.Missing = "the daemon did not hand it out: its memory is for root, the daemon's user, and who may produce or consume"
+			src.Missing = "the daemon did not hand it out: " + errNotOurs.Error()
 		}
 		list = append(list, src)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,20 +101,37 @@ type rowJSON struct {
 	Text   string  `json:"text,omitempty"` // of a log record
 }
 
-// dumpIn reads the dump that the first argument names, if it names one: a file, and it begins as a dump does. Else nil.
-func dumpIn(names []string) (*dump.Dump, error) {
+// dumpIn reads the dump that the first argument names, if it names one: a file, and it begins as a dump does, or, by a path, a pipe. Else
+// nil, or for what can be no segment's name the reason.
+func dumpIn(ctx context.Context, names []string) (*dump.Dump, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	f, err := os.OpenFile(names[0], os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe of that name is not waited for
+	name := names[0]
+	path := strings.HasSuffix(name, ".dump") || strings.Contains(name, "/") && !strings.HasPrefix(name, "group/")
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe of that name is not waited for
 	if err != nil {
+		if path {
+			return nil, err
+		}
 		return nil, nil // a name of a segment, or an error that names all there are
 	}
 	defer f.Close()
-	if !dump.Is(f) {
-		return nil, nil
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case st.Mode().IsRegular() && dump.Is(f), path && st.Mode()&fs.ModeNamedPipe != 0:
+		d, err := dump.Open(ctx, name)
+		return d, explain(err, name+" has not been read to its end")
+	case path && st.IsDir():
+		return nil, fmt.Errorf("%s is a directory, no dump and no segment", name)
+	case path && st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no dump and no segment; a copy of a segment goes with --file=%s", name, name)
+	case path:
+		return nil, fmt.Errorf("%s is no dump and no segment", name)
 	}
-	return dump.Open(names[0])
+	return nil, nil
 }
 
 // segmentFile opens a file that begins as a segment does; whether it is sound is another question. Errors: it cannot be opened, or is
@@ -193,7 +211,7 @@ func (a *app) inspect(ctx context.Context, names []string, o inspectOptions) err
 	region := ""
 	var subjects []subject
 	hidden := 0
-	if d, err := dumpIn(names); err != nil {
+	if d, err := dumpIn(ctx, names); err != nil {
 		return err
 	} else if d != nil {
 		region = d.Region
@@ -280,7 +298,7 @@ func (a *app) subjects(s *session, names []string) (list []subject, hidden int, 
 			sub.r, sub.size, sub.file = seg.File(), seg.Size(), seg.File()
 			inodes[seg.Inode()] = true
 		} else if sub.err = s.missing[name]; sub.err == nil {
-			sub.err = errors.New("the daemon did not hand it out: its memory is for root, the daemon's user, and who may produce or consume")
+			sub.err = fmt.Errorf("the daemon did not hand it out: %w", errNotOurs)
 		}
 		if sub.err != nil {
 			sub.err = fmt.Errorf("segment %q: %w", name, sub.err)

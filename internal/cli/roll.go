@@ -25,7 +25,7 @@ func (a *app) roll(ctx context.Context, names []string, most int, noWait bool) e
 		return err
 	}
 	defer s.Close()
-	all, err := rolloutsOf(s, names)
+	all, err := rolloutsOf(s, names, "groups are restarted by rolling: leave out --rolling, or name the group")
 	if err != nil {
 		return err
 	}
@@ -41,15 +41,15 @@ func (a *app) roll(ctx context.Context, names []string, most int, noWait bool) e
 	return a.awaitRollouts(ctx, s, all)
 }
 
-// rolloutsOf names the groups; none stands for all.
-func rolloutsOf(s *session, names []string) (all []*rollout, err error) {
+// rolloutsOf names the groups; none stands for all. groupsOnly is what a worker's name is answered with.
+func rolloutsOf(s *session, names []string, groupsOnly string) (all []*rollout, err error) {
 	targets, err := control.Resolve(s.Roster, names)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
 		if t, err := control.Resolve(s.Roster, []string{name}); err == nil && len(t.Groups) == 0 {
-			return nil, fmt.Errorf("%q is a worker, and groups are restarted by rolling: leave out --rolling, or name the group", name)
+			return nil, fmt.Errorf("%q is a worker, and %s", name, groupsOnly)
 		}
 	}
 	groups, err := s.Roster.Groups()
@@ -69,7 +69,7 @@ func (a *app) abortRollouts(ctx context.Context, names []string, noWait bool) er
 		return err
 	}
 	defer s.Close()
-	all, err := rolloutsOf(s, names)
+	named, err := rolloutsOf(s, names, "a rolling restart is one of a group: name the group")
 	if err != nil {
 		return err
 	}
@@ -77,13 +77,20 @@ func (a *app) abortRollouts(ctx context.Context, names []string, noWait bool) er
 	if err != nil {
 		return err
 	}
-	for _, r := range all {
+	var all []*rollout
+	for _, r := range named {
 		if n, _ := s.Command.GroupRollout(r.index); groups[r.index].Rollout == n && groups[r.index].RolloutState != protocol.RolloutRunning {
-			r.number = n
 			a.warn("no rolling restart of %s is under way: nothing is ended", r.group)
 			continue
 		}
 		r.number = s.Command.AbortRollout(r.index)
+		all = append(all, r)
+	}
+	switch {
+	case len(all) == 0 && a.json():
+		return a.printRollouts(s, nil, nil)
+	case len(all) == 0:
+		return nil
 	}
 	if a.warnUnattended(s) || noWait {
 		return a.printRollouts(s, all, nil)
@@ -167,7 +174,7 @@ func (a *app) lookAtRollouts(s *session, all []*rollout) (missing string, err er
 			if w.Group == r.index && r.ready[i] && (w.State == protocol.StateBackoff || w.State == protocol.StateFailed) { // for less than its trial
 				delete(r.ready, i)
 			}
-			if w.Group != r.index || w.State != protocol.StateReady || r.ready[i] || w.Rolled != number || w.Restarted != s.Command.RestartCount(i)+w.Rolled {
+			if r.ready[i] || !s.rolled(r, i, w) {
 				continue
 			}
 			r.ready[i] = true
@@ -182,6 +189,11 @@ func (a *app) lookAtRollouts(s *session, all []*rollout) (missing string, err er
 		}
 	}
 	return missing, nil
+}
+
+// rolled reports whether the turn of worker i has come in a rolling restart, and it is ready again.
+func (s *session) rolled(r *rollout, i int, w protocol.Worker) bool {
+	return w.Group == r.index && w.State == protocol.StateReady && w.Rolled == r.number && w.Restarted == s.Command.RestartCount(i)+w.Rolled
 }
 
 // commandRollout is the number of the group's last rolling restart: ours, or one that another operator asked for since.
@@ -207,11 +219,17 @@ func (a *app) printRollouts(s *session, all []*rollout, failed error) error {
 	}{schema, s.name(), []groupJSON{}}
 	t := a.newTable("GROUP", "RESTARTED", "STATE")
 	groups, _ := s.Roster.Groups()
+	workers, _ := s.Roster.Workers()
 	for _, r := range all {
 		if r.index >= len(groups) {
 			continue
 		}
 		g := groups[r.index]
+		for i, w := range workers { // also those that nobody has waited for
+			if s.rolled(r, i, w) {
+				r.ready[i] = true
+			}
+		}
 		state := g.RolloutState
 		if g.Rollout != r.number {
 			state = protocol.RolloutRunning // or is about to

@@ -39,7 +39,7 @@ good as before. End and start the groups that use it, or the region.`,
 		return nil
 	}, func(ctx context.Context, args []string) error {
 		if len(args) == 1 && args[0] != "live" {
-			return a.verifyDump(args[0])
+			return a.verifyDump(ctx, args[0])
 		}
 		return a.verifyLive(ctx)
 	})
@@ -86,10 +86,10 @@ func (a *app) verifyLive(ctx context.Context) error {
 	return a.verdict(v)
 }
 
-func (a *app) verifyDump(path string) error {
-	d, err := dump.Open(path)
+func (a *app) verifyDump(ctx context.Context, path string) error {
+	d, err := dump.Open(ctx, path)
 	if err != nil {
-		return err
+		return explain(err, path+" has not been read to its end")
 	}
 	v := verified{region: d.Region, of: path, notChecked: map[string]string{}}
 	var memory []verify.Memory

@@ -41,7 +41,7 @@ func (s *session) noChannel(name string) error {
 	return errNotOurs
 }
 
-var errNotOurs = errors.New("its memory is for root, the daemon's user, and who may produce or consume")
+var errNotOurs = errors.New("only root and the daemon's user may look into its memory; who else may produce or consume has it for that alone")
 
 // workers returns the rows of the given indexes.
 func (s *session) workers(indexes []int) ([]worker, error) {

@@ -34,7 +34,7 @@ func TestDumpOfAFailedGroup(t *testing.T) {
 	if st, err := os.Stat(record.File); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", st, err)
 	}
-	got, err := dump.Open(record.File)
+	got, err := dump.Open(t.Context(), record.File)
 	if err != nil {
 		t.Fatal(err)
 	}

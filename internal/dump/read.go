@@ -4,13 +4,16 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -37,18 +40,61 @@ func Is(f io.ReaderAt) bool {
 	return n == len(b) && bytes.Equal(b[:], magic)
 }
 
-// Open reads the dump in a file. Errors: those of Read, with the path.
-func Open(path string) (*Dump, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that nobody writes into is no dump, and not waited for
+// Open reads the dump in a file, or what a pipe gives: /dev/stdin, or the shell's <(command). It ends with ctx, and when nobody has written into a
+// pipe for pipePatience. Errors: those of Read and of the system, with the path, and ctx's cause.
+func Open(ctx context.Context, path string) (*Dump, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe else waits for who writes into it
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	d, err := Read(bufio.NewReaderSize(f, 1<<20), DefaultLimit)
+	past := time.Unix(1, 0)
+	defer context.AfterFunc(ctx, func() { f.SetReadDeadline(past) })() // of a pipe; a file does not wait
+	st, err := f.Stat()
 	if err != nil {
+		return nil, err
+	}
+	d, err := Read(bufio.NewReaderSize(&patient{ctx: ctx, f: f, pipe: st.Mode()&fs.ModeNamedPipe != 0, end: time.Now().Add(pipePatience)}, 1<<20), DefaultLimit)
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil, context.Cause(ctx)
+	case err != nil && st.IsDir():
+		return nil, err // with the path
+	case err != nil:
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return d, nil
+}
+
+// pipePatience is how long a pipe may take until the first byte; tests have less.
+var pipePatience = 10 * time.Second
+
+// patient reads until its context ends. A pipe is at its end, too, as long as nobody has opened it to write, and no event tells when that
+// changes: so it looks again.
+type patient struct {
+	ctx  context.Context
+	f    *os.File
+	pipe bool      // and nothing has come through it
+	end  time.Time // of waiting for that
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	for {
+		if p.ctx.Err() != nil {
+			return 0, context.Cause(p.ctx)
+		}
+		n, err := p.f.Read(b)
+		if p.pipe = p.pipe && n == 0; !p.pipe || err != io.EOF {
+			return n, err
+		}
+		if time.Now().After(p.end) {
+			return 0, fmt.Errorf("%w: nobody has written into this pipe within %v", ErrNotADump, pipePatience)
+		}
+		select {
+		case <-p.ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // DefaultLimit is how large the segments of a dump may be together, in bytes.
