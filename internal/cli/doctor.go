@@ -314,6 +314,12 @@ func (a *app) checkPlace(context.Context) []finding {
 	f = fine("socket", "%s", path)
 	sst, err := os.Lstat(path)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && a.unreachable() > 0:
+		f.Text += " was removed"
+		return append(list, f.fail("%s", restartIt(a.unreachable())))
+	case errors.Is(err, fs.ErrNotExist) && readOnly(dir):
+		f.Text += " is not there, and no daemon can make it: the file system is read-only"
+		return append(list, f.fail("mount it read-write, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory that can be written to"))
 	case errors.Is(err, fs.ErrNotExist):
 		f.Text += " is not there: no daemon of this region runs here"
 		return append(list, f.warn("start one: systemctl start shmd, or shmd -c FILE; or name another region with -r"))
@@ -326,6 +332,24 @@ func (a *app) checkPlace(context.Context) []finding {
 	}
 	f.Text = fmt.Sprintf("%s, mode %04o", path, sst.Mode().Perm())
 	return append(list, f)
+}
+
+// readOnly reports whether a directory is on a file system that nobody can write to.
+func readOnly(dir string) bool {
+	const flag = 1 // ST_RDONLY of statfs(2)
+	var st syscall.Statfs_t
+	return syscall.Statfs(dir, &st) == nil && st.Flags&flag != 0
+}
+
+// checkUser looks whether the runtime directory belongs to who the daemon is.
+func checkUser(pid int, dir string) []finding {
+	daemon, err := sys.StatPath(fmt.Sprintf("/proc/%d", pid))
+	place, err2 := sys.StatPath(dir)
+	if err != nil || err2 != nil || place.UID == 0 || place.UID == daemon.UID {
+		return nil
+	}
+	f := fine("user", "the daemon is user %d, its runtime directory belongs to user %d, who may pretend to be the daemon", daemon.UID, place.UID)
+	return []finding{f.fail("chown %d %s", daemon.UID, dir)}
 }
 
 // checkDaemon talks to the daemon, and looks at what runs without one.
@@ -344,11 +368,15 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 			f = f.warn("the socket is that of region %s, and you asked for %s: say -r %s", h.Region, a.region, h.Region)
 		}
 		list = append(list, f)
+		list = append(list, checkUser(h.Pid, filepath.Dir(path))...)
 		f = fine("version", "%s, like this shmctl", h.Version)
 		if h.Version != version.Version {
 			f.Text = fmt.Sprintf("the daemon is %s, this shmctl %s", h.Version, version.Version)
 			f = f.warn("use the shmctl of the daemon's release, or restart the region with the new shmd")
 		}
+	case errors.Is(err, attach.ErrNoDaemon) && a.unreachable() > 0:
+		f.Text = fmt.Sprintf("pid %d runs, and cannot be reached: its socket was removed", a.unreachable())
+		f = f.fail("%s", restartIt(a.unreachable()))
 	case errors.Is(err, attach.ErrNoDaemon):
 		f.Text = "none runs"
 		f = f.warn("start one: systemctl start shmd, or shmd -c FILE")

@@ -180,7 +180,7 @@ func (a *app) warnNoDaemon(s *session) {
 	case d.Alive && d.Stopped:
 		what = fmt.Sprintf("the daemon (pid %d) is stopped and does not answer", d.Pid)
 	case d.Alive && errors.Is(s.why, attach.ErrNoDaemon):
-		what = fmt.Sprintf("the daemon (pid %d) has no socket at %s", d.Pid, a.socketPath())
+		what = fmt.Sprintf("the socket of the daemon (pid %d), %s, was removed: %s", d.Pid, a.socketPath(), restartIt(d.Pid))
 	case d.Alive:
 		what = fmt.Sprintf("the daemon (pid %d) does not answer", d.Pid)
 	}
@@ -189,6 +189,24 @@ func (a *app) warnNoDaemon(s *session) {
 		processes = "processes "
 	}
 	a.warn("%s; took the memory of region %q from %s%s", what, a.region, processes, strings.Join(pids, ", "))
+}
+
+// restartIt is what to do about a daemon that nobody can reach.
+func restartIt(pid int) string {
+	return fmt.Sprintf("restart it (systemctl restart shmd; or kill -TERM %d, and start it again)", pid)
+}
+
+// unreachable is the pid of a daemon of this region that lives, and was found by its memory; 0 if there is none.
+func (a *app) unreachable() int {
+	s, err := a.throughProcesses()
+	if err != nil {
+		return 0
+	}
+	defer s.Close()
+	if d := s.Daemon(); d.Alive {
+		return d.Pid
+	}
+	return 0
 }
 
 // attached asks the daemon for the segments and maps them. A segment that cannot be mapped is missing; without roster and

@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/stat"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -152,7 +154,7 @@ func (a *app) status(ctx context.Context) error {
 	if a.json() {
 		return a.printJSON(doc)
 	}
-	return a.printStatus(doc, d.Alive)
+	return a.printStatus(doc, d.Alive, errors.Is(s.why, attach.ErrNoDaemon))
 }
 
 // cgroupOf is the cgroup that the instances of a group have to themselves.
@@ -165,7 +167,7 @@ func cgroupOf(now *stat.Snapshot, group int) string {
 	return ""
 }
 
-func (a *app) printStatus(doc statusJSON, alive bool) error {
+func (a *app) printStatus(doc statusJSON, alive, removed bool) error {
 	config := doc.Daemon.Config
 	if config == "" {
 		config = "embedded"
@@ -176,6 +178,8 @@ func (a *app) printStatus(doc statusJSON, alive bool) error {
 		daemon = cell{fmt.Sprintf("dead (was pid %d)", doc.Daemon.Pid), red}
 	case doc.Daemon.Stopped:
 		daemon = cell{fmt.Sprintf("stopped by a signal, pid %d, up %s", doc.Daemon.Pid, age(time.Duration(doc.Daemon.UptimeNs))), yellow}
+	case removed:
+		daemon.text, daemon.color = daemon.text+", its socket was removed", red
 	case !doc.Daemon.Answers:
 		daemon.text, daemon.color = daemon.text+", does not answer", yellow
 	}

@@ -125,6 +125,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer d.release()
+	d.warnOfDir()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -166,6 +167,20 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.event(eventRegion, d.conf.Region.Name, "stopped")
 	}
 	return err
+}
+
+// warnOfDir warns if others may put a socket of their own in the place of the daemon's.
+func (d *Daemon) warnOfDir() {
+	st, err := os.Stat(d.dir)
+	if err != nil {
+		return
+	}
+	if st.Mode().Perm()&0o002 != 0 {
+		d.log.Warn("everybody may write to the runtime directory, and so pretend to be the daemon", "dir", d.dir, "next", "chmod o-w "+d.dir)
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		d.log.Warn("the runtime directory belongs to another user, who may pretend to be the daemon", "dir", d.dir, "user", owner.Uid, "next", fmt.Sprintf("chown %d %s", os.Geteuid(), d.dir))
+	}
 }
 
 // place says where socket and lock are.

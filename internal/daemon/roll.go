@@ -47,7 +47,7 @@ func (d *Daemon) roll(g *group) {
 		switch {
 		case failed >= 0:
 			w := workers[failed]
-			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutStopped, fmt.Sprintf("%s %v: %s", w.row.Name, w.row.State, w.row.Reason)
+			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutStopped, fmt.Sprintf("%s %v: %s", w.row.Name, w.row.State, supervise.Lasting(w.row.Reason))
 			d.writeGroup(g)
 			d.event(eventRollout, g.conf.Name, "stopped", "worker", w.row.Name, "reason", w.row.Reason)
 			d.log.Error("rolling restart given up: the other instances are left as they are", "group", g.conf.Name, "worker", w.row.Name, "reason", w.row.Reason)

@@ -1,11 +1,13 @@
 package daemon_test
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
@@ -24,5 +26,37 @@ func TestFewOpenFiles(t *testing.T) {
 			!strings.Contains(text, fmt.Sprintf("and may have %d; raise the limit (LimitNOFILE= in the unit, ulimit -n in a shell)", most)) {
 			t.Errorf("with %d: %v\n%s", most, err, text)
 		}
+	}
+}
+
+// A runtime directory in which others may put a socket in the place of the daemon's is warned of.
+func TestOpenDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(testregion.Binaries(t), "shmd"))
+	cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+dir)
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines, warned := bufio.NewScanner(log), false
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "everybody may write to the runtime directory, and so pretend to be the daemon") && strings.Contains(lines.Text(), "chmod o-w "+dir) {
+			warned = true
+			cmd.Process.Signal(syscall.SIGTERM)
+		}
+		if strings.Contains(lines.Text(), `"worker ready"`) && !warned { // later than the warning
+			t.Error("started without a word")
+			cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }

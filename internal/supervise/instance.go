@@ -3,6 +3,7 @@ package supervise
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/shmd/shmd/pkg/protocol"
@@ -165,8 +166,17 @@ func (m *Machine) again(w *instance, cause Cause, reason string) {
 	}
 	w.delay = min(max(2*w.delay, p.BackoffMin), p.BackoffMax)
 	delay := w.delay + time.Duration(m.random.Int64N(int64(w.delay)/4+1)) // jitter: not all at once
-	m.change(w, protocol.StateBackoff, cause, fmt.Sprintf("%s; starts again in %v", reason, delay.Round(time.Millisecond)))
+	m.change(w, protocol.StateBackoff, cause, fmt.Sprintf("%s%s%v", reason, startsIn, delay.Round(time.Millisecond)))
 	m.setTimer(w, delay)
+}
+
+// startsIn is before what is true for a moment of the reason of an instance that waits to be started again.
+const startsIn = "; starts again in "
+
+// Lasting is a reason without what is true for a moment only, for who keeps it longer than the instance does.
+func Lasting(reason string) string {
+	reason, _, _ = strings.Cut(reason, startsIn)
+	return reason
 }
 
 // forgive forgets the series of crashes: somebody asked for a start.
