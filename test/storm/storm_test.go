@@ -301,7 +301,7 @@ func begin(t *testing.T, stream uint64, channel string, groups ...group) *scene 
 			g.name, exe, g.count, g.end, g.channel, g.name, path)
 	}
 	d := testregion.Start(t, toml)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute+time.Duration(number(t, "SHMD_KILLS", 2000))*30*time.Millisecond)
 	t.Cleanup(cancel)
 	return &scene{t, d, d.Attach(shm.Options{Name: "storm", Consume: []string{groups[0].channel}, Operate: true}), l, ctx,
 		rand.New(rand.NewPCG(uint64(number(t, "SHMD_SEED", 1)), stream)), map[string]int{}}
