@@ -256,7 +256,7 @@ func (r *runner) trace(x *tracer, argv []string, meanwhile func(b *logbook, exit
 var panics = regexp.MustCompile(`(?m)panic:|^goroutine \d|\\ngoroutine \d|fatal error:|SIGSEGV|unexpected fault`)
 
 // fatals are the errors by which Go's runtime says that it got no memory or no thread, and ends its process: nothing in it can do otherwise.
-var fatals = regexp.MustCompile(`fatal error: (runtime: |newosproc|out of memory|failed to |.*cannot (allocate|map|reserve))|runtime/cgo: pthread_create failed: `)
+var fatals = regexp.MustCompile(`fatal error: (runtime: |newosproc|.*out of memory|failed to |.*cannot (allocate|map|reserve))|runtime/cgo: pthread_create failed: `)
 
 // start is one start of the daemon, and its stop.
 func (r *runner) start(f fault) (res result) {
