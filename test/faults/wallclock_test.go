@@ -37,6 +37,7 @@ var wallClock = map[string]string{
 	"internal/daemon: UnixNano":                    "does a record have a time at all",
 	"pkg/shm: UnixNano":                            "written down",
 	"internal/filter: time.Unix":                   "a deadline long ago: now",
+	"internal/outfile: time.Unix":                  "a deadline long ago: now",
 	"pkg/protocol: time.Unix":                      "told",
 	"pkg/protocol: UnixNano":                       "written down",
 }
