@@ -33,7 +33,9 @@ cleanup() {
 		"$bin/shmctl" stop --quiet >/dev/null 2>&1 || :
 	fi
 	for signal in TERM CONT; do jobs -p | xargs -r kill -s "$signal" 2>/dev/null || :; done
-	for job in $(jobs -p); do wait "$job" || :; done
+	for job in $(jobs -p); do # not by wait: after a signal in the middle of a "wait -n" it may wait for ever for one that was reaped
+		while kill -0 "$job" 2>/dev/null; do sleep 0.01; done
+	done
 	if [ "$code" -ne 0 ] && [ -n "$log" ]; then { echo "--- the log of shmd:" && cat "$log"; } >&2; fi
 	rm -rf "$tmp"
 	echo >&9 || :
