@@ -84,8 +84,11 @@ func (d *Daemon) awaitDeath(e *estate) error {
 		return nil
 	}
 	p, err := sys.PidfdOpen(info.Pid)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.ESRCH), errors.Is(err, syscall.EINVAL): // EINVAL: no pid, or that of a thread by now
 		return nil
+	case err != nil: // whether it lives is not known: to take over beside it would be worse than not to start
+		return fmt.Errorf("does the daemon of region %q, pid %d, live? %w", d.conf.Region.Name, info.Pid, err)
 	}
 	defer p.Close()
 	if alive, _ := control.Alive(info.Pid, info.StartTicks); !alive {
