@@ -371,7 +371,7 @@ func TestQuit(t *testing.T) {
 		_, errs, _ := b.d.Shmctl("stop", "f")
 		stopped <- errs
 	}()
-	b.d.WaitLog("worker asked to quit")
+	b.quitSeen()
 	f, err := os.OpenFile(gate, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -389,7 +389,7 @@ func TestQuit(t *testing.T) {
 	}
 	answered := 3 - s.Ready // whether the second was handed over before the stop is open; the third was not
 	if s.Reading != 0 || s.Redelivered != 0 || answered < 1 || answered > 2 {
-		t.Errorf("%+v", s)
+		t.Fatalf("%+v", s)
 	}
 	b.want([]string{"1!", "2!"}[:answered]...)
 	if _, err := b.results.TryReceive(); !errors.Is(err, shm.ErrEmpty) {

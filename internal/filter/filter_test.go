@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/internal/testregion"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -106,6 +108,22 @@ func (b *bench) running() protocol.Worker {
 	return b.worker("ready with a filter", func(w protocol.Worker) bool {
 		return w.State == protocol.StateReady && w.ShimPid != 0 && w.Pid != w.ShimPid
 	})
+}
+
+// quitSeen waits until f.0 has seen its quit flag: the daemon's log says that it was asked a moment before the flag is set.
+func (b *bench) quitSeen() {
+	b.t.Helper()
+	l, err := control.Find(b.d.Name, b.d.Dir, uint32(os.Geteuid()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer l.Close()
+	for page := l.Groups[0].Page(0); page.QuitSeenNs.Load() == 0; {
+		if b.ctx.Err() != nil {
+			b.t.Fatalf("f.0 never saw its quit flag; the daemon's log:\n%s", b.d.Log())
+		}
+		runtime.Gosched()
+	}
 }
 
 // settled waits until no message is in jobs.
