@@ -29,9 +29,11 @@ type notifier struct {
 	over bool            // nothing is said any more
 	held map[string]bool // names that the fd store has, or will have when all is said
 
-	check   func()    // looks whether the fd store has them
-	checks  bool      // it is about to
-	checked time.Time // when it did last
+	check    func(context.Context) // looks whether the fd store has them
+	checks   bool                  // it is about to
+	checked  time.Time             // when it did last
+	checking sync.WaitGroup        // while it looks
+	endCheck func()                // makes it end at once
 }
 
 // A saying is one datagram, with copies of descriptors.
@@ -72,16 +74,27 @@ func (n *notifier) holds(name string, yes bool) {
 		n.held[name] = true
 		if n.check != nil && !n.checks { // a while after the first: more will follow
 			n.checks = true
-			time.AfterFunc(max(time.Second, time.Minute-time.Since(n.checked)), func() {
-				n.mu.Lock()
-				n.checks, n.checked = false, time.Now()
-				n.mu.Unlock()
-				n.check()
-			})
+			time.AfterFunc(max(time.Second, time.Minute-time.Since(n.checked)), n.checkNow)
 		}
 	} else {
 		delete(n.held, name)
 	}
+}
+
+// checkNow has the fd store looked at, unless the notifier ends.
+func (n *notifier) checkNow() {
+	n.mu.Lock()
+	n.checks, n.checked = false, time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if n.endCheck = cancel; n.over {
+		n.mu.Unlock()
+		return
+	}
+	n.checking.Add(1)
+	n.mu.Unlock()
+	defer n.checking.Done()
+	n.check(ctx)
 }
 
 // all are the names that the fd store should have.
@@ -147,7 +160,7 @@ func (n *notifier) run() {
 }
 
 // flush waits until systemd has dealt with all that was said: it closes the descriptor of BARRIER=1 when it has.
-func (n *notifier) flush(within time.Duration) error {
+func (n *notifier) flush(ctx context.Context, within time.Duration) error {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return nil
 	}
@@ -157,6 +170,7 @@ func (n *notifier) flush(within time.Duration) error {
 	}
 	defer r.Close()
 	r.SetReadDeadline(time.Now().Add(within))
+	defer context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
 	n.enqueue(saying{"BARRIER=1", []*os.File{w}}, nil)
 	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
 		return fmt.Errorf("systemd has not read within %v what it was told: try again later", within)
@@ -165,7 +179,7 @@ func (n *notifier) flush(within time.Duration) error {
 }
 
 // end waits a moment until all is said and systemd has dealt with it (BARRIER=1: it closes the descriptor when it has). Nothing may be said
-// afterwards.
+// afterwards, and no process lives that looked after the fd store.
 func (n *notifier) end() {
 	if n.wake == nil {
 		return
@@ -178,7 +192,11 @@ func (n *notifier) end() {
 	n.mu.Lock()
 	n.over = true
 	close(n.wake)
+	if n.endCheck != nil {
+		n.endCheck()
+	}
 	n.mu.Unlock()
+	n.checking.Wait()
 	select {
 	case <-n.done:
 	case <-time.After(time.Until(deadline)):

@@ -58,16 +58,16 @@ func (d *Daemon) storeSegments(all bool) error {
 
 // checkStore compares the number of descriptors in systemd's fd store with that of what was put there. systemd drops what is too much
 // without telling the sender, and has no other way to ask.
-func (d *Daemon) checkStore() {
+func (d *Daemon) checkStore(ctx context.Context) {
 	unit := unitName()
 	if unit == "" || os.Getenv("INVOCATION_ID") == "" { // somebody else listens
 		return
 	}
 	before := d.systemd.all()
-	if err := d.systemd.flush(10 * time.Second); err != nil {
+	if err := d.systemd.flush(ctx, 10*time.Second); err != nil {
 		return // it ends, or systemd has other troubles
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "systemctl", "show", "-P", "NFileDescriptorStore", unit)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it is of the unit, and a stop leaves nothing of that

@@ -188,7 +188,7 @@ func (d *Daemon) replace(binary *os.File, conns []resting) error {
 	if err != nil {
 		return err
 	}
-	if err := d.systemd.flush(quietWithin); err != nil {
+	if err := d.systemd.flush(context.Background(), quietWithin); err != nil {
 		return err
 	}
 	if err := d.sink.spool.flush(quietWithin); err != nil {
