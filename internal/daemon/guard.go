@@ -55,14 +55,18 @@ func (d *Daemon) renewGuard() {
 // guardEnded starts another guard in the place of one that somebody killed.
 func (d *Daemon) guardEnded() {
 	g := d.guard
-	if g == nil || d.stopping || d.mem.command.RegionDesired() == protocol.DesiredStop { // it ends with the region
+	if g == nil {
 		return
 	}
 	if ended, err := sys.PidfdReadable(g.pidfd); !ended || err != nil {
 		return
 	}
 	d.guard = nil
-	g.end(d)
+	g.end(d) // in any case: its pidfd would be reported again and again
+
+	if d.stopping || d.mem.command.RegionDesired() == protocol.DesiredStop { // it ends with the region
+		return
+	}
 	d.log.Warn("the guard has ended: another one is started", "pid", g.process.Pid)
 	d.event(eventRegion, d.conf.Region.Name, "guard", "pid", g.process.Pid)
 	if wait := guardRest - time.Since(g.began); wait > 0 { // whatever ends it may end the next one, too

@@ -2,11 +2,14 @@ package daemon_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/testregion"
 )
 
@@ -46,4 +49,71 @@ func TestReloadBesideTheSupervisor(t *testing.T) {
 	if !begun || !done || starts == 0 {
 		t.Errorf("begun %v, done %v, and %d starts meanwhile", begun, done, starts)
 	}
+}
+
+// Who asks for a channel at the moment at which a reload removes it gets it before, or is told that there is none.
+func TestAttachBesideAReload(t *testing.T) {
+	t.Parallel()
+	d := testregion.Launch(t, named)
+	path := filepath.Join(d.Dir, "shmd.toml")
+	without, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t)
+	operator, err := attach.DialWait(ctx, d.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer operator.Close()
+	reload := func(text string) (applied bool) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		reply, err := operator.Reload(ctx, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply.Applied
+	}
+	over := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 3 {
+		clients.Go(func() {
+			c, err := attach.DialWait(ctx, d.Socket)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				got, err := c.Attach(ctx, attach.Request{Role: attach.RoleObserve, Name: "client", Produce: []string{"jobs"}})
+				if refused := (*attach.RefusedError)(nil); errors.As(err, &refused) && refused.Code == attach.CodeNoChannel {
+					continue
+				}
+				if err == nil {
+					got.Close()
+					err = c.Detach(ctx)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for removed := 0; removed < 30 && !t.Failed(); {
+		reload(string(without) + jobs)
+		if reload(string(without)) { // nobody had it
+			removed++
+		}
+	}
+	close(over)
+	clients.Wait()
 }

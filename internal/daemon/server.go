@@ -398,16 +398,25 @@ func (s *server) mayConsume(p peer, c *channel) bool {
 	return trusted(p) || listed(c.conf.AllowConsume, p)
 }
 
-// attach decides about an attach request and makes the attachment.
-func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *outsider) {
-	d, v := s.d, s.d.view.Load()
+// attach decides about an attach request and makes the attachment: by the configuration that holds when it is made.
+func (s *server) attach(p peer, r attach.Request) (reply attach.Reply, files []*os.File, o *outsider) {
+	for current := false; !current; {
+		reply, files, o, current = s.attachBy(s.d.view.Load(), p, r)
+	}
+	return reply, files, o
+}
+
+// attachBy is attach as a view has it. current is false if that was another one when the supervisor came to the attachment: a channel may be gone, or
+// a grant. Nothing has happened then.
+func (s *server) attachBy(v *view, p peer, r attach.Request) (_ attach.Reply, _ []*os.File, _ *outsider, current bool) {
+	d := s.d
 	a := v.conf.Access
 	operate := trusted(p) || listed(a.Operate, p)
 	observe := operate || listed(a.Observe, p)
-	refuse := func(code, format string, args ...any) (attach.Reply, []*os.File, *outsider) {
+	refuse := func(code, format string, args ...any) (attach.Reply, []*os.File, *outsider, bool) {
 		text := fmt.Sprintf(format, args...)
 		s.warn("refused an attachment", "pid", p.pid, "uid", p.uid, "name", r.Name, "why", text)
-		return attach.Reply{Code: code, Error: text}, nil, nil
+		return attach.Reply{Code: code, Error: text}, nil, nil, true
 	}
 	grants := map[string]bool{}
 	for _, want := range []struct {
@@ -466,7 +475,11 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 
 	o := &outsider{name: r.Name, pid: p.pid, uid: p.uid, pidfd: p.pidfd, channels: channels}
 	var err error
+	stale := false
 	ok := s.onSupervisor(func() {
+		if stale = d.view.Load() != v; stale {
+			return
+		}
 		if d.stopping && len(channels) > 0 {
 			err = errors.New("the region is stopping")
 			return
@@ -502,11 +515,14 @@ func (s *server) attach(p peer, r attach.Request) (attach.Reply, []*os.File, *ou
 	if !ok {
 		err = errors.New("the region is stopping")
 	}
-	if err != nil {
+	switch {
+	case ok && stale:
+		return attach.Reply{}, nil, nil, false
+	case err != nil:
 		return refuse(attach.CodeBusy, "%v", err)
 	}
 	reply.Attachment = o.id
-	return reply, files, o
+	return reply, files, o, true
 }
 
 // outsidersOf counts the attachments of a user. The supervisor calls it.
