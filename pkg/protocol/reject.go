@@ -21,6 +21,7 @@ func (q *Queue) Reject(l Lease, reason DeadReason) error {
 	if q.maxDeliveries == 0 {
 		return ErrNoDeadLetters
 	}
+	q.endLease()
 	if !q.reject(l.slot, l.word, reason) {
 		return ErrLost
 	}

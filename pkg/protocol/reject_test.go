@@ -66,3 +66,22 @@ func TestReject(t *testing.T) {
 		t.Errorf("the lease had ended: %v", err)
 	}
 }
+
+// A message that is given up is not held any more: max_leases counts what is.
+func TestRejectEndsALease(t *testing.T) {
+	q := newQueue(t, QueueOptions{Slots: 4, SlotSize: 8, MaxDeliveries: 3, MaxLeases: 1})
+	for v := range uint64(2) {
+		if err := send(t, q, 2, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		l, err := q.TryReceive(3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Reject(l, DeadReasonAnswer); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -182,11 +182,15 @@ func (r *Region) Close() error {
 		r.mu.Unlock()
 		var errs []error
 		counting := r.metrics.end()
-		for name, s := range r.segments {
-			if name == "group" && counting { // whoever counts goes on as if nothing had happened
-				continue
+		group := r.segments["group"]
+		for _, s := range r.segments {
+			if s != group {
+				errs = append(errs, s.Close())
 			}
-			errs = append(errs, s.Close())
+		}
+		// The group segment last: who sleeps with a lease of another segment writes into it when it wakes up (getUp).
+		if group != nil && !counting { // whoever counts goes on as if nothing had happened
+			errs = append(errs, group.Close())
 		}
 		r.hub.Close()
 		if r.log != nil {

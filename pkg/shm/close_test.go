@@ -1,0 +1,69 @@
+package shm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+func init() {
+	roles["closer"] = func() error { // closes the region beside goroutines that sleep in it
+		ctx := context.Background()
+		r, err := shm.Attach(ctx, shm.Options{Wait: shm.WaitBlock})
+		if err != nil {
+			return err
+		}
+		jobs, err := r.Queue("jobs")
+		if err != nil {
+			return err
+		}
+		r.Ready()
+		const sleepers = 16
+		ended := make(chan error, sleepers)
+		for range sleepers {
+			go func() {
+				_, err := jobs.Receive(ctx)
+				ended <- err
+			}()
+		}
+		for { // until somebody sleeps; the others are on their way
+			s, err := jobs.Stat()
+			if err != nil {
+				return err
+			}
+			if s.Receivers > 0 {
+				break
+			}
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+		for range sleepers {
+			if err := <-ended; !errors.Is(err, shm.ErrClosed) {
+				return fmt.Errorf("a receiver ended with %v", err)
+			}
+		}
+		return nil
+	}
+}
+
+// TestCloseBesideSleepers: a worker that sleeps writes into the group segment when it wakes up, so that one has to be mapped until nobody sleeps any more.
+func TestCloseBesideSleepers(t *testing.T) {
+	d := testregion.Launch(t, region1+"[worker.closer]\ncount = 24\nconsume = [\"jobs\"]\nrestart = \"never\"\n"+worker("closer", ""))
+	d.WaitWorkers("exited", func(ws []protocol.Worker) bool {
+		for _, w := range ws {
+			if w.State == protocol.StateFailed || w.ExitCode != 0 || w.ExitSignal != 0 {
+				t.Fatalf("worker %s: exit code %d, %s; the daemon's log:\n%s", w.Name, w.ExitCode, w.Reason, d.Log())
+			}
+			if w.State != protocol.StateExited {
+				return false
+			}
+		}
+		return true
+	})
+}
