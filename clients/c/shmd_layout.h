@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x31191a020205c556) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0xd9a029078f0d5a88) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -423,7 +423,8 @@ struct shmd_worker_row {
     SHMD_ATOMIC(uint64_t) event;               /* 376, daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it */
     SHMD_ATOMIC(uint64_t) drained;             /* 384, daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq */
     SHMD_ATOMIC(uint32_t) restarts_reset;      /* 392, daemon: of Restarts, those after CauseReset */
-    uint8_t reserved_396[52];
+    SHMD_ATOMIC(uint32_t) trial;               /* 396, daemon: 1 if it counts as ready since its command was executed, for a rolling restart that has not seen it run for a second */
+    uint8_t reserved_400[48];
 };
 SHMD_ASSERT(sizeof(struct shmd_worker_row) == 448, "size of worker_row");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, seq) == 0, "offset of worker_row.seq");
@@ -457,6 +458,7 @@ SHMD_ASSERT(offsetof(struct shmd_worker_row, drained_number) == 372, "offset of 
 SHMD_ASSERT(offsetof(struct shmd_worker_row, event) == 376, "offset of worker_row.event");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, drained) == 384, "offset of worker_row.drained");
 SHMD_ASSERT(offsetof(struct shmd_worker_row, restarts_reset) == 392, "offset of worker_row.restarts_reset");
+SHMD_ASSERT(offsetof(struct shmd_worker_row, trial) == 396, "offset of worker_row.trial");
 
 /* One process that holds segments. The index of the row is the id that stamps slots. */
 struct shmd_attachment_row {

@@ -175,6 +175,7 @@ static void roster(void) {
         WORD(w, restarts_watchdog);
         WORD(w, restarts_unknown);
         WORD(w, restarts_reset);
+        WORD(w, trial);
         WORD(w, rolled);
         WORD(w, config_hash);
         WORD(w, drained);

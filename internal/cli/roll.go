@@ -171,7 +171,7 @@ func (a *app) lookAtRollouts(s *session, all []*rollout) (missing string, err er
 		g := groups[r.index]
 		number := s.commandRollout(r)
 		for i, w := range workers {
-			if w.Group == r.index && r.ready[i] && (w.State == protocol.StateBackoff || w.State == protocol.StateFailed) { // for less than its trial
+			if w.Group == r.index && r.ready[i] && (w.State == protocol.StateBackoff || w.State == protocol.StateFailed) { // it ended while the others had their turn
 				delete(r.ready, i)
 			}
 			if r.ready[i] || !s.rolled(r, i, w) {
@@ -191,9 +191,9 @@ func (a *app) lookAtRollouts(s *session, all []*rollout) (missing string, err er
 	return missing, nil
 }
 
-// rolled reports whether the turn of worker i has come in a rolling restart, and it is ready again.
+// rolled reports whether the turn of worker i has come in a rolling restart, and it is ready again, for longer than its trial.
 func (s *session) rolled(r *rollout, i int, w protocol.Worker) bool {
-	return w.Group == r.index && w.State == protocol.StateReady && w.Rolled == r.number && w.Restarted == s.Command.RestartCount(i)+w.Rolled
+	return w.Group == r.index && w.State == protocol.StateReady && !w.Trial && w.Rolled == r.number && w.Restarted == s.Command.RestartCount(i)+w.Rolled
 }
 
 // commandRollout is the number of the group's last rolling restart: ours, or one that another operator asked for since.

@@ -38,6 +38,10 @@ func (d *Daemon) roll(g *group) {
 			if w.row.State == protocol.StateReady && w.row.Rolled == asked && g.policy.ReadyAtExec {
 				rest = supervise.Trial - d.readyFor(w)
 				trial = max(trial, rest)
+				if on := rest > 0; on != w.row.Trial {
+					w.row.Trial = on
+					d.writeRow(w)
+				}
 			}
 			members = append(members, supervise.Member{State: w.row.State, Granted: w.row.Rolled == asked, Carried: w.row.Restarted == d.desired(w).Restart, Tried: rest <= 0,
 				Clean:   w.row.State == protocol.StateExited && w.row.Reason != supervise.Stopped && w.row.ExitCode == 0 && w.row.ExitSignal == 0,
@@ -47,7 +51,7 @@ func (d *Daemon) roll(g *group) {
 		switch {
 		case failed >= 0:
 			w := workers[failed]
-			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutStopped, fmt.Sprintf("%s %v: %s", w.row.Name, w.row.State, supervise.Lasting(w.row.Reason))
+			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutStopped, fmt.Sprintf("%s did not come up: %s", w.row.Name, supervise.Lasting(w.row.Reason))
 			d.writeGroup(g)
 			d.event(eventRollout, g.conf.Name, "stopped", "worker", w.row.Name, "reason", w.row.Reason)
 			d.log.Error("rolling restart given up: the other instances are left as they are", "group", g.conf.Name, "worker", w.row.Name, "reason", w.row.Reason)
@@ -78,6 +82,12 @@ func (d *Daemon) roll(g *group) {
 			d.reconcile(w)
 		}
 	}
+}
+
+// rolling reports whether a worker runs, or tries to, for a rolling restart that has not ended.
+func (d *Daemon) rolling(w *worker) bool {
+	asked, _ := d.mem.command.GroupRollout(w.group.index)
+	return w.row.Rolled == asked && (w.group.row.Rollout != asked || w.group.row.RolloutState == protocol.RolloutRunning)
 }
 
 // readyFor is how long an instance that is ready has been so. After an adoption that begins anew.

@@ -182,6 +182,7 @@ var Structs = []Struct{
 		w64("Event", 376, daemon, "number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it"),
 		w64("Drained", 384, daemon, "position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq"),
 		w32("RestartsReset", 392, daemon, "of Restarts, those after CauseReset"),
+		w32("Trial", 396, daemon, "1 if it counts as ready since its command was executed, for a rolling restart that has not seen it run for a second"),
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),

@@ -131,7 +131,7 @@ var (
 		{Name: "größe.0", Group: 1, Instance: 0, State: StateFailed, Since: goldenTime.Add(3 * time.Second), ExitCode: 3,
 			Reason: "x" + strings.Repeat("é", 94) + "…"}, // as it reads back: written longer, cut at a whole character
 		{Name: "filter.0", Group: 1, Instance: 1, State: StateReady, Pid: 4501, ShimPid: 4500, StartTicks: 987654600, Attachment: 2,
-			Since: goldenTime.Add(4 * time.Second), Stalled: true, Reason: "stalled"},
+			Since: goldenTime.Add(4 * time.Second), Stalled: true, Trial: true, Reason: "stalled"},
 	}
 	goldenAttachments = map[uint16]Attachment{
 		1: {State: AttachmentLive, Pid: 4300, UID: 1000, StartTicks: 987654400, Worker: 0, Role: RoleWorker, Name: "parser.0"},

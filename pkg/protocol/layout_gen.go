@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x31191a020205c556
+const LayoutHash uint64 = 0xd9a029078f0d5a88
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -955,7 +955,9 @@ type WorkerRow struct {
 	Drained atomic.Uint64
 	// RestartsReset is at 392, written by daemon: of Restarts, those after CauseReset
 	RestartsReset atomic.Uint32
-	_             [52]byte
+	// Trial is at 396, written by daemon: 1 if it counts as ready since its command was executed, for a rolling restart that has not seen it run for a second
+	Trial atomic.Uint32
+	_     [48]byte
 }
 
 // Size of WorkerRow and offsets of its fields, in bytes.
@@ -992,6 +994,7 @@ const (
 	OffsetofWorkerRowEvent              = 376
 	OffsetofWorkerRowDrained            = 384
 	OffsetofWorkerRowRestartsReset      = 392
+	OffsetofWorkerRowTrial              = 396
 )
 
 // AttachmentRow is 128 bytes. One process that holds segments. The index of the row is the id that stamps slots.
@@ -2028,6 +2031,7 @@ var Layouts = []StructInfo{
 		{"event", "u64", 376, 8, "daemon", "number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it"},
 		{"drained", "u64", 384, 8, "daemon", "position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq"},
 		{"restarts_reset", "u32", 392, 4, "daemon", "of Restarts, those after CauseReset"},
+		{"trial", "u32", 396, 4, "daemon", "1 if it counts as ready since its command was executed, for a rolling restart that has not seen it run for a second"},
 	}},
 	{Name: "AttachmentRow", Size: 128, Doc: "One process that holds segments. The index of the row is the id that stamps slots.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},

@@ -102,6 +102,7 @@ const (
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.Event) ^ OffsetofWorkerRowEvent)
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.Drained) ^ OffsetofWorkerRowDrained)
 	_ = -uint(unsafe.Offsetof(WorkerRow{}.RestartsReset) ^ OffsetofWorkerRowRestartsReset)
+	_ = -uint(unsafe.Offsetof(WorkerRow{}.Trial) ^ OffsetofWorkerRowTrial)
 	_ = -uint(unsafe.Sizeof(AttachmentRow{}) ^ SizeofAttachmentRow)
 	_ = -uint(unsafe.Alignof(AttachmentRow{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(AttachmentRow{}.Seq) ^ OffsetofAttachmentRowSeq)

@@ -84,6 +84,7 @@ type Worker struct {
 	Rolled               uint32            // the rolling restart of its group whose turn it had last
 	ConfigHash           uint64            // of the configuration that its process was started with
 	ExitCode, ExitSignal int
+	Trial                bool // it counts as ready since its command was executed, for a rolling restart that has not seen it run for a second
 	Stalled              bool // a filter that does not answer, or it holds a slot for too long
 	Reason               string
 	Event                uint64 // number of the event of the last change of State
@@ -414,7 +415,7 @@ func (r *Roster) Worker(i int) (Worker, error) {
 		w = Worker{Name: Text(p.Name[:]), Group: int(p.Group.Load()), Instance: int(p.Instance.Load()), State: State(p.State.Load()),
 			Pid: int(int32(p.Pid.Load())), ShimPid: int(int32(p.ShimPid.Load())), StartTicks: p.StartTicks.Load(), Attachment: uint16(p.Attachment.Load()),
 			Since: time.Unix(0, int64(p.SinceUnixNs.Load())), Restarts: p.Restarts.Load(), Restarted: p.Restarted.Load(),
-			Rolled: p.Rolled.Load(), ConfigHash: p.ConfigHash.Load(),
+			Rolled: p.Rolled.Load(), Trial: p.Trial.Load() != 0, ConfigHash: p.ConfigHash.Load(),
 			ExitCode: int(int32(p.ExitCode.Load())), ExitSignal: int(int32(p.ExitSignal.Load())),
 			Stalled: p.Stalled.Load() != 0, Reason: Text(p.Reason[:]), Cause: Cause(p.Cause.Load()), Event: p.Event.Load()}
 		for c, n := range p.restartsBy() {
@@ -461,6 +462,11 @@ func (r *Roster) SetWorker(i int, w Worker) error {
 			stalled = 1
 		}
 		p.Stalled.Store(stalled)
+		trial := uint32(0)
+		if w.Trial {
+			trial = 1
+		}
+		p.Trial.Store(trial)
 		p.Group.Store(uint32(w.Group))
 		p.Instance.Store(uint32(w.Instance))
 		p.Attachment.Store(uint32(w.Attachment))

@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x31191a020205c556  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0xd9a029078f0d5a88  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -350,6 +350,7 @@ FIELDS = {
         "event": (376, "Q"),  # daemon: number of the event of the last change of State. If the ring has none that new, the daemon died before it wrote it
         "drained": (384, "Q"),  # daemon: position up to which the daemon has put the worker's log (WorkerLog) into the region's; not guarded by Seq
         "restarts_reset": (392, "I"),  # daemon: of Restarts, those after CauseReset
+        "trial": (396, "I"),  # daemon: 1 if it counts as ready since its command was executed, for a rolling restart that has not seen it run for a second
     },
     # One process that holds segments. The index of the row is the id that stamps slots.
     "AttachmentRow": {
