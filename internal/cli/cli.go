@@ -242,8 +242,13 @@ func (a *app) helpCommand(root *cobra.Command) *cobra.Command {
 
 // context applies --timeout.
 func (a *app) context(ctx context.Context) (context.Context, context.CancelFunc) {
-	if a.timeout > 0 {
-		return context.WithTimeoutCause(ctx, a.timeout, timeoutError{after: a.timeout})
+	return within(ctx, a.timeout)
+}
+
+// within ends a context after a --timeout; 0 is none.
+func within(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout > 0 {
+		return context.WithTimeoutCause(ctx, timeout, timeoutError{after: timeout})
 	}
 	return context.WithCancel(ctx)
 }

@@ -209,7 +209,9 @@ func (a *app) sub(ctx context.Context, o subOptions) error {
 	if o.group != "" {
 		name = o.group
 	}
-	r, err := a.attach(ctx, name, nil, []string{o.channel})
+	attaching, attached := within(ctx, o.silence) // nothing comes before
+	r, err := a.attach(attaching, name, nil, []string{o.channel})
+	attached()
 	if err != nil {
 		return err
 	}

@@ -212,7 +212,9 @@ values (-n); it ends with 124 when the value did not change for D (--timeout).
 }
 
 func (a *app) watch(ctx context.Context, channel string, o subOptions) error {
-	r, l, err := a.latest(ctx, "watch", channel, false)
+	attaching, attached := within(ctx, o.silence) // nothing changes before
+	r, l, err := a.latest(attaching, "watch", channel, false)
+	attached()
 	if err != nil {
 		return err
 	}
