@@ -132,6 +132,23 @@ builtin = "idle"
 9:10: [channel."ß"]: "ß" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
 10:9: [worker."par ser"]: "par ser" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "par-ser"?
 12:9: [worker."a\nb"]: "a\nb" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit; did you mean "ab"?`},
+	{"no name is made of what is left of letters", `
+[channel."ünï"]
+slots = -4
+[channel."größe.dead"]
+[channel.jobs]
+[worker.w]
+builtin = "idle"
+consume = ["ünï2", "größe", "jöbs"]
+after = ["日本"]
+`, `
+2:10: [channel."ünï"]: "ünï" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+3:1: slots in [channel."ünï"]: -4 is out of range; use a power of two from 2 to 1048576
+4:10: [channel."größe.dead"]: "größe.dead" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+8:1: consume in [worker.w]: "ünï2" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+8:1: consume in [worker.w]: "größe" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+8:1: consume in [worker.w]: "jöbs" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit
+9:1: after in [worker.w]: "日本" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit`},
 	{"reserved channels", "[channel.roster]\n[channel.command]\n[channel.log]\n[channel.group]\n[channel.\"jobs.dead\"]\n[channel.jobs.dead]",
 		`1:10: [channel.roster]: "roster" is the name of a segment of the region; call the channel otherwise, as in "rosters"
 2:10: [channel.command]: "command" is the name of a segment of the region; call the channel otherwise, as in "commands"
@@ -150,10 +167,10 @@ dead_slots = 3
 kind = "latest"
 slots = 512
 `, `
-4:1: slots in [channel.price]: 2 is out of range (4 to 256, a power of two); the nearest are 4 and 8
+4:1: slots in [channel.price]: 2 is out of range; use a power of two from 4 to 256
 5:1: max_deliveries in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue", "call"; remove it
 6:1: dead_slots in [channel.price]: a channel of kind "latest" has no such key, it is for kind "queue"; remove it
-9:1: slots in [channel.level]: 512 is out of range (4 to 256, a power of two); the nearest are 128 and 256`},
+9:1: slots in [channel.level]: 512 is out of range; use a power of two from 4 to 256`},
 	{"topics", `
 [channel.q]
 subscribers = 4
@@ -229,11 +246,11 @@ slot_size = "128MiB"
 11:1: allow_produce in [channel.a]: "@": the name is empty; write a user as "alice", a group as "@ops", everybody as "*"
 11:1: allow_produce in [channel.a]: "a b": the name holds a character that no name has; write a user as "alice", a group as "@ops", everybody as "*"
 13:1: kind in [channel.b]: unknown kind "Queue"; did you mean "queue"?
-14:1: slots in [channel.b]: 0 is out of range (2 to 1048576, a power of two); the nearest are 2 and 4
+14:1: slots in [channel.b]: 0 is out of range; use a power of two from 2 to 1048576
 15:1: slot_size in [channel.b]: 2GiB is out of range; use 1B to 1GiB
 16:1: max_deliveries in [channel.b]: -1 is out of range; use 0 to 63
-17:1: dead_slots in [channel.b]: 0 is out of range (2 to 1048576, a power of two); the nearest are 2 and 4
-19:1: slots in [channel.c]: 1048577 is out of range (2 to 1048576, a power of two); the nearest are 524288 and 1048576
+17:1: dead_slots in [channel.b]: 0 is out of range; use a power of two from 2 to 1048576
+19:1: slots in [channel.c]: 1048577 is out of range; use a power of two from 2 to 1048576
 20:1: slot_size in [channel.c]: "9000000TiB" is more than 63 bits of bytes; use a smaller size
 22:1: slots in [channel.d]: 1048576 slots of 128MiB are more than the 64TiB that a process can map; use fewer or smaller ones`},
 	{"keys of kinds other than call", "[channel.a]\nkind = \"call\"\ndead_slots = 4\n[channel.b]\non_server_death = \"retry\"\n[channel.c]\nkind = \"call\"\non_server_death = \"ignore\"\n[channel.d]\nkind = \"call\"\non_server_death = \"retri\"",
@@ -286,7 +303,7 @@ consume = ["d"]
 		`4:1: sparse in [channel.a]: a sparse channel cannot lie in huge pages; remove sparse here, or huge_pages in [region]`},
 
 	{"logs of a group", "[worker.a]\nbuiltin = \"idle\"\nlog_size = \"8KiB\"\nlog_rate = -1\nlog_burst = 0", `
-3:1: log_size in [worker.a]: 8KiB is out of range (16KiB to 1GiB, a power of two); the nearest are 16KiB and 32KiB
+3:1: log_size in [worker.a]: 8KiB is out of range; use a power of two from 16KiB to 1GiB
 4:1: log_rate in [worker.a]: -1 is out of range; use 0 to 1073741824
 5:1: log_burst in [worker.a]: 0 is out of range; use 1 to 1073741824`},
 
@@ -365,7 +382,7 @@ produce = ["words", ""]
 6:1: consume in [worker.a]: "jobs" is there twice; remove one
 6:1: consume in [worker.a]: "jobs.dead" holds the dead letters of "jobs" and is not for workers; name a channel of the configuration
 7:1: produce in [worker.a]: unknown channel "words"; name one of jobs, results, or add a table [channel.words]
-7:1: produce in [worker.a]: unknown channel ""; name one of jobs, results, or add a table [channel.""]`},
+7:1: produce in [worker.a]: "" is not allowed; a name is 1 to 31 characters of a-z, 0-9, "-" and "_", and begins with a letter or a digit`},
 	{"no channels at all", "[worker.a]\nbuiltin = \"idle\"\nconsume = [\"jobs\"]",
 		`3:1: consume in [worker.a]: unknown channel "jobs"; there are none, add a table [channel.jobs]`},
 	{"builtin ends", `

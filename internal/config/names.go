@@ -26,8 +26,13 @@ func nameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
-// guessName returns the valid name that is nearest to s, or "".
+// guessName returns the valid name that is nearest to s, or "": also if letters would have to go, for what is left is hardly what was meant.
 func guessName(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return r >= 0x80 && (unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.IsMark(r))
+	}) {
+		return ""
+	}
 	s = strings.Map(func(r rune) rune {
 		switch r = unicode.ToLower(r); {
 		case r < 0x80 && nameByte(byte(r)):

@@ -166,10 +166,8 @@ func (v *validator) after(p path, g *Group) {
 		case name == g.Name:
 			v.fail(p, "the group cannot come after itself; remove %q", name)
 		case slices.Contains(known, name):
-		case nearest(name, known) != "":
-			v.fail(p, "unknown worker group %q; did you mean %q?", name, nearest(name, known))
 		default:
-			v.fail(p, "unknown worker group %q; name one of %s, or add a table %s", name, some(known), path{"worker", name}.table())
+			v.unknown(p, "worker group", path{"worker", name}, known)
 		}
 	}
 	if circle := v.circle(g); circle != nil && g.Name == slices.Min(circle) { // once, whoever of them comes first

@@ -123,18 +123,8 @@ func formatDuration(d time.Duration) string {
 
 func isPowerOfTwo(n int64) bool { return n > 0 && n&(n-1) == 0 }
 
-// nearestPowers returns the two powers of two around n, or the two lowest or highest where n lies
-// beyond them. lo and hi are powers of two, lo < hi.
-func nearestPowers(n, lo, hi int64) (int64, int64) {
-	switch {
-	case n <= lo:
-		return lo, 2 * lo
-	case n >= hi:
-		return hi / 2, hi
-	}
+// nearestPowers returns the two powers of two around n, which is positive and none itself.
+func nearestPowers(n int64) (int64, int64) {
 	below := int64(1) << (bits.Len64(uint64(n)) - 1)
-	if below == n { // asked about a power: itself and the next
-		return n, 2 * n
-	}
 	return below, 2 * below
 }

@@ -92,7 +92,7 @@ func (v *validator) region() {
 func (v *validator) channel(ch *Channel) {
 	at := path{"channel", ch.Name}
 	switch base, dead := strings.CutSuffix(ch.Name, deadSuffix); {
-	case dead:
+	case dead && guessName(base+"-dead") != "":
 		v.failTable(at, "names that end in %q are for the dead letters of other channels; call it %q", deadSuffix, guessName(base+"-dead"))
 	case slices.Contains(reservedChannels, ch.Name):
 		v.failTable(at, "%q is the name of a segment of the region; call the channel otherwise, as in %q", ch.Name, ch.Name+"s")
@@ -352,13 +352,25 @@ func (v *validator) channels(p path, list []string) {
 		case slices.Contains(known, name):
 		case dead && slices.Contains(known, base):
 			v.fail(p, "%q holds the dead letters of %q and is not for workers; name a channel of the configuration", name, base)
-		case nearest(name, known) != "":
-			v.fail(p, "unknown channel %q; did you mean %q?", name, nearest(name, known))
-		case len(known) == 0:
-			v.fail(p, "unknown channel %q; there are none, add a table %s", name, path{"channel", name}.table())
 		default:
-			v.fail(p, "unknown channel %q; name one of %s, or add a table %s", name, some(known), path{"channel", name}.table())
+			v.unknown(p, "channel", path{"channel", name}, known)
 		}
+	}
+}
+
+// unknown refuses the name of a channel or a group, which a table would declare, and says which was meant, or what can be done.
+func (v *validator) unknown(p path, what string, table path, known []string) {
+	known = slices.DeleteFunc(slices.Clone(known), func(s string) bool { return !validName(s) }) // the others are refused themselves
+	name := table[1]
+	switch near := nearest(name, known); {
+	case near != "":
+		v.fail(p, "unknown %s %q; did you mean %q?", what, name, near)
+	case !validName(name):
+		v.fail(p, "%s", badName(name))
+	case len(known) == 0:
+		v.fail(p, "unknown %s %q; there are none, add a table %s", what, name, table.table())
+	default:
+		v.fail(p, "unknown %s %q; name one of %s, or add a table %s", what, name, some(known), table.table())
 	}
 }
 
@@ -460,13 +472,13 @@ func (v *validator) duration(p path, d, lo time.Duration) bool {
 
 func decimal(n int64) string { return fmt.Sprint(n) }
 
-// power refuses what is no power of two from lo to hi, and names the two nearest.
+// power refuses what is no power of two from lo to hi, and names the two nearest of what lies between.
 func (v *validator) power(p path, n, lo, hi int64, format func(int64) string) bool {
-	a, b := nearestPowers(n, lo, hi)
 	switch {
 	case n < lo || n > hi:
-		v.fail(p, "%s is out of range (%s to %s, a power of two); the nearest are %s and %s", format(n), format(lo), format(hi), format(a), format(b))
+		v.fail(p, "%s is out of range; use a power of two from %s to %s", format(n), format(lo), format(hi))
 	case !isPowerOfTwo(n):
+		a, b := nearestPowers(n)
 		v.fail(p, "%s is not a power of two; the nearest are %s and %s", format(n), format(a), format(b))
 	default:
 		return true
