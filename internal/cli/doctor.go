@@ -409,8 +409,12 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 func checkRegion(s *session) []finding {
 	var list []finding
 	f := fine("segments", "%s, all sealed and whole", count(len(s.segments), "segment"))
-	var bad []string
+	var bad, unseen []string
 	for name, err := range s.missing {
+		if errors.Is(err, syscall.ENOMEM) { // this process had no room for it: that says nothing of the segment
+			unseen = append(unseen, fmt.Sprintf("%s: %v", name, err))
+			continue
+		}
 		bad = append(bad, fmt.Sprintf("%s: %v", name, err))
 	}
 	for name, seg := range s.segments {
@@ -418,10 +422,15 @@ func checkRegion(s *session) []finding {
 			bad = append(bad, errs[0].Error())
 		}
 	}
-	if len(bad) > 0 {
-		slices.Sort(bad)
-		f.Text = strings.Join(bad, "; ")
+	slices.Sort(bad)
+	slices.Sort(unseen)
+	switch {
+	case len(bad) > 0:
+		f.Text = strings.Join(append(bad, unseen...), "; ")
 		f = f.fail("stop the region and start it anew: shmctl -r %s stop", s.name())
+	case len(unseen) > 0:
+		f.Text = "not all looked at: " + strings.Join(unseen, "; ")
+		f = f.warn("give this shmctl the memory to look: raise the limit, or free some; the region needs nothing")
 	}
 	list = append(list, f)
 

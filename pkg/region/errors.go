@@ -14,7 +14,7 @@ var ErrClosed = os.ErrClosed
 // other, a name that the kernel refuses). The text says which. The same call fails again.
 var ErrOptions = errors.New("invalid options")
 
-// Errors of Create and OpenFileRW. They depend on the machine: the same call may succeed later.
+// Errors of Create and OpenFileRW; of whatever maps, if this process has no room for it. They depend on the machine: the same call may succeed later.
 var (
 	// ErrLimit: a limit does not allow that much memory; see LimitError.
 	ErrLimit = errors.New("beyond a limit")

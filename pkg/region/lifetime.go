@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/shmd/shmd/internal/sys"
 )
@@ -26,7 +27,7 @@ func newMapping(f *os.File, size int64, write bool) (*mapping, error) {
 	if size > 0 {
 		b, err := sys.Map(f, 0, int(size), write)
 		if err != nil {
-			return nil, err
+			return nil, notMapped(size, err)
 		}
 		if err := sys.DontFork(b); err != nil {
 			return nil, errors.Join(err, sys.Unmap(b))
@@ -35,6 +36,18 @@ func newMapping(f *os.File, size int64, write bool) (*mapping, error) {
 	}
 	live.add(m)
 	return m, nil
+}
+
+// notMapped says what stands against a mapping, if that is a shortage: nothing is wrong with what was to be mapped.
+func notMapped(size int64, err error) error {
+	if !errnoIs(err, syscall.ENOMEM) {
+		return err
+	}
+	if cur, _, e := sys.Getrlimit(sys.LimitAS); e == nil && cur != sys.Unlimited {
+		return fmt.Errorf("it needs %s: %w: all mappings of this process together may have the %s of RLIMIT_AS (ulimit -v; LimitAS= in the unit): raise it (%w)",
+			bytesText(size), ErrLimit, bytesText(int64(cur)), err)
+	}
+	return fmt.Errorf("it needs %s: %w, or raise the number of mappings that a process may have (vm.max_map_count) (%w)", bytesText(size), ErrNoSpace, err)
 }
 
 // release gives the memory and the descriptor back. Exactly one of Close and the cleanup calls it.

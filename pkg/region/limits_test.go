@@ -160,6 +160,40 @@ func init() {
 	}
 }
 
+// No room for a mapping: the error names the limit, and nothing is wrong with the segment.
+func TestAddressSpace(t *testing.T) {
+	noLeaks(t)
+	got := output(t, helper(t, "space"))
+	for _, text := range []string{"it needs 16 GiB: beyond a limit", "the 8 GiB of RLIMIT_AS (ulimit -v; LimitAS= in the unit): raise it"} {
+		if !strings.Contains(got, text) {
+			t.Errorf("%q does not say %q", got, text)
+		}
+	}
+}
+
+func init() {
+	helpers["space"] = func([]string) error {
+		if err := sys.Setrlimit(sys.LimitAS, 8<<30, 8<<30); err != nil {
+			return err
+		}
+		f, err := sys.MemfdCreate("jobs")
+		if err == nil {
+			err = f.Truncate(16 << 30)
+		}
+		if err == nil {
+			err = sys.AddSeals(f, sys.SealShrink|sys.SealGrow)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err = Open(f, OpenOptions{}); !errors.Is(err, ErrLimit) || !errors.Is(err, syscall.ENOMEM) || Mapped() != 0 {
+			return fmt.Errorf("%v, %d mappings", err, Mapped())
+		}
+		fmt.Println(err)
+		return nil
+	}
+}
+
 // A full file system: an error when the file is made, no SIGBUS when it is stored to, and no file of a
 // wrong size that would be in the way later.
 func TestFullFileSystem(t *testing.T) {

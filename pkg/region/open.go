@@ -34,7 +34,7 @@ type OpenOptions struct {
 // becomes close-on-exec, and the mapping is not inherited by a forked child.
 //
 // Errors: ErrNotMemfd, ErrUnsealed, ErrForeignOwner, ErrTooShort, ErrReadOnly (asked in this order),
-// what Check returned, and errors of the kernel.
+// ErrLimit or ErrNoSpace if this process cannot map that much, what Check returned, and errors of the kernel.
 func Open(f *os.File, o OpenOptions) (*Segment, error) {
 	if f == nil {
 		return nil, fmt.Errorf("open segment: %w: no descriptor", ErrOptions)
