@@ -346,6 +346,65 @@ func TestOneUsersAttachments(t *testing.T) {
 	}
 }
 
+// heir is a role: it attaches, sends its connection through descriptor 3, and ends.
+func heir() error {
+	ctx := context.Background()
+	c, err := attach.DialWait(ctx, os.Getenv("DAEMON_TEST_SOCKET"))
+	if err != nil {
+		return err
+	}
+	if _, err := c.Attach(ctx, attach.Request{Role: attach.RoleObserve, Name: stays}); err != nil {
+		return err
+	}
+	f, err := c.Unix().File()
+	if err != nil {
+		return err
+	}
+	to, err := net.FileConn(os.NewFile(3, "heir"))
+	if err != nil {
+		return err
+	}
+	return attach.NewConn(to.(*net.UnixConn)).Send(ctx, []byte("heir"), []*os.File{f})
+}
+
+// A connection whose attached process has ended is closed, although another process has it too: else one user could use up the daemon's descriptors.
+func TestConnectionOfTheDead(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+idle("w"))
+	ctx := within(t)
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	cmd := exec.CommandContext(ctx, binary(t))
+	cmd.Env = []string{"DAEMON_TEST_ROLE=heir", "DAEMON_TEST_SOCKET=" + d.Socket}
+	cmd.ExtraFiles = []*os.File{theirs}
+	out, err := cmd.CombinedOutput()
+	theirs.Close()
+	if err != nil {
+		t.Fatalf("heir: %v\n%s", err, out)
+	}
+	conn := func(f *os.File) *attach.Conn {
+		t.Helper()
+		c, err := net.FileConn(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return attach.NewConn(c.(*net.UnixConn))
+	}
+	_, files, err := conn(ours).Receive(ctx)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	defer files[0].Close()
+	if _, _, err := conn(files[0]).Receive(ctx); err != io.EOF {
+		t.Errorf("the connection of a process that has ended: %v", err)
+	}
+}
+
 // hostile is a role: all that one who may connect, and even observe, can do to the socket.
 func hostile() error {
 	path := os.Getenv("DAEMON_TEST_SOCKET")

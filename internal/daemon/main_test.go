@@ -130,6 +130,7 @@ var roles = map[string]func() error{
 		}, true)
 	},
 	"client": client,
+	"heir":   heir,
 }
 
 // consume attaches and hands each message of "jobs" to fn.

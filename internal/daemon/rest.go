@@ -178,6 +178,9 @@ func (s *server) goOnWith(hc handedConn, h *handover) {
 	c := attach.NewConn(u)
 	p, err := identify(u)
 	held := s.d.outsiders[hc.Attachment]
+	if held != nil {
+		held.conn = c
+	}
 	if held != nil && p.pidfd != nil { // its attachment has one
 		p.pidfd.Close()
 		p.pidfd = held.pidfd

@@ -57,7 +57,8 @@ type outsider struct {
 	uid      uint32
 	pidfd    *os.File
 	channels []string
-	told     bool // there is an event of its attaching, and will be one of its end
+	conn     *attach.Conn // nil: it attached to a daemon before this one
+	told     bool         // there is an event of its attaching, and will be one of its end
 }
 
 // peer is who is at the other end of a connection.
@@ -259,7 +260,7 @@ func (s *server) converse(c *attach.Conn, p peer, err error, held *outsider) {
 				reply = attach.Reply{Code: attach.CodeBusy, Error: "this connection has an attachment already: detach first, or open another connection"}
 				break
 			}
-			if reply, files, held = s.attach(p, r); held != nil {
+			if reply, files, held = s.attach(c, p, r); held != nil {
 				s.dismiss(v)
 			}
 		case attach.OpDetach:
@@ -399,16 +400,16 @@ func (s *server) mayConsume(p peer, c *channel) bool {
 }
 
 // attach decides about an attach request and makes the attachment: by the configuration that holds when it is made.
-func (s *server) attach(p peer, r attach.Request) (reply attach.Reply, files []*os.File, o *outsider) {
+func (s *server) attach(c *attach.Conn, p peer, r attach.Request) (reply attach.Reply, files []*os.File, o *outsider) {
 	for current := false; !current; {
-		reply, files, o, current = s.attachBy(s.d.view.Load(), p, r)
+		reply, files, o, current = s.attachBy(s.d.view.Load(), c, p, r)
 	}
 	return reply, files, o
 }
 
 // attachBy is attach as a view has it. current is false if that was another one when the supervisor came to the attachment: a channel may be gone, or
 // a grant. Nothing has happened then.
-func (s *server) attachBy(v *view, p peer, r attach.Request) (_ attach.Reply, _ []*os.File, _ *outsider, current bool) {
+func (s *server) attachBy(v *view, conn *attach.Conn, p peer, r attach.Request) (_ attach.Reply, _ []*os.File, _ *outsider, current bool) {
 	d := s.d
 	a := v.conf.Access
 	operate := trusted(p) || listed(a.Operate, p)
@@ -473,7 +474,7 @@ func (s *server) attachBy(v *view, p peer, r attach.Request) (_ attach.Reply, _ 
 		}
 	}
 
-	o := &outsider{name: r.Name, pid: p.pid, uid: p.uid, pidfd: p.pidfd, channels: channels}
+	o := &outsider{name: r.Name, pid: p.pid, uid: p.uid, pidfd: p.pidfd, channels: channels, conn: conn}
 	var err error
 	stale := false
 	ok := s.onSupervisor(func() {
