@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
@@ -66,4 +67,32 @@ func TestCloseBesideSleepers(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// A worker that is asked to quit takes no more, not even the rest of a batch; Close gives that back.
+func TestQuitEndsABatch(t *testing.T) { ends(t, testQuitEndsABatch) }
+
+func testQuitEndsABatch(t *testing.T, toml string, _ bool) {
+	d := testregion.Start(t, toml)
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q := queue(t, r, "jobs")
+	if _, err := q.SendBatch(within(t), [][]byte{[]byte("a"), []byte("b"), []byte("c")}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := q.TryReceive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Cmd.Process.Signal(syscall.SIGTERM) // the region stops: outsiders are told too
+	<-r.Quit().Done()
+	if more, err := q.TryReceive(); !errors.Is(err, shm.ErrQuit) {
+		t.Errorf("one more: %v", err)
+		more.Nack()
+	}
+	if err := m.Ack(); err != nil {
+		t.Error(err)
+	}
+	if s, err := q.Stat(); err != nil || s.Messages != 2 || s.Acked != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
 }

@@ -28,6 +28,7 @@ type frames struct {
 	mu      sync.Mutex
 	waiting []*frame    // with messages that were not handed out, the oldest first
 	some    atomic.Bool // there are some: a look without the lock
+	shut    bool        // by giveBack: nobody comes for what waits
 }
 
 // open takes the first message of a batch into m.
@@ -56,7 +57,7 @@ func (fs *frames) hand(m *Message, i int) {
 	n := fr.next()
 	fr.taken |= 1 << n
 	fr.skip |= 1 << n
-	if fr.f.Single() || fr.l.Deliveries() > 0 || fr.next() == fr.f.Len() {
+	if fs.shut || fr.f.Single() || fr.l.Deliveries() > 0 || fr.next() == fr.f.Len() {
 		fs.waiting = append(fs.waiting[:i], fs.waiting[i+1:]...)
 	}
 	fs.some.Store(len(fs.waiting) > 0)
@@ -121,7 +122,8 @@ func (fs *frames) settle(q *Queue, fr *frame) error {
 	return q.giveBack(fr.l) // the rest of a batch that is delivered one at a time
 }
 
-// giveBack returns the batches of which nothing more will be handed out by this process.
+// giveBack returns the batches of which nothing more will be handed out by this process. Of one that is opened later by a Receive that began before, one
+// message is handed out, and the rest goes back with its end.
 func (fs *frames) giveBack(q *Queue) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -130,5 +132,5 @@ func (fs *frames) giveBack(q *Queue) {
 			q.giveBack(fr.l)
 		}
 	}
-	fs.waiting = nil
+	fs.waiting, fs.shut = nil, true
 }

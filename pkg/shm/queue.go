@@ -173,6 +173,10 @@ func (q *Queue) receive(ctx context.Context, m *Message, wait bool) error {
 	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
+	if err := q.r.asked(); err != nil { // before the rest of a batch, too
+		q.s.Release()
+		return err
+	}
 	if q.frames.take(m) {
 		return m.check()
 	}
