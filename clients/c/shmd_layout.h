@@ -68,7 +68,7 @@ enum shmd_state {
 
 /* the state of a rolling restart of a group */
 enum shmd_rollout_state {
-    SHMD_ROLLOUT_NONE = 0, /* there was none */
+    SHMD_ROLLOUT_NONE = 0, /* there was none, or another configuration has made up for it */
     SHMD_ROLLOUT_RUNNING = 1, /* instances are restarted, a few at a time */
     SHMD_ROLLOUT_DONE = 2, /* all instances were restarted and are ready */
     SHMD_ROLLOUT_STOPPED = 3, /* an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note */

@@ -9,6 +9,7 @@ import (
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -211,9 +212,14 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 		if g == nil {
 			continue
 		}
-		before := g.row
+		before, hash := g.row, g.hash
 		rescaled := conf.Count != g.conf.Count
 		d.configure(g, conf)
+		changed := g.hash != hash
+		afresh := d.outdated(g) || changed && slices.ContainsFunc(g.instances, (*worker).down) // what could not run has its turn at once
+		if changed && !afresh && g.row.RolloutState == protocol.RolloutStopped {              // what runs does so with it already: why that was given up does not matter any more
+			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutNone, ""
+		}
 		for _, w := range g.instances {
 			if w.limit != nil {
 				w.limit.set(conf)
@@ -225,7 +231,7 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 		if rescaled { // the file says another number than it did: it is newer than what an operator said
 			d.mem.command.Scale(g.index, 0)
 		}
-		if d.outdated(g) {
+		if afresh {
 			d.mem.command.AskRollout(g.index, 1)
 		}
 	}
@@ -265,6 +271,17 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 	d.reconcileAll()
 	d.unsettled = true
 	return nil
+}
+
+// down reports whether an instance could not run: it is started again later, or was given up, or failed and is left so.
+func (w *worker) down() bool {
+	switch w.row.State {
+	case protocol.StateBackoff, protocol.StateFailed:
+		return true
+	case protocol.StateExited:
+		return w.row.Reason != supervise.Stopped && (w.row.ExitCode != 0 || w.row.ExitSignal != 0)
+	}
+	return false
 }
 
 // takeSegments makes the segments of stage part of the region, with their rows and places in the fd store. On an error it has undone everything.

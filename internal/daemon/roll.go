@@ -35,7 +35,7 @@ func (d *Daemon) roll(g *group) {
 			}
 			workers = append(workers, w)
 			rest := time.Duration(0) // of its trial
-			if w.row.State == protocol.StateReady && w.row.Rolled == asked && g.policy.ReadyAtExec {
+			if w.row.State == protocol.StateReady && w.row.Rolled == asked && g.onTrial() {
 				rest = supervise.Trial - d.readyFor(w)
 				trial = max(trial, rest)
 				if on := rest > 0; on != w.row.Trial {
@@ -83,6 +83,9 @@ func (d *Daemon) roll(g *group) {
 		}
 	}
 }
+
+// onTrial reports whether the group's instances count as ready as soon as their command runs. A filter's do: its shim says that it runs, not that it works.
+func (g *group) onTrial() bool { return g.policy.ReadyAtExec || g.conf.Filter() }
 
 // rolling reports whether a worker runs, or tries to, for a rolling restart that has not ended.
 func (d *Daemon) rolling(w *worker) bool {

@@ -115,7 +115,7 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 		w.keepRestarts()
 	}
 	w.row.Restarts, w.row.Restarted = a.Restarts, a.Restarted
-	w.row.Trial = c.To == protocol.StateReady && d.rolling(w) && w.group.policy.ReadyAtExec
+	w.row.Trial = c.To == protocol.StateReady && d.rolling(w) && w.group.onTrial()
 	d.stateEvent(w, c)
 	d.unsettled = true
 	if c.To == protocol.StateFailed {

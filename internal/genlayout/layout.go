@@ -455,7 +455,7 @@ var Consts = []Const{
 	{"State", "Waiting", 7, "no process; started when other groups or the rest of its own are so far, see the reason"},
 	{"State", "Gone", 8, "no process and no instance any more: its group was scaled down or removed; the row may become another's"},
 
-	{"Rollout", "None", 0, "there was none"},
+	{"Rollout", "None", 0, "there was none, or another configuration has made up for it"},
 	{"Rollout", "Running", 1, "instances are restarted, a few at a time"},
 	{"Rollout", "Done", 2, "all instances were restarted and are ready"},
 	{"Rollout", "Stopped", 3, "an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note"},

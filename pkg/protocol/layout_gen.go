@@ -190,7 +190,7 @@ func (v State) String() string {
 type RolloutState uint32
 
 const (
-	RolloutNone    RolloutState = 0 // there was none
+	RolloutNone    RolloutState = 0 // there was none, or another configuration has made up for it
 	RolloutRunning RolloutState = 1 // instances are restarted, a few at a time
 	RolloutDone    RolloutState = 2 // all instances were restarted and are ready
 	RolloutStopped RolloutState = 3 // an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note

@@ -60,7 +60,7 @@ class State(enum.IntEnum):
 class RolloutState(enum.IntEnum):
     """The state of a rolling restart of a group."""
 
-    NONE = 0  # there was none
+    NONE = 0  # there was none, or another configuration has made up for it
     RUNNING = 1  # instances are restarted, a few at a time
     DONE = 2  # all instances were restarted and are ready
     STOPPED = 3  # an instance that was restarted did not become ready, or an operator ended it: the others were left alone, see the note
