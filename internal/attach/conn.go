@@ -79,11 +79,16 @@ func (c *Conn) Send(ctx context.Context, packet []byte, files []*os.File) error 
 // connection between two packets, ErrHungUp when it broke, ErrTooLarge, ErrTruncated (descriptors were closed; the
 // connection can be used on), ctx.Err().
 func (c *Conn) Receive(ctx context.Context) (packet []byte, files []*os.File, err error) {
+	return c.receive(ctx, c.oob)
+}
+
+// receive is Receive with room for descriptors; without any the kernel drops them: ErrTruncated.
+func (c *Conn) receive(ctx context.Context, room []byte) (packet []byte, files []*os.File, err error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	var n, oobn, flags int
 	read := func() (err error) {
-		n, oobn, flags, _, err = c.u.ReadMsgUnix(c.buf, c.oob)
+		n, oobn, flags, _, err = c.u.ReadMsgUnix(c.buf, room)
 		return err
 	}
 	err = bounded(ctx, c.u.SetReadDeadline, read)
@@ -94,7 +99,7 @@ func (c *Conn) Receive(ctx context.Context) (packet []byte, files []*os.File, er
 			err = syscall.ECONNRESET
 		}
 	}
-	files, rightsErr := sys.ParseRights(c.oob[:oobn])
+	files, rightsErr := sys.ParseRights(room[:oobn])
 	switch {
 	case errors.Is(err, io.EOF):
 		err = io.EOF // an empty packet looks the same, so it means the same
@@ -114,16 +119,16 @@ func (c *Conn) Receive(ctx context.Context) (packet []byte, files []*os.File, er
 	return slices.Clone(c.buf[:n]), files, nil
 }
 
-// ReceiveRequest returns the next request. A request never carries descriptors: they are closed, and it is refused.
+// ReceiveRequest returns the next request. A request never carries descriptors: they are not taken, and it is refused. The peer decides how long the kernel
+// takes to drop them (a socket may linger), and that long the call, and a Close beside it, do not return.
 // Errors: those of Receive and of DecodeRequest; to the latter the server answers Refusal.
 func (c *Conn) ReceiveRequest(ctx context.Context) (Request, error) {
-	p, files, err := c.Receive(ctx)
+	p, _, err := c.receive(ctx, nil)
+	if errors.Is(err, ErrTruncated) {
+		return Request{}, bad("a request carries no descriptors")
+	}
 	if err != nil {
 		return Request{}, err
-	}
-	if len(files) > 0 {
-		closeAll(files)
-		return Request{}, bad("a request carries no descriptors")
 	}
 	return DecodeRequest(p)
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -470,6 +471,91 @@ func hostile() error {
 }
 
 func init() { roles["hostile"] = hostile }
+
+// lingering is a role: it passes descriptors whose last close takes as long as it likes, twice over one connection, and opens so many others that this one is
+// closed for them. The daemon must be stopped meanwhile, or the last close could be the role's own.
+func lingering() error {
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return err
+	}
+	path := &net.UnixAddr{Name: os.Getenv("DAEMON_TEST_SOCKET"), Net: "unixpacket"}
+	c, err := net.DialUnix("unixpacket", nil, path)
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		t, err := net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr))
+		if err != nil {
+			return err
+		}
+		if err := t.SetLinger(600); err != nil {
+			return err
+		}
+		t.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // until both queues are full: nobody reads
+		t.Write(make([]byte, 64<<20))
+		f, err := t.File()
+		if err != nil {
+			return err
+		}
+		if _, _, err := c.WriteMsgUnix([]byte(`{"v":1,"op":"ping"}`), sys.Rights(int(f.Fd())), nil); err != nil {
+			return err
+		}
+		f.Close() // not the last: one is in the connection
+		t.Close()
+	}
+	var others []*net.UnixConn
+	for range 300 {
+		o, err := net.DialUnix("unixpacket", nil, path)
+		if err != nil {
+			return err
+		}
+		others = append(others, o)
+	}
+	fmt.Println("done")
+	io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(others)
+	return nil
+}
+
+// A descriptor that a client passes may take very long to close. That holds up nobody, and not the end of the region.
+func TestLingeringDescriptors(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+idle("w"))
+	cmd := exec.Command(binary(t)) // its end would be that of the lingering
+	cmd.Env = []string{"DAEMON_TEST_ROLE=lingering", "DAEMON_TEST_SOCKET=" + d.Socket}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	d.Cmd.Process.Signal(syscall.SIGSTOP)
+	defer d.Cmd.Process.Signal(syscall.SIGCONT)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stdin.Close(); cmd.Wait() }()
+	if _, err := io.ReadFull(stdout, make([]byte, len("done\n"))); err != nil {
+		t.Fatal(err)
+	}
+	d.Cmd.Process.Signal(syscall.SIGCONT)
+	d.WaitLog("too many connections without an attachment")
+	for range 3 {
+		eventually(t, "the daemon answers shmctl in time", func() bool {
+			_, errs, code := d.Shmctl("status")
+			return code == 0 && errs == ""
+		})
+	}
+	out := shmctl(t, d, "stop", "-o", "json")
+	var report struct{ Daemon struct{ How string } }
+	if err := json.Unmarshal([]byte(out), &report); err != nil || report.Daemon.How != "exit" {
+		t.Errorf("the daemon ended by %q, not by itself: %v", report.Daemon.How, err)
+	}
+}
 
 // Nobody who can connect disturbs those who work, or other users' requests.
 func TestHostileClients(t *testing.T) {

@@ -450,9 +450,7 @@ func (d *Daemon) died(id uint16) {
 	}
 	if o := d.outsiders[id]; o != nil && ended(o.pidfd) {
 		d.outsiderGone(o, "ended")
-		if o.conn != nil { // whoever else has the other end could keep any number of them open
-			go o.conn.Close() // of what lies in the socket, too, and nobody knows how long that takes
-		}
+		d.server.hangUp(o)
 	}
 }
 

@@ -129,8 +129,15 @@ var roles = map[string]func() error{
 			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}, true)
 	},
-	"client": client,
-	"heir":   heir,
+	// hangs does nothing.
+	"hangs": func() error {
+		for {
+			syscall.Pause()
+		}
+	},
+	"client":    client,
+	"heir":      heir,
+	"lingering": lingering,
 }
 
 // consume attaches and hands each message of "jobs" to fn.

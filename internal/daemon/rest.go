@@ -177,9 +177,10 @@ func (s *server) goOnWith(hc handedConn, h *handover) {
 	}
 	c := attach.NewConn(u)
 	p, err := identify(u)
+	v := newVisitor(c, p.uid)
 	held := s.d.outsiders[hc.Attachment]
 	if held != nil {
-		held.conn = c
+		held.visitor = v
 	}
 	if held != nil && p.pidfd != nil { // its attachment has one
 		p.pidfd.Close()
@@ -197,9 +198,10 @@ func (s *server) goOnWith(hc handedConn, h *handover) {
 			r.From, r.PauseNs = h.From, int64(s.d.pause)
 			if s.answer(c, r, nil) != nil {
 				c.Close()
+				close(v.over)
 				return
 			}
 		}
-		s.converse(c, p, err, held)
+		s.converse(v, p, err, held)
 	})
 }

@@ -28,8 +28,9 @@ type server struct {
 	cancel   context.CancelFunc
 	conns    sync.WaitGroup
 	mu       sync.Mutex
-	idle     []*visitor // connections without an attachment, the oldest first
-	warnings throttle   // of what anybody who can connect can cause
+	idle     []*visitor     // connections without an attachment, the oldest first
+	evicted  map[uint32]int // by user: connections that were closed for others and have not ended
+	warnings throttle       // of what anybody who can connect can cause
 
 	upgrading bool
 	busy      int   // goroutines that accept or talk
@@ -40,13 +41,22 @@ type server struct {
 // nobody can keep others from being served.
 const maxIdle = 256
 
+// maxEvicted is how many connections of a user may take their time to end after they were closed. As a rule that is no time; what the peer has put into the
+// socket may make it as long as it likes, and each takes a thread.
+const maxEvicted = 64
+
 // maxPath is the longest path of a socket, in bytes: the kernel's sun_path without its final NUL.
 const maxPath = 107
 
 // visitor is a connection.
 type visitor struct {
 	*attach.Conn
-	uid uint32
+	uid  uint32
+	over chan struct{} // closed when nobody serves it any more
+}
+
+func newVisitor(c *attach.Conn, uid uint32) *visitor {
+	return &visitor{Conn: c, uid: uid, over: make(chan struct{})}
 }
 
 // outsider is an attached process that is not a worker.
@@ -57,8 +67,8 @@ type outsider struct {
 	uid      uint32
 	pidfd    *os.File
 	channels []string
-	conn     *attach.Conn // nil: it attached to a daemon before this one
-	told     bool         // there is an event of its attaching, and will be one of its end
+	visitor  *visitor // nil: it attached to a daemon before this one
+	told     bool     // there is an event of its attaching, and will be one of its end
 }
 
 // peer is who is at the other end of a connection.
@@ -72,7 +82,7 @@ type peer struct {
 
 // listen opens the region's socket, or takes the one that systemd opened.
 func listen(d *Daemon, path string) (*server, error) {
-	s := &server{d: d}
+	s := &server{d: d, evicted: map[uint32]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if h := d.handed; h != nil {
 		return s, s.inherit(h)
@@ -150,14 +160,19 @@ func (s *server) serve() error {
 	}
 }
 
-// admit counts a connection as one without an attachment.
-func (s *server) admit(v *visitor) {
+// admit counts a connection as one without an attachment. It reports false if its user has too many that do not end.
+func (s *server) admit(v *visitor) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.evicted[v.uid] >= maxEvicted {
+		s.warn("too many connections of a user do not end: no more of it are served until they do", "uid", v.uid)
+		return false
+	}
 	s.idle = append(s.idle, v)
 	if len(s.idle) > maxIdle {
 		s.evict()
 	}
+	return true
 }
 
 // dismiss undoes admit: the connection ends, or has an attachment now.
@@ -167,6 +182,31 @@ func (s *server) dismiss(v *visitor) {
 	if i := slices.Index(s.idle, v); i >= 0 {
 		s.idle = slices.Delete(s.idle, i, i+1)
 	}
+}
+
+// end closes a connection, in its own time: the peer decides how long that takes, see attach.Conn.ReceiveRequest. s.mu is held.
+func (s *server) end(v *visitor) {
+	s.evicted[v.uid]++
+	go func() {
+		v.Close()
+		<-v.over
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.evicted[v.uid]--; s.evicted[v.uid] == 0 {
+			delete(s.evicted, v.uid)
+		}
+	}()
+}
+
+// hangUp closes the connection of an attached process that has ended: whoever else has the other end could keep any number of them open. The supervisor
+// calls it.
+func (s *server) hangUp(o *outsider) {
+	if o.visitor == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end(o.visitor)
 }
 
 // evict closes the oldest connection of the user who has most of those without an attachment. s.mu is held.
@@ -180,7 +220,7 @@ func (s *server) evict() {
 	for i, v := range s.idle {
 		if count[v.uid] == most {
 			s.idle = slices.Delete(s.idle, i, i+1)
-			v.Close()
+			s.end(v)
 			s.warn("too many connections without an attachment: the oldest was closed", "uid", v.uid)
 			return
 		}
@@ -199,51 +239,58 @@ func (s *server) warn(msg string, args ...any) {
 	s.d.log.Warn(msg, args...)
 }
 
-// close ends the socket and every connection. Attachments go on: the end of the socket is not death.
+// close ends the socket and every connection. Attachments go on: the end of the socket is not death. What holds up the end of a connection must not hold up
+// that of the daemon: nothing in it touches memory without the supervisor.
 func (s *server) close() {
 	s.cancel()
 	s.listener.Close()
-	s.conns.Wait()
+	ended := make(chan struct{})
+	go func() { s.conns.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(lastWords):
+	}
 }
 
 // talk serves one connection until it ends.
 func (s *server) talk(c *attach.Conn) {
 	p, err := identify(c.Unix())
-	s.converse(c, p, err, nil)
+	s.converse(newVisitor(c, p.uid), p, err, nil)
 }
 
 // converse is talk with a peer that is known, and that may have an attachment. err says why it is not known.
-func (s *server) converse(c *attach.Conn, p peer, err error, held *outsider) {
-	defer c.Close()
-	stop := context.AfterFunc(s.ctx, func() { c.Close() })
-	defer stop()
-	v := &visitor{c, p.uid}
-	if held == nil {
-		s.admit(v)
-	}
-	defer s.dismiss(v)
-	if err != nil {
-		c.ReceiveRequest(s.ctx) // an answer before the question would be lost with the connection
-		s.answer(c, attach.Reply{Code: attach.CodePermission, Error: err.Error()}, nil)
-		return
-	}
+func (s *server) converse(c *visitor, p peer, err error, held *outsider) {
+	defer close(c.over)
 	defer func() {
 		if held == nil && p.pidfd != nil {
 			p.pidfd.Close()
 		}
 	}()
+	if held == nil && !s.admit(c) {
+		c.Close()
+		return
+	}
+	defer s.dismiss(c)
+	defer c.Close()
+	stop := context.AfterFunc(s.ctx, func() { c.Close() })
+	defer stop()
+	if err != nil {
+		c.ReceiveRequest(s.ctx) // an answer before the question would be lost with the connection
+		s.answer(c.Conn, attach.Reply{Code: attach.CodePermission, Error: err.Error()}, nil)
+		return
+	}
 	for {
 		r, err := c.ReceiveRequest(s.awake())
 		switch {
 		case err == nil:
 		case errors.Is(err, errRest):
-			s.sleep(resting{conn: c, held: held})
+			s.sleep(resting{conn: c.Conn, held: held})
 			continue
 		case errors.Is(err, io.EOF), errors.Is(err, attach.ErrHungUp), errors.Is(err, net.ErrClosed), s.ctx.Err() != nil:
 			return
 		default:
 			s.warn("refused a request", "pid", p.pid, "uid", p.uid, "error", err)
-			if s.answer(c, attach.Refusal(err), nil) != nil {
+			if s.answer(c.Conn, attach.Refusal(err), nil) != nil {
 				return
 			}
 			continue
@@ -261,7 +308,7 @@ func (s *server) converse(c *attach.Conn, p peer, err error, held *outsider) {
 				break
 			}
 			if reply, files, held = s.attach(c, p, r); held != nil {
-				s.dismiss(v)
+				s.dismiss(c)
 			}
 		case attach.OpDetach:
 			if held == nil {
@@ -272,16 +319,18 @@ func (s *server) converse(c *attach.Conn, p peer, err error, held *outsider) {
 			s.release(held, "detached")
 			held = nil
 			if p, err = identify(c.Unix()); err != nil { // the pidfd went with the attachment
-				s.answer(c, reply, nil)
+				s.answer(c.Conn, reply, nil)
 				return
 			}
-			s.admit(v)
+			if !s.admit(c) {
+				return
+			}
 		case attach.OpReload:
 			reply = s.reload(p, r)
 		case attach.OpUpgrade:
-			reply = s.upgrade(p, r, resting{conn: c, held: held, asked: true})
+			reply = s.upgrade(p, r, resting{conn: c.Conn, held: held, asked: true})
 		}
-		if s.answer(c, reply, files) != nil {
+		if s.answer(c.Conn, reply, files) != nil {
 			if files != nil { // it never learnt that it is attached
 				s.release(held, "did not take the answer")
 			}
@@ -400,7 +449,7 @@ func (s *server) mayConsume(p peer, c *channel) bool {
 }
 
 // attach decides about an attach request and makes the attachment: by the configuration that holds when it is made.
-func (s *server) attach(c *attach.Conn, p peer, r attach.Request) (reply attach.Reply, files []*os.File, o *outsider) {
+func (s *server) attach(c *visitor, p peer, r attach.Request) (reply attach.Reply, files []*os.File, o *outsider) {
 	for current := false; !current; {
 		reply, files, o, current = s.attachBy(s.d.view.Load(), c, p, r)
 	}
@@ -409,7 +458,7 @@ func (s *server) attach(c *attach.Conn, p peer, r attach.Request) (reply attach.
 
 // attachBy is attach as a view has it. current is false if that was another one when the supervisor came to the attachment: a channel may be gone, or
 // a grant. Nothing has happened then.
-func (s *server) attachBy(v *view, conn *attach.Conn, p peer, r attach.Request) (_ attach.Reply, _ []*os.File, _ *outsider, current bool) {
+func (s *server) attachBy(v *view, c *visitor, p peer, r attach.Request) (_ attach.Reply, _ []*os.File, _ *outsider, current bool) {
 	d := s.d
 	a := v.conf.Access
 	operate := trusted(p) || listed(a.Operate, p)
@@ -474,7 +523,7 @@ func (s *server) attachBy(v *view, conn *attach.Conn, p peer, r attach.Request) 
 		}
 	}
 
-	o := &outsider{name: r.Name, pid: p.pid, uid: p.uid, pidfd: p.pidfd, channels: channels, conn: conn}
+	o := &outsider{name: r.Name, pid: p.pid, uid: p.uid, pidfd: p.pidfd, channels: channels, visitor: c}
 	var err error
 	stale := false
 	ok := s.onSupervisor(func() {

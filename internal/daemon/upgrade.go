@@ -109,7 +109,7 @@ type candidacy struct {
 func (d *Daemon) askCandidate(binary *os.File) (*candidacy, error) {
 	h := &handover{Schema: handedSchema, From: d.version}
 	files := []*os.File{binary, nil}
-	for name, s := range d.mem.segments {
+	for name, s := range d.view.Load().segments { // not d.mem's, which the supervisor may be changing
 		h.Segments = append(h.Segments, handed{name, 3 + len(files)})
 		files = append(files, s.readOnly)
 	}
@@ -119,7 +119,7 @@ func (d *Daemon) askCandidate(binary *os.File) (*candidacy, error) {
 	}
 	defer memfd.Close()
 	files[1] = memfd
-	ctx, cancel := context.WithTimeout(context.Background(), selfCheckWithin)
+	ctx, cancel := context.WithTimeout(d.server.ctx, selfCheckWithin) // a region that stops does not wait for it
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3")

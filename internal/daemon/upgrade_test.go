@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/testregion"
@@ -291,4 +292,32 @@ func TestUpgradeIsNotForOthers(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != 5 || !strings.Contains(string(out), "user 65534 may not replace the daemon's program") {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// A region that stops does not wait for the program that was asked whether it could take over.
+func TestStopBesideASelfCheck(t *testing.T) {
+	t.Parallel()
+	program := binary(t)
+	d := testregion.Start(t, named+idle("w"), "DAEMON_TEST_ROLE=hangs")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.Shmctl("upgrade", "--binary", program)
+	}()
+	eventually(t, "the program runs", func() bool {
+		return slices.ContainsFunc(children(d.Cmd.Process.Pid), func(pid int) bool {
+			args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			return strings.Contains(string(args), "--self-check")
+		})
+	})
+	var report struct {
+		Daemon struct {
+			How    string
+			ExitNs int64 `json:"exit_ns"`
+		}
+	}
+	if err := json.Unmarshal([]byte(shmctl(t, d, "stop", "-o", "json")), &report); err != nil || report.Daemon.How != "exit" || report.Daemon.ExitNs > int64(6*time.Second) {
+		t.Errorf("%+v, %v", report, err)
+	}
+	<-done
 }
