@@ -36,13 +36,13 @@ type Lane struct {
 
 type sendEnd struct {
 	sendMu sync.Mutex
-	sender uint16 // the attachment that has the end; 0: this process does not
-	held   bool   // by a Producer
-	shut   bool   // by Close
-	next   uint64 // first position that was not loaned
-	tail   uint64 // what is published: first position that is loaned still, or next
-	room   uint64 // the last value read of Acked
-	sent   uint64 // counter, and where it goes
+	sender uint16      // the attachment that has the end; 0: this process does not
+	held   bool        // by a Producer
+	shut   atomic.Bool // by Close, which a Producer does not wait for
+	next   uint64      // first position that was not loaned
+	tail   uint64      // what is published: first position that is loaned still, or next
+	room   uint64      // the last value read of Acked
+	sent   uint64      // counter, and where it goes
 	sentAt *atomic.Uint64
 	calm   uint32 // see RingBrisk
 	lines  int    // of a slot that is asked for ahead
@@ -52,15 +52,15 @@ type sendEnd struct {
 
 type receiveEnd struct {
 	receiveMu  sync.Mutex
-	receiver   uint16   // the attachment that has the end; 0: this process does not
-	consuming  bool     // by a Consumer
-	gone       bool     // by Close
-	head       uint64   // first position that was not taken
-	awaited    uint64   // the last position that was waited for, plus 1: nothing lay behind it then
-	acked      uint64   // first position that may be leased
-	returned   uint32   // the last value read of Returned
-	again      []behind // slots that may have become ready behind head, the oldest message first
-	received   uint64   // counters, and where they go
+	receiver   uint16      // the attachment that has the end; 0: this process does not
+	consuming  bool        // by a Consumer
+	gone       atomic.Bool // by Close, which a Consumer does not wait for
+	head       uint64      // first position that was not taken
+	awaited    uint64      // the last position that was waited for, plus 1: nothing lay behind it then
+	acked      uint64      // first position that may be leased
+	returned   uint32      // the last value read of Returned
+	again      []behind    // slots that may have become ready behind head, the oldest message first
+	received   uint64      // counters, and where they go
 	ackedCount uint64
 	receivedAt *atomic.Uint64
 	ackedAt    *atomic.Uint64
@@ -105,7 +105,7 @@ func (q *Queue) ready(p uint64) Word { return MakeWord(PhaseReady, 0, 0, q.lap(p
 
 // takeSendEnd makes the producer's end the attachment's. sendMu is held.
 func (l *Lane) takeSendEnd(owner uint16) error {
-	if l.shut {
+	if l.shut.Load() {
 		return os.ErrClosed
 	}
 	i := l.q.info
@@ -142,7 +142,7 @@ func (q *Queue) usable(p uint64) bool {
 
 // claim takes the next position. sendMu is held. Errors: ErrFull, *EndError.
 func (l *Lane) claim(owner uint16) (uint64, error) {
-	if l.sender != owner || l.shut {
+	if l.sender != owner || l.shut.Load() {
 		if err := l.takeSendEnd(owner); err != nil {
 			return 0, err
 		}
@@ -357,7 +357,7 @@ func (l *Lane) Abort(loan Loan) error {
 
 // takeReceiveEnd makes the consumer's end the attachment's. receiveMu is held.
 func (l *Lane) takeReceiveEnd(owner uint16) error {
-	if l.gone {
+	if l.gone.Load() {
 		return os.ErrClosed
 	}
 	q, i := l.q, l.q.info
@@ -382,7 +382,7 @@ func (l *Lane) takeReceiveEnd(owner uint16) error {
 // take leases the next message. receiveMu is held. Errors: ErrEmpty, *EndError, *CorruptError.
 func (l *Lane) take(owner uint16) (Lease, error) {
 	q := l.q
-	if l.receiver != owner || l.gone {
+	if l.receiver != owner || l.gone.Load() {
 		if err := l.takeReceiveEnd(owner); err != nil {
 			return Lease{}, err
 		}

@@ -278,9 +278,9 @@ func (c *Consumer) Close() {
 // that are out may still be ended: the memory is to stay until they are.
 func (l *Lane) Close() {
 	l.sendMu.Lock()
-	l.shut = true
+	l.shut.Store(true)
 	l.sendMu.Unlock()
 	l.receiveMu.Lock()
-	l.gone = true
+	l.gone.Store(true)
 	l.receiveMu.Unlock()
 }

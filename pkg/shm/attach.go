@@ -70,6 +70,7 @@ type Region struct {
 
 	mu      sync.Mutex
 	queues  map[string]*Queue // that were given out
+	closed  bool              // those that are given out from now on are
 	latests sync.Map          // name to *Latest: one for all goroutines
 
 	quit      context.Context

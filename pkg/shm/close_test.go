@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -94,5 +95,54 @@ func testQuitEndsABatch(t *testing.T, toml string, _ bool) {
 	}
 	if s, err := q.Stat(); err != nil || s.Messages != 2 || s.Acked != 1 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// What is asked for after Close touches no memory.
+func TestQueueAfterClose(t *testing.T) { ends(t, testQueueAfterClose) }
+
+func testQueueAfterClose(t *testing.T, toml string, _ bool) {
+	d := testregion.Start(t, toml)
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	q := queue(t, r, "jobs")
+	if err := q.Send(within(t), []byte("a")); !errors.Is(err, shm.ErrClosed) {
+		t.Errorf("Send: %v", err)
+	}
+	if _, err := q.ReceiveCopy(within(t), nil); !errors.Is(err, shm.ErrClosed) {
+		t.Errorf("ReceiveCopy: %v", err)
+	}
+}
+
+// TestCloseBesideProducer is for the race detector: Close tells a goroutine that sends without a lock.
+func TestCloseBesideProducer(t *testing.T) {
+	toml := strings.Replace(region1, "[channel.jobs]\n", "[channel.jobs]\nproducers = 1\nconsumers = 1\n", 1)
+	d := testregion.Start(t, toml+"[worker.idle]\nbuiltin = \"idle\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}})
+	p, err := queue(t, r, "jobs").Producer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		defer p.Close()
+		for {
+			switch err := p.TrySend([]byte("a")); err {
+			case nil, shm.ErrFull:
+			default:
+				ended <- err
+				return
+			}
+		}
+	}()
+	closed := make(chan error)
+	go func() { closed <- r.Close() }()
+	if err := <-ended; !errors.Is(err, shm.ErrClosed) {
+		t.Error(err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
 	}
 }

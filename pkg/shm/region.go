@@ -98,6 +98,9 @@ func (r *Region) Queue(name string) (*Queue, error) {
 		if out.lane, err = protocol.NewLane(q); err != nil {
 			return nil, err
 		}
+		if r.closed { // it guards its memory itself
+			out.lane.Close()
+		}
 	}
 	r.queues[name] = out
 	return out, nil
@@ -173,6 +176,7 @@ func (r *Region) Close() error {
 		r.endQuit(ErrClosed)
 		r.watching.Wait()
 		r.mu.Lock()
+		r.closed = true
 		for _, q := range r.queues {
 			q.frames.giveBack(q)
 			if q.lane != nil {
