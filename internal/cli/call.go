@@ -115,8 +115,11 @@ last line of standard error as text.
 With --keep one COMMAND serves all requests: it gets each as a line, and answers
 with one line (-0: both end with a NUL byte). It must write each answer at once:
 sed -u, jq --unbuffered, awk with fflush(). A request with a newline in it is
-answered with an error. When COMMAND ends, the request that it was at goes to
-another server, or fails, as the channel's on_server_death says, and reply ends.
+answered with an error. When COMMAND ends, reply ends.
+
+A request that COMMAND was at when it ended, with --keep, or when reply was
+interrupted, goes to another server, or fails, as the channel's on_server_death
+says.
 
 It serves one request at a time: start several for more. It ends with 0 when the
 region is stopped, when it is interrupted, and after N requests (-n).`,
@@ -199,6 +202,9 @@ func (a *app) reply(ctx context.Context, o replyOptions) error {
 			return err
 		}
 		err = answer(m)
+		if c.FailOnDeath() { // the command may have done what it was asked for: nobody else shall
+			m.Fail(1, fmt.Sprintf("command %s ended, or was to end, before it answered", o.command[0]))
+		}
 		m.GiveBack() // if it was not answered
 		if err != nil && !errors.Is(err, shm.ErrCallerLeft) {
 			return err
@@ -221,7 +227,7 @@ func (a *app) answer(ctx context.Context, o replyOptions, m *shm.Incoming, limit
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil && err != nil:
-		return nil // for another server
+		return nil // for another server, if the channel has it so
 	case errors.As(err, &exit):
 		text := said.String()
 		if text == "" {
@@ -321,6 +327,7 @@ func (k *kept) answer(ctx context.Context, m *shm.Incoming) error {
 	}
 	ended := fmt.Errorf("command %s ended before it answered", k.o.command[0])
 	if _, err := k.in.Write(append(append([]byte(nil), b...), k.end)); err != nil {
+		m.GiveBack() // it has not got the end of the line
 		return ended
 	}
 	select {
@@ -331,7 +338,7 @@ func (k *kept) answer(ctx context.Context, m *shm.Incoming) error {
 		return m.Answer(copy(m.Room(), line))
 	case <-k.ended:
 		return ended
-	case <-ctx.Done(): // for another server
+	case <-ctx.Done(): // for another server, if the channel has it so
 		if errors.Is(context.Cause(ctx), errFilter) {
 			return ended
 		}

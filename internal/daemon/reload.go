@@ -217,7 +217,7 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 		d.configure(g, conf)
 		changed := g.hash != hash
 		afresh := d.outdated(g) || changed && slices.ContainsFunc(g.instances, (*worker).down) // what could not run has its turn at once
-		if changed && !afresh && g.row.RolloutState == protocol.RolloutStopped {              // what runs does so with it already: why that was given up does not matter any more
+		if changed && !afresh && g.row.RolloutState == protocol.RolloutStopped {               // what runs does so with it already: why that was given up does not matter any more
 			g.row.RolloutState, g.row.RolloutNote = protocol.RolloutNone, ""
 		}
 		for _, w := range g.instances {

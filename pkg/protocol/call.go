@@ -156,6 +156,9 @@ func (c *Call) Slots() int { return int(c.slots) }
 // SlotSize returns the bytes of payload that a slot holds in each direction.
 func (c *Call) SlotSize() int { return c.slotSize }
 
+// FailOnDeath reports whether a request whose server died fails; else it is served again.
+func (c *Call) FailOnDeath() bool { return c.flags&CallFlagFailOnDeath != 0 }
+
 // MaxDeliveries returns the limit, 0 for none.
 func (c *Call) MaxDeliveries() int { return c.maxDeliveries }
 

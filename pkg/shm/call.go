@@ -67,6 +67,9 @@ func (r *Region) Call(name string) (*Call, error) {
 // Name returns the channel's name.
 func (c *Call) Name() string { return c.name }
 
+// FailOnDeath reports whether a request whose server dies fails (on_server_death = "fail"), so that none is served twice; else another server gets it.
+func (c *Call) FailOnDeath() bool { return c.c.FailOnDeath() }
+
 // SlotSize returns the largest payload of a request and of a reply, in bytes.
 func (c *Call) SlotSize() int { return c.c.SlotSize() }
 
