@@ -189,10 +189,8 @@ func (d *Daemon) place() {
 	d.dir = filepath.Dir(d.sockPath)
 }
 
-// prepare makes everything that the actors need.
-func (d *Daemon) prepare() (err error) {
-	name := d.conf.Region.Name
-	d.place()
+// makeDir makes the runtime directory, if it is not there.
+func (d *Daemon) makeDir() error {
 	mode := os.FileMode(0o750)
 	if d.conf.Open() {
 		mode = 0o755
@@ -200,9 +198,19 @@ func (d *Daemon) prepare() (err error) {
 	if err := os.MkdirAll(d.dir, mode); err != nil {
 		return fmt.Errorf("runtime directory: %w; %s", err, elsewhere)
 	}
+	return nil
+}
+
+// prepare makes everything that the actors need.
+func (d *Daemon) prepare() (err error) {
+	name := d.conf.Region.Name
+	d.place()
+	if err := d.makeDir(); err != nil {
+		return err
+	}
 	if d.handed != nil {
 		d.lock = d.handed.takeLock(d.dir, name)
-	} else if d.lock, err = takeLock(d.dir, name); err != nil {
+	} else if d.lock, err = takeLock(d.sockPath, name); err != nil {
 		return err
 	}
 	if err := sys.SetSubreaper(); err != nil {

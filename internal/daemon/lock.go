@@ -25,9 +25,9 @@ var ErrRunning = errors.New("the region already has a daemon")
 // lock makes sure that a region has one daemon. The kernel drops it when the process ends, however it ends.
 type lock struct{ f *os.File }
 
-// takeLock takes the region's lock file in dir. Errors: ErrRunning.
-func takeLock(dir, region string) (*lock, error) {
-	path := filepath.Join(dir, region+".lock")
+// takeLock takes the region's lock file, which is beside its socket. Errors: ErrRunning.
+func takeLock(sockPath, region string) (*lock, error) {
+	path := filepath.Join(filepath.Dir(sockPath), region+".lock")
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -46,6 +46,10 @@ func takeLock(dir, region string) (*lock, error) {
 			if (err != nil || errors.Is(syscall.Kill(n, 0), syscall.ESRCH)) && time.Now().Before(deadline) {
 				time.Sleep(5 * time.Millisecond) // it is about to write its pid, or died between fork and exec of a worker, which still has its descriptors
 				continue
+			}
+			if _, err := os.Lstat(sockPath); errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s), whose socket %s is not there: if it is neither just starting nor stopping, somebody has removed that; end the daemon alone with `kill -9 %[3]s`, "+
+					"and the next one takes the region over, or it and the region with `shmctl -r %[2]s stop`, which needs no socket", ErrRunning, region, pid, path, sockPath)
 			}
 			return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s); stop it with `shmctl -r %s stop`, or give this one another [region] name", ErrRunning, region, pid, path, region)
 		}
@@ -111,20 +115,75 @@ func (d *Daemon) watchNames() *sys.NameWatch {
 	return w
 }
 
-// namesLost tells of the removal of lock and socket, until the watch ends.
+// relistenPause is between two removals of the socket that are answered: who removes it again and again is not raced.
+const relistenPause = time.Second
+
+// namesLost tells of the removal of lock and socket, until the watch ends, and makes the socket anew. That of a socket unit is systemd's to make. A lock is not made anew: another
+// daemon may have one of that name by now.
 func (d *Daemon) namesLost(w *sys.NameWatch) error {
+	var made time.Time
 	for {
-		path, err := w.Next()
+		path, was, err := w.Next()
 		if err != nil {
 			<-d.finished
 			return nil
 		}
-		d.post(func() {
-			d.log.Error("somebody has removed a file of this region, which lives on: without its socket nobody can attach; end this daemon alone (kill -9) and start another, which takes the region over, and see who cleans the runtime directory",
-				"file", path, "pid", os.Getpid())
-			d.event(eventRegion, d.conf.Region.Name, "lost", "file", path)
-		})
+		if path != d.sockPath || d.server.unit {
+			d.post(func() { d.tellLost(path, nil) })
+			continue
+		}
+		for again := true; again; {
+			select {
+			case <-time.After(time.Until(made.Add(relistenPause))):
+			case <-d.finished:
+				return nil
+			}
+			made = time.Now()
+			done := make(chan bool, 1)
+			d.post(func() { done <- d.restore(was, w) })
+			select {
+			case again = <-done:
+			case <-d.finished:
+				return nil
+			}
+		}
 	}
+}
+
+// restore makes the socket anew, and watches it. again: that has to wait.
+func (d *Daemon) restore(was sys.Stat, w *sys.NameWatch) (again bool) {
+	err := d.server.relisten(was, d.lock.named())
+	if errors.Is(err, errRest) { // the next program finds it missing
+		return true
+	}
+	if err != nil {
+		d.tellLost(d.sockPath, err)
+		return false
+	}
+	d.log.Warn("somebody has removed the region's socket: it was made anew; see who cleans the runtime directory", "file", d.sockPath, "pid", os.Getpid())
+	d.event(eventRegion, d.conf.Region.Name, "lost", "file", d.sockPath)
+	d.event(eventRegion, d.conf.Region.Name, "restored", "file", d.sockPath)
+	if err := w.Again(d.sockPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn("nobody would notice another removal of the region's socket", "error", err)
+	}
+	return false
+}
+
+// tellLost tells of a file that this daemon has no more; why says why it could not be made anew, if that was tried.
+func (d *Daemon) tellLost(path string, why error) {
+	args := []any{"file", path, "pid", os.Getpid()}
+	if why != nil {
+		args = append(args, "error", why)
+	}
+	d.log.Error("somebody has removed a file of this region, which lives on: without its socket nobody can attach; end this daemon alone (kill -9) and start another, which takes the region over, and see who cleans the runtime directory", args...)
+	d.event(eventRegion, d.conf.Region.Name, "lost", "file", path)
+}
+
+// named reports whether the lock's file has its name still: then nobody else can be the region's daemon.
+func (l *lock) named() bool {
+	have, err := sys.Fstat(l.f)
+	named, err2 := sys.StatPath(l.f.Name())
+	return err == nil && err2 == nil && have.Inode == named.Inode && have.Dev == named.Dev
 }
 
 // release removes the file while it is still locked, so nobody can lock a file that has no name.

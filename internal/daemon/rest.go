@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -103,8 +104,8 @@ func (s *server) lull(asked resting) (conns []resting, resume func()) {
 	r.begun = true
 	r.begin(errRest)
 	s.checkRest()
-	s.mu.Unlock()
 	s.listener.SetDeadline(time.Unix(1, 0))
+	s.mu.Unlock()
 	select {
 	case <-r.all:
 	case <-time.After(quietWithin):
@@ -157,7 +158,8 @@ func (s *server) inherit(h *handover) error {
 	s.listener, s.unit = u, h.Unit
 	u.SetUnlinkOnClose(!h.Unit)
 	if !h.Unit {
-		if err := s.setMode(s.d.sockPath); err != nil { // the configuration may be another
+		// The configuration may be another. A socket whose name was lost before is made anew as soon as the names are watched.
+		if err := s.setMode(s.d.sockPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			u.Close()
 			return err
 		}

@@ -27,7 +27,7 @@ type server struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	conns    sync.WaitGroup
-	mu       sync.Mutex
+	mu       sync.Mutex     // of what follows, and of listener once it serves
 	idle     []*visitor     // connections without an attachment, the oldest first
 	evicted  map[uint32]int // by user: connections that were closed for others and have not ended
 	warnings throttle       // of what anybody who can connect can cause
@@ -128,12 +128,67 @@ func (s *server) setMode(path string) error {
 	return nil
 }
 
+// relisten makes the socket anew, whose name is lost, with the owner and the mode that it had. own: what has the name now, if anything has, may be removed. Who is
+// connected notices nothing. The supervisor calls it. Errors: errRest during an upgrade; those of the kernel.
+func (s *server) relisten(was sys.Stat, own bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rest != nil && s.rest.begun {
+		return errRest
+	}
+	path := s.d.sockPath
+	if err := s.d.makeDir(); err != nil {
+		return err
+	}
+	if own {
+		os.Remove(path)
+	}
+	l, err := sys.ListenUnix(path)
+	if err != nil {
+		return fmt.Errorf("attach socket: %s: %w", path, err)
+	}
+	if was == (sys.Stat{}) {
+		err = s.setMode(path)
+	} else if err = os.Chmod(path, os.FileMode(was.Mode&0o777)); err == nil && (was.UID != uint32(os.Geteuid()) || was.GID != uint32(os.Getegid())) {
+		err = os.Chown(path, int(was.UID), int(was.GID))
+	}
+	if err != nil {
+		s.d.log.Warn("the attach socket is there again, but not everybody who could connect can", "error", err)
+	}
+	old := s.listener
+	s.listener = l
+	for _, c := range sys.Retire(old) {
+		s.greet(c)
+	}
+	return nil
+}
+
+// greet serves a connection. s.mu is held.
+func (s *server) greet(c *net.UnixConn) {
+	s.busy++
+	s.conns.Go(func() {
+		defer s.done()
+		s.talk(attach.NewConn(c))
+	})
+}
+
+// current is the listener.
+func (s *server) current() *net.UnixListener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listener
+}
+
 func (s *server) serve() error {
 	s.begin()
 	defer s.done()
 	for {
-		c, err := s.listener.AcceptUnix()
+		l := s.current()
+		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
+			if s.current() != l { // another one took its place
+				continue
+			}
 			return nil
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -152,11 +207,9 @@ func (s *server) serve() error {
 			}
 			continue
 		}
-		s.begin()
-		s.conns.Go(func() {
-			defer s.done()
-			s.talk(attach.NewConn(c))
-		})
+		s.mu.Lock()
+		s.greet(c)
+		s.mu.Unlock()
 	}
 }
 
@@ -243,7 +296,7 @@ func (s *server) warn(msg string, args ...any) {
 // that of the daemon: nothing in it touches memory without the supervisor.
 func (s *server) close() {
 	s.cancel()
-	s.listener.Close()
+	s.current().Close()
 	ended := make(chan struct{})
 	go func() { s.conns.Wait(); close(ended) }()
 	select {

@@ -108,7 +108,7 @@ func AllocateRange(f *os.File, offset, size int64) error {
 // A Stat says what a descriptor or a path leads to.
 type Stat struct {
 	Inode, Dev uint64 // together: the identity of the file
-	UID        uint32 // owner
+	UID, GID   uint32 // owner and group
 	Mode       uint32 // permission bits with set-id and sticky, no type
 	Size       int64  // bytes
 	Held       int64  // bytes that have memory or space: less than Size where there are holes
@@ -139,6 +139,7 @@ func fromStat(st *unix.Stat_t) Stat {
 		Inode:     st.Ino,
 		Dev:       uint64(st.Dev),
 		UID:       st.Uid,
+		GID:       st.Gid,
 		Mode:      st.Mode & 0o7777,
 		Size:      st.Size,
 		Held:      st.Blocks * 512,

@@ -82,6 +82,35 @@ func listener(f *os.File, fd int) (*net.UnixListener, error) {
 	return l.(*net.UnixListener), nil
 }
 
+// Retire closes a listener whose place another one takes: it refuses who comes from now on, and returns who is connected and was not accepted yet.
+func Retire(l *net.UnixListener) (waiting []*net.UnixConn) {
+	defer l.Close()
+	l.SetUnlinkOnClose(false) // the name may be the other one's
+	rc, err := l.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	rc.Control(func(fd uintptr) {
+		unix.Shutdown(int(fd), unix.SHUT_RD)
+		for {
+			n, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			f := os.NewFile(uintptr(n), "connection")
+			c, err := net.FileConn(f)
+			f.Close() // the connection has a descriptor of its own
+			if err == nil {
+				waiting = append(waiting, c.(*net.UnixConn))
+			}
+		}
+	})
+	return waiting
+}
+
 func connControl(c *net.UnixConn, call string, fn func(fd int) error) error {
 	rc, err := c.SyscallConn()
 	if err != nil {

@@ -257,3 +257,45 @@ func TestSendDatagram(t *testing.T) {
 		t.Errorf("closed file: %v", err)
 	}
 }
+
+// A listener that is retired has lost nobody who was connected, and takes nobody any more.
+func TestRetire(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l")
+	l, err := ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := &net.UnixAddr{Name: path, Net: "unixpacket"}
+	var clients []*net.UnixConn
+	for range 3 {
+		c, err := net.DialUnix("unixpacket", nil, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients = append(clients, c)
+	}
+	waiting := Retire(l)
+	if len(waiting) != len(clients) {
+		t.Fatalf("%d connections", len(waiting))
+	}
+	for i, c := range waiting {
+		if _, err := c.Write([]byte{byte(i)}); err != nil {
+			t.Error(err)
+		}
+		var b [1]byte
+		if _, err := clients[i].Read(b[:]); err != nil || b[0] != byte(i) {
+			t.Errorf("%d: %d, %v", i, b[0], err)
+		}
+		c.Close()
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("its name: %v", err)
+	}
+	if _, err := net.DialUnix("unixpacket", nil, addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Error(err)
+	}
+	if _, err := l.AcceptUnix(); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+}
