@@ -151,6 +151,7 @@ func asleep(one bool) *contest {
 		pair("shmd call", "call-trip-server", "call-trip-client", call),
 		pair("Go futex, no shmd", "futex-trip-server", "futex-trip-client", p),
 		pair("Go futex, no shmd, naps", "futex-nap-trip-server", "futex-nap-trip-client", p),
+		pair("Go twin of shmd's algorithm", "twin-trip-server", "twin-trip-client", p),
 	}
 	for _, ours := range []string{"shmd call", "shmd queues"} {
 		what := n.name + ", call"
@@ -171,7 +172,9 @@ func asleep(one bool) *contest {
 				value: func(r map[string]result) float64 { return r[ours]["sleeps_client"] }, against: func(map[string]result) float64 { return 1 },
 			})
 	}
-	n.rows = append(n.rows, ratio(n.name+", call, p50", "µs", "p50", "shmd call", "C twin of shmd's algorithm", "", "<= 1.15"))
+	for _, language := range []string{"C", "Go"} {
+		n.rows = append(n.rows, ratio(n.name+", call, p50", "µs", "p50", "shmd call", language+" twin of shmd's algorithm", "", "<= 1.15"))
+	}
 	for _, peer := range peers {
 		if peer.sleeps {
 			n.entries = append(n.entries, peer.trip(p))

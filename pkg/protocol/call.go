@@ -22,19 +22,21 @@ type CallOptions struct {
 // at the stores and loads here. Geometry is read and checked once, in OpenCall. Any number of goroutines and processes
 // may use a channel at once. No operation here blocks.
 type Call struct {
-	b    []byte
-	h    Header
-	info *CallInfo
-
-	slots         uint64
-	slotSize      int
-	stride        uint64
-	offset        uint64
-	maxDeliveries int
-	flags         CallFlag
+	// What every call needs lies in few lines of memory: who slept before it finds none of them in the nearest cache.
+	info     *CallInfo
+	first    *byte // of slot 0
+	slots    uint64
+	slotSize int
+	stride   uint64
+	b        []byte
 
 	// Servers wait on Servers for requests, callers on Callers for a free slot.
 	Servers, Callers Doorbell
+
+	offset        uint64
+	maxDeliveries int
+	flags         CallFlag
+	h             Header
 }
 
 const (
@@ -139,7 +141,7 @@ func OpenCall(b []byte) (*Call, error) {
 		return nil, err
 	}
 	return &Call{
-		b: b, h: h, info: info,
+		b: b, h: h, info: info, first: &b[offset],
 		slots: uint64(o.Slots), slotSize: o.SlotSize, stride: stride, offset: offset,
 		maxDeliveries: o.MaxDeliveries, flags: CallFlag(info.Flags.Load()),
 		Servers: Doorbell{bell: &info.ServeBell, waiters: &info.ServeWaiters},
@@ -165,29 +167,10 @@ func (c *Call) MaxDeliveries() int { return c.maxDeliveries }
 // Flags returns what kind of call channel it is.
 func (c *Call) Flags() CallFlag { return c.flags }
 
-// slot returns the head of slot i, which must be below slots.
-func (c *Call) slot(i uint64) *CallSlot {
-	return overlayCallSlot(c.b, int64(c.offset+i*c.stride))
-}
-
 // room returns n bytes of slot i, from the place at on.
 func (c *Call) room(i, at uint64, n int) []byte {
 	from := c.offset + i*c.stride + at
 	return c.b[from : from+uint64(n) : from+uint64(n)]
-}
-
-// fetch asks for the line at a place of slot i, if it is another than that of the state word, which is looked at next: so both come together.
-func (c *Call) fetch(i, place uint64) {
-	if i < c.slots && place >= 64 && place < c.stride {
-		sys.PrefetchLine(&c.b[c.offset+i*c.stride+place])
-	}
-}
-
-// own asks for the line at a place of slot i, to be written soon.
-func (c *Call) own(i, place uint64) {
-	if place < c.stride {
-		sys.PrefetchStores(&c.b[c.offset+i*c.stride+place], 1)
-	}
 }
 
 func (c *Call) counters(id uint16) *CallCounters {
@@ -424,12 +407,10 @@ func (v Serving) Deliveries() int { return v.word.Deliveries() }
 // that is alone with one caller finds the next request where the last one was. Errors: ErrEmpty, *CorruptError (the
 // request's length is beyond the slot: its caller was told).
 func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
-	c.fetch(from, 64)
 	// Bounded even if a hostile peer changes words for ever: each try that fails means that somebody else got further.
 	for range 1 << 16 {
 		i, w, ok := c.oldest(from)
 		if !ok {
-			c.expect(from)
 			return Serving{}, ErrEmpty
 		}
 		s := c.slot(i)
@@ -450,6 +431,17 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 		return v, nil
 	}
 	return Serving{}, c.corrupt(int64(c.offset), "no request stays to be taken; a peer is damaging the channel")
+}
+
+// LookOut is TryAccept for a server that looks again and again: it asks ahead for the lines of a request and of its reply in slot from. That is
+// nothing for one that is about to sleep, or was woken, and finds nothing of this code in its caches.
+func (c *Call) LookOut(server uint16, from uint64) (Serving, error) {
+	c.fetch(from, 64)
+	v, err := c.TryAccept(server, from)
+	if Empty(err) {
+		c.expect(from)
+	}
+	return v, err
 }
 
 // expect asks for the line of the next reply in slot from, to be written soon: the next request is likely to be as long as the last.

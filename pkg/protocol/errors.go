@@ -24,7 +24,7 @@ var (
 	// ErrFull: no slot is free for the next position.
 	ErrFull = errors.New("channel is full")
 	// ErrEmpty: no message is ready.
-	ErrEmpty = errors.New("channel is empty")
+	ErrEmpty error = empty
 	// ErrLane: the queue has one producer and one consumer, and only its Lane knows where they are.
 	ErrLane = errors.New("queue has one producer and one consumer: send and receive through its Lane")
 	// ErrLost: the loan or lease is no longer the caller's: it was ended before, or a repair took it because
@@ -33,6 +33,19 @@ var (
 	// ErrNoDeadLetters: the message cannot become a dead letter.
 	ErrNoDeadLetters = errors.New("the channel has no dead-letter channel: give it a max_deliveries above 0")
 )
+
+// empty is ErrEmpty with a type of its own: Empty compares it without a call, which a loop that looks for messages with cold caches would feel.
+var empty = &sentinel{"channel is empty"}
+
+type sentinel struct{ text string }
+
+func (s *sentinel) Error() string { return s.text }
+
+// Empty reports whether err is ErrEmpty itself.
+func Empty(err error) bool {
+	s, ok := err.(*sentinel)
+	return ok && s == empty
+}
 
 // Errors of latest values, beside those.
 var (

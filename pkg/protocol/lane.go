@@ -55,15 +55,15 @@ type receiveEnd struct {
 	receiver   uint16      // the attachment that has the end; 0: this process does not
 	consuming  bool        // by a Consumer
 	gone       atomic.Bool // by Close, which a Consumer does not wait for
+	returned   uint32      // the last value read of Returned
 	head       uint64      // first position that was not taken
 	awaited    uint64      // the last position that was waited for, plus 1: nothing lay behind it then
 	acked      uint64      // first position that may be leased
-	returned   uint32      // the last value read of Returned
-	again      []behind    // slots that may have become ready behind head, the oldest message first
 	received   uint64      // counters, and where they go
 	ackedCount uint64
 	receivedAt *atomic.Uint64
 	ackedAt    *atomic.Uint64
+	again      []behind // slots that may have become ready behind head, the oldest message first
 }
 
 type behind struct{ slot, age uint64 } // age in positions before head

@@ -135,7 +135,7 @@ func TestLaneLooksForRoomAgain(t *testing.T) {
 // ack may free more than one.
 func TestLaneWakes(t *testing.T) {
 	l := newLane(t, QueueOptions{Slots: 4, SlotSize: 48})
-	rung := func(d Doorbell, what string, do func()) {
+	rung := func(d *Doorbell, what string, do func()) {
 		t.Helper()
 		v, ticket := d.Value(), d.Register()
 		do()
@@ -147,11 +147,11 @@ func TestLaneWakes(t *testing.T) {
 	a, _ := l.TryLoan(2)
 	b, _ := l.TryLoan(2)
 	c, _ := l.TryLoan(2)
-	rung(l.q.Receivers, "a position given up", func() { l.Abort(a) })
-	rung(l.q.Senders, "abort", func() { l.Abort(c) })
+	rung(&l.q.Receivers, "a position given up", func() { l.Abort(a) })
+	rung(&l.q.Senders, "abort", func() { l.Abort(c) })
 	c, _ = l.TryLoan(2)
 	l.Commit(c, 8)
-	rung(l.q.Senders, "abort of an overtaken loan", func() { l.Abort(b) })
+	rung(&l.q.Senders, "abort of an overtaken loan", func() { l.Abort(b) })
 }
 
 // A lease that has ended acks nothing any more: the slot may be somebody else's.

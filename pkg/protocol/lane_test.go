@@ -315,7 +315,7 @@ func TestLaneTwoSides(t *testing.T) {
 				if l.Send(2, number(i)) == nil {
 					i++
 				} else {
-					sleepOn(l.q.Senders, v)
+					sleepOn(&l.q.Senders, v)
 				}
 				l.q.Senders.Unregister(ticket)
 			default:
@@ -332,7 +332,7 @@ func TestLaneTwoSides(t *testing.T) {
 			if err == ErrEmpty {
 				ticket := out.q.Receivers.Register()
 				if lease, err = out.TryReceive(3); err == ErrEmpty {
-					sleepOn(out.q.Receivers, v)
+					sleepOn(&out.q.Receivers, v)
 				}
 				out.q.Receivers.Unregister(ticket)
 			}
@@ -545,4 +545,4 @@ func TestLaneModel(t *testing.T) {
 }
 
 // sleepOn waits until the bell is no longer v.
-func sleepOn(d Doorbell, v uint32) { sys.FutexWait(d.Word(), v, -1) }
+func sleepOn(d *Doorbell, v uint32) { sys.FutexWait(d.Word(), v, -1) }

@@ -240,7 +240,11 @@ func (c *Consumer) Receive(buf []byte) ([]byte, Lease, error) { return c.l.recei
 // Pending reports whether TryReceive has something to do, be it a message that came back or a position to pass over.
 func (c *Consumer) Pending() bool {
 	l, i := c.l, c.l.q.info
-	return c.Ready() || l.returned != i.Returned.Load() || len(l.again) > 0 || int64(i.Tail.Load()-l.head) > 0
+	if c.Ready() || l.returned != i.Returned.Load() || len(l.again) > 0 || int64(i.Tail.Load()-l.head) > 0 {
+		return true
+	}
+	l.awaited = l.head + 1
+	return false
 }
 
 // TryReceive leases the next slot. It returns all its n messages, which lie in b one after another and are of one size; or, n being 0, messages

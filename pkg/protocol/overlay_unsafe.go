@@ -53,6 +53,25 @@ func (l *Latest) payload(i uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(l.first), (i&l.mask)*l.stride+SizeofLatestSlot)), l.slotSize)
 }
 
+// slot returns the head of slot i. That all slots lie in the memory was checked in OpenCall, and i is masked here: their number is a power of two.
+func (c *Call) slot(i uint64) *CallSlot {
+	return (*CallSlot)(unsafe.Add(unsafe.Pointer(c.first), (i&(c.slots-1))*c.stride))
+}
+
+// fetch asks for the line at a place of slot i, if it is another than that of the state word, which is looked at next: so both come together.
+func (c *Call) fetch(i, place uint64) {
+	if place >= 64 && place < c.stride {
+		sys.PrefetchLine((*byte)(unsafe.Add(unsafe.Pointer(c.first), (i&(c.slots-1))*c.stride+place)))
+	}
+}
+
+// own asks for the line at a place of slot i, to be written soon.
+func (c *Call) own(i, place uint64) {
+	if place < c.stride {
+		sys.PrefetchStores((*byte)(unsafe.Add(unsafe.Pointer(c.first), (i&(c.slots-1))*c.stride+place)), 1)
+	}
+}
+
 // fetchSecond asks for the second line of slot p, if it has one, while its first is looked at: both come at a time when the producer has written them.
 func (q *Queue) fetchSecond(p uint64) {
 	sys.PrefetchLine((*byte)(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride+min(q.stride-1, 64))))

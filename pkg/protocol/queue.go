@@ -25,25 +25,26 @@ type QueueOptions struct {
 // here. Geometry is read and checked once, in OpenQueue; a later change of those words by a hostile peer
 // has no effect. Any number of goroutines and processes may use a queue at once. No operation here blocks.
 type Queue struct {
-	b    []byte
-	h    Header
-	info *QueueInfo
+	// What every message needs lies in few lines of memory: who slept before it finds none of them in the nearest cache.
+	info     *QueueInfo
+	mask     uint64
+	shift    uint // log2 of the number of slots
+	slotSize int
+	stride   uint64
+	first    *byte  // of slot 0
+	ahead    uint64 // a lane: so many slots before it writes one, the producer asks for its lines
+	lines    int    // so many
 
-	mask          uint64
-	shift         uint // log2 of the number of slots
-	slotSize      int
-	stride        uint64
+	// Consumers wait on Receivers, producers on Senders.
+	Receivers, Senders Doorbell
+
+	b             []byte
 	offset        uint64
-	first         *byte  // of slot 0
-	ahead         uint64 // a lane: so many slots before it writes one, the producer asks for its lines
-	lines         int    // so many
 	maxDeliveries int
 	maxLeases     int
 	flags         QueueFlag
 	leases        leases // of this process
-
-	// Consumers wait on Receivers, producers on Senders.
-	Receivers, Senders Doorbell
+	h             Header
 }
 
 const (

@@ -55,14 +55,14 @@ const (
 type Ticket uint32
 
 // Word is the futex to sleep on.
-func (d Doorbell) Word() *atomic.Uint32 { return d.bell }
+func (d *Doorbell) Word() *atomic.Uint32 { return d.bell }
 
 // Value is the value to sleep on; load it before the last try.
-func (d Doorbell) Value() uint32 { return d.bell.Load() }
+func (d *Doorbell) Value() uint32 { return d.bell.Load() }
 
 // Register counts the caller as a sleeper. The increment [S] is before the caller's last try [T]; it pairs with
 // the load of the count in Ring [W].
-func (d Doorbell) Register() Ticket {
+func (d *Doorbell) Register() Ticket {
 	for {
 		w := d.waiters.Load()
 		if uint32(w)|coming == 1<<32-1 { // a damaged count must not carry
@@ -88,7 +88,7 @@ func (d Doorbell) Register() Ticket {
 
 // slow takes the bit brisk away, after the membarrier: a sleeper that finds it gone makes none, and has to see what was published beside it. If a repair has
 // zeroed the count, something may have been since.
-func (d Doorbell) slow(t Ticket) {
+func (d *Doorbell) slow(t Ticket) {
 	for {
 		w := d.waiters.Load()
 		if Ticket(w>>32) != t || w&brisk == 0 || d.waiters.CompareAndSwap(w, w&^brisk) {
@@ -98,7 +98,7 @@ func (d Doorbell) slow(t Ticket) {
 }
 
 // Unregister takes the caller back from the count, unless a repair has zeroed the count meanwhile.
-func (d Doorbell) Unregister(t Ticket) {
+func (d *Doorbell) Unregister(t Ticket) {
 	for !d.all {
 		w := d.waiters.Load()
 		next := w - 1
@@ -112,11 +112,11 @@ func (d Doorbell) Unregister(t Ticket) {
 }
 
 // Sleepers returns the number of registered sleepers, of which some may have died since the last repair.
-func (d Doorbell) Sleepers() int { return int(d.waiters.Load() & counted) }
+func (d *Doorbell) Sleepers() int { return int(d.waiters.Load() & counted) }
 
 // Ring wakes up to n sleepers if there are any. It is called after what they wait for was published; the load of
 // the count [W] pairs with Register [S].
-func (d Doorbell) Ring(n int) {
+func (d *Doorbell) Ring(n int) {
 	if d.waiters.Load()&counted == 0 { // W
 		return
 	}
@@ -127,13 +127,13 @@ func (d Doorbell) Ring(n int) {
 // RingBrisk is Ring(1) of a waker whose publication was a plain release store. The Doorbell has brisk. As long as the bit is there its load of the count [W] may
 // come before the publication, and the sleeper orders both; else the barrier is made here. *calm is the waker's own, or nil: it counts what found nobody asleep,
 // and after some the bit is set.
-func (d Doorbell) RingBrisk(calm *uint32) {
+func (d *Doorbell) RingBrisk(calm *uint32) {
 	if d.waiters.Load()&(brisk|counted) != brisk { // W
 		d.ringAfterBarrier(calm)
 	}
 }
 
-func (d Doorbell) ringAfterBarrier(calm *uint32) {
+func (d *Doorbell) ringAfterBarrier(calm *uint32) {
 	w := d.waiters.Add(0) // W: and a full barrier
 	switch {
 	case w&counted != 0:
@@ -153,7 +153,7 @@ func (d Doorbell) ringAfterBarrier(calm *uint32) {
 // RingOne is Ring(1), unless a sleeper that was woken so is still on its way: it will look after this call began, at what was published before, and passes the
 // wake on if there is more than it takes. So many messages cost one wake-up. One that has been on its way for longer than d.late may be stopped there: nobody
 // relies on it any more.
-func (d Doorbell) RingOne() {
+func (d *Doorbell) RingOne() {
 	for {
 		w := d.waiters.Load() // W
 		if w&counted == 0 {
@@ -177,7 +177,7 @@ func (d Doorbell) RingOne() {
 }
 
 // choose takes down when coming was set. It goes before that: nobody is to find an old time beside the bit.
-func (d Doorbell) choose() { d.chosen.Store(uint64(sys.MonotonicNs())) }
+func (d *Doorbell) choose() { d.chosen.Store(uint64(sys.MonotonicNs())) }
 
 // Looking is what Look finds.
 type Looking int
@@ -189,7 +189,7 @@ const (
 )
 
 // Look is for one that looks again and again before it sleeps: as long as it does, nobody else need be woken.
-func (d Doorbell) Look() Looking {
+func (d *Doorbell) Look() Looking {
 	for {
 		w := d.waiters.Load()
 		if w&counted == 0 {
@@ -206,7 +206,7 @@ func (d Doorbell) Look() Looking {
 }
 
 // Looked takes the promise of Look back.
-func (d Doorbell) Looked() {
+func (d *Doorbell) Looked() {
 	for {
 		w := d.waiters.Load()
 		if w&coming == 0 || d.waiters.CompareAndSwap(w, w&^coming) {
@@ -216,7 +216,7 @@ func (d Doorbell) Looked() {
 }
 
 // PassOn is for a sleeper that leaves without having looked whether what it waited for has come: if it was chosen by Ring, another must be.
-func (d Doorbell) PassOn() {
+func (d *Doorbell) PassOn() {
 	if !d.all {
 		d.Ring(1)
 	}
@@ -224,7 +224,7 @@ func (d Doorbell) PassOn() {
 
 // Broadcast wakes everybody who sleeps, and takes them from the count, so that the next Broadcast makes no system call before somebody
 // sleeps again. It is called after what they wait for was published, and needs all.
-func (d Doorbell) Broadcast() {
+func (d *Doorbell) Broadcast() {
 	w := d.waiters.Load() // W
 	if uint32(w) == 0 {
 		return
@@ -238,7 +238,7 @@ func (d Doorbell) Broadcast() {
 
 // RingAll forgets the sleepers that were counted, among whom may be dead ones, and wakes everybody. The living
 // find another epoch and register again if they still have to sleep.
-func (d Doorbell) RingAll() {
+func (d *Doorbell) RingAll() {
 	for {
 		w := d.waiters.Load()
 		next := (w>>32 + 1) << 32

@@ -14,7 +14,7 @@ func TestLaneBrisk(t *testing.T) {
 	}
 	var bell atomic.Uint32
 	var waiters atomic.Uint64
-	d := Doorbell{bell: &bell, waiters: &waiters, fenced: true, brisk: true}
+	d := &Doorbell{bell: &bell, waiters: &waiters, fenced: true, brisk: true}
 	var calm uint32
 	is := func(when string, set bool, sleepers int) {
 		t.Helper()

@@ -82,7 +82,7 @@ func (q *Queue) awaitLaneBatch(ctx context.Context, msgs [][]byte) (n int, err e
 		return 0, err
 	}
 	defer q.s.Release()
-	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
+	err = q.r.await(ctx, &q.q.Senders, &q.sending, func() error {
 		n, err = q.lane.SendBatch(q.r.id, msgs)
 		return err
 	})

@@ -18,12 +18,9 @@ import (
 // Call is one end of a channel of kind call: a caller's request goes to one server, and the answer comes back in the same slot.
 // A process that holds the channel may call, serve, or both. It is safe for concurrent use.
 type Call struct {
-	r    *Region
-	c    *protocol.Call
-	s    *region.Segment
-	name string
-
-	calling, serving, waiting spinner
+	r *Region
+	c *protocol.Call
+	s *region.Segment
 
 	trips atomic.Pointer[Histogram] // of Do, if somebody asked for it
 
@@ -34,6 +31,10 @@ type Call struct {
 	asked  bool          // lend runs
 	closed atomic.Bool   // keep nothing any more
 	free   atomic.Uint64 // a slot that was freed here a while ago: where to look first
+
+	calling, serving, waiting spinner
+
+	name string
 }
 
 // A CallError is what a server answered instead of a reply.
@@ -105,17 +106,17 @@ func (c *Call) Do(ctx context.Context, req []byte, buf []byte) ([]byte, error) {
 	if !c.busy.CompareAndSwap(false, true) {
 		return c.doBeside(ctx, req, buf)
 	}
-	defer c.unkeep()
+	var err error
 	if !c.holds {
-		if err := c.keep(ctx); err != nil {
-			return buf, err
+		err = c.keep(ctx)
+	}
+	if err == nil {
+		if buf, err = c.exchange(ctx, &c.kept, req, buf); err != nil {
+			c.leave(&c.kept)
+			c.holds = false
 		}
 	}
-	buf, err := c.exchange(ctx, &c.kept, req, buf)
-	if err != nil {
-		c.leave(&c.kept)
-		c.holds = false
-	}
+	c.unkeep()
 	return buf, err
 }
 
@@ -242,7 +243,7 @@ func (c *Call) claim(ctx context.Context) (q protocol.Request, err error) {
 	} else if c.r.spins(&c.waiting) && c.r.spin(ctx, &c.waiting, 1, look) {
 		return q, err
 	}
-	bell := c.c.Callers
+	bell := &c.c.Callers
 	for {
 		value := bell.Value()
 		ticket := bell.Register()                                           // S
@@ -465,19 +466,19 @@ func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err
 	if err := c.r.asked(); err != nil {
 		return v, err
 	}
-	if v, err = c.c.TryAccept(c.r.id, from); err != ErrEmpty {
+	if v, err = c.c.TryAccept(c.r.id, from); !protocol.Empty(err) {
 		return v, err
 	}
 	if c.r.spins(&c.serving) {
-		if v, err = c.lookOut(ctx, from); err != ErrEmpty {
+		if v, err = c.lookOut(ctx, from); !protocol.Empty(err) {
 			return v, err
 		}
 	}
-	bell := c.c.Servers
+	bell := &c.c.Servers
 	for {
 		value := bell.Value()
-		ticket := bell.Register()                                  // S
-		if v, err = c.c.TryAccept(c.r.id, from); err != ErrEmpty { // T
+		ticket := bell.Register()                                       // S
+		if v, err = c.c.TryAccept(c.r.id, from); !protocol.Empty(err) { // T
 			bell.Unregister(ticket)
 			return v, err
 		}
@@ -487,7 +488,7 @@ func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err
 			bell.Ring(1) // a wake may have been meant for this sleeper: pass it on
 			return v, err
 		}
-		if v, err = c.c.TryAccept(c.r.id, from); err != ErrEmpty { // before it registers again
+		if v, err = c.c.TryAccept(c.r.id, from); !protocol.Empty(err) { // before it registers again
 			return v, err
 		}
 	}
@@ -497,8 +498,8 @@ func (c *Call) accept(ctx context.Context, from uint64) (v protocol.Serving, err
 func (c *Call) lookOut(ctx context.Context, from uint64) (v protocol.Serving, err error) {
 	err = ErrEmpty
 	c.r.spin(ctx, &c.serving, serverPauses, func() bool {
-		v, err = c.c.TryAccept(c.r.id, from)
-		return err != ErrEmpty
+		v, err = c.c.LookOut(c.r.id, from)
+		return !protocol.Empty(err)
 	})
 	return v, err
 }

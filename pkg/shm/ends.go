@@ -19,11 +19,13 @@ var ErrHeld = protocol.ErrHeld
 // Producer is the sending end of a queue with one producer and one consumer, for one goroutine at a time: it takes no lock. It ends with Close.
 type Producer struct {
 	q    *Queue
-	p    *protocol.Producer
+	r    *Region // of q, as size is: one line of memory has what Send looks at
+	p    protocol.Producer
+	size int // SlotSize
 	open bool
 
-	loan   protocol.Loan
 	loaned bool
+	loan   protocol.Loan
 }
 
 // Producer takes the sending end; until Close the queue's own methods to send return ErrHeld. Errors: ErrNoLane, ErrHeld, ErrClosed,
@@ -40,7 +42,7 @@ func (q *Queue) Producer() (*Producer, error) {
 		q.s.Release()
 		return nil, err
 	}
-	return &Producer{q: q, p: p, open: true}, nil
+	return &Producer{q: q, r: q.r, p: *p, size: q.q.SlotSize(), open: true}, nil
 }
 
 // Send is Queue.Send.
@@ -57,10 +59,10 @@ func (p *Producer) Send(ctx context.Context, b []byte) error {
 
 // TrySend is Queue.TrySend.
 func (p *Producer) TrySend(b []byte) error {
-	if len(b) > p.q.q.SlotSize() || !p.open {
+	if len(b) > p.size || !p.open {
 		return p.refuse(len(b))
 	}
-	p.q.r.beat()
+	p.r.beat()
 	return p.p.Send(b)
 }
 
@@ -178,7 +180,7 @@ func (p *Producer) wait(ctx context.Context) (l protocol.Loan, err error) {
 		return l, err
 	}
 	defer q.s.Release()
-	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
+	err = q.r.await(ctx, &q.q.Senders, &q.sending, func() error {
 		l, err = p.p.TryLoan()
 		return err
 	})
@@ -232,16 +234,16 @@ func (p *Producer) Close() error {
 // Close.
 type Consumer struct {
 	q    *Queue
-	c    *protocol.Consumer
+	c    protocol.Consumer
 	open bool
 	slow bool // not open, or there is a lease
 
+	lag, run int // pauses before it looks, messages since it last did
+
 	// What was taken and has not ended. A batch is handed out as a whole or one by one.
+	index int            // the message that was handed out, all: the whole, none: nothing
 	lease protocol.Lease // Open is 0: none
 	frame protocol.Frame
-	index int // the message that was handed out, all: the whole, none: nothing
-
-	lag, run int // pauses before it looks, messages since it last did
 }
 
 const (
@@ -263,7 +265,7 @@ func (q *Queue) Consumer() (*Consumer, error) {
 		q.s.Release()
 		return nil, err
 	}
-	return &Consumer{q: q, c: c, open: true, index: none}, nil
+	return &Consumer{q: q, c: *c, open: true, index: none}, nil
 }
 
 // ReceiveCopy is Queue.ReceiveCopy.
@@ -498,13 +500,21 @@ func (c *Consumer) wait(ctx context.Context) error {
 	if err := q.s.Lease(); err != nil { // as in Producer.wait
 		return err
 	}
-	defer q.s.Release()
 	if q.r.spins(&q.receiving) {
 		if done, err := c.lookOut(ctx); done {
+			q.s.Release()
 			return err
 		}
 	}
-	bell := q.q.Receivers
+	err := c.waitAsleep(ctx)
+	q.s.Release()
+	return err
+}
+
+// waitAsleep is the part of wait that sleeps.
+func (c *Consumer) waitAsleep(ctx context.Context) error {
+	q := c.q
+	bell := &q.q.Receivers
 	v := bell.Value()
 	ticket := bell.Register() // S
 	if c.c.Pending() {        // T

@@ -193,7 +193,7 @@ func (l *Latest) Wait(ctx context.Context, after uint64) (version uint64, err er
 	if try() == nil {
 		return version, nil
 	}
-	return version, l.r.await(ctx, l.l.Changes, &l.waiting, try)
+	return version, l.r.await(ctx, &l.l.Changes, &l.waiting, try)
 }
 
 // Values yields the newest value and its version, and goes on with each change, until ctx or the quit flag ends it, which is no error. Versions

@@ -253,7 +253,7 @@ func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, err
 	}
 	defer q.s.Release()
 	var l protocol.Lease
-	err = q.r.await(ctx, q.q.Receivers, &q.receiving, func() error {
+	err = q.r.await(ctx, &q.q.Receivers, &q.receiving, func() error {
 		out, l, err = q.lane.ReceiveTo(q.r.id, buf)
 		return err
 	})
@@ -384,12 +384,12 @@ func (q *Queue) awaitSend(ctx context.Context, p []byte) error {
 		return err
 	}
 	defer q.s.Release()
-	return q.r.await(ctx, q.q.Senders, &q.sending, func() error { return q.lane.Send(q.r.id, p) })
+	return q.r.await(ctx, &q.q.Senders, &q.sending, func() error { return q.lane.Send(q.r.id, p) })
 }
 
 // awaitLoan is apart so that its closure costs the usual case nothing.
 func (q *Queue) awaitLoan(ctx context.Context) (l protocol.Loan, err error) {
-	err = q.r.await(ctx, q.q.Senders, &q.sending, func() error {
+	err = q.r.await(ctx, &q.q.Senders, &q.sending, func() error {
 		l, err = q.tryLoan()
 		return err
 	})
@@ -414,7 +414,7 @@ func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
 		return err
 	}
 	if q.lane != nil {
-		err = q.r.await(ctx, q.q.Receivers, &q.receiving, try)
+		err = q.r.await(ctx, &q.q.Receivers, &q.receiving, try)
 		return l, err
 	}
 	switch q.r.how(&q.receiving) {
@@ -422,11 +422,11 @@ func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
 		err = q.r.awaitSpinning(ctx, try)
 		return l, err
 	case WaitBlock:
-		err = q.r.awaitAsleep(ctx, q.q.Receivers, try)
+		err = q.r.awaitAsleep(ctx, &q.q.Receivers, try)
 		return l, err
 	}
 	if err = q.look(ctx, try); again(err) {
-		err = q.r.awaitAsleep(ctx, q.q.Receivers, try)
+		err = q.r.awaitAsleep(ctx, &q.q.Receivers, try)
 	}
 	return l, err
 }

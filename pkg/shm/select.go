@@ -14,7 +14,7 @@ import (
 // Case is something that Select waits for.
 type Case struct {
 	s    *region.Segment
-	bell protocol.Doorbell
+	bell *protocol.Doorbell
 	try  func() error    // ErrEmpty or ErrFull: not yet
 	how  Wait            // of the end
 	slow *protocol.Topic // of CasePublish, where the configuration says evict_after; else nil
@@ -22,7 +22,7 @@ type Case struct {
 
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. The message is to be ended as one from Receive.
 func (q *Queue) CaseReceive(take func(*Message)) Case {
-	return Case{s: q.s, bell: q.q.Receivers, how: q.r.how(&q.receiving), try: func() error {
+	return Case{s: q.s, bell: &q.q.Receivers, how: q.r.how(&q.receiving), try: func() error {
 		m, err := q.TryReceive()
 		if err == nil {
 			take(m)
@@ -33,7 +33,7 @@ func (q *Queue) CaseReceive(take func(*Message)) Case {
 
 // CaseSend sends a copy of p.
 func (q *Queue) CaseSend(p []byte) Case {
-	return Case{s: q.s, bell: q.q.Senders, how: q.r.how(&q.sending), try: func() error { return q.TrySend(p) }}
+	return Case{s: q.s, bell: &q.q.Senders, how: q.r.how(&q.sending), try: func() error { return q.TrySend(p) }}
 }
 
 // CasePublish publishes a copy of p. While Select waits for it, subscribers that do not move for the topic's evict_after are evicted, as
@@ -48,7 +48,7 @@ func (p *Publisher) CasePublish(msg []byte) Case {
 }
 
 func (t *Topic) casePublish(try func() error) Case {
-	c := Case{s: t.s, bell: t.t.Senders, how: t.r.how(&t.sending), try: try}
+	c := Case{s: t.s, bell: &t.t.Senders, how: t.r.how(&t.sending), try: try}
 	if t.t.EvictAfter() > 0 {
 		c.slow = t.t
 	}
@@ -58,7 +58,7 @@ func (t *Topic) casePublish(try func() error) Case {
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. It is to be ended with Done before the subscription is
 // used again.
 func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
-	return Case{s: s.t.s, bell: s.t.t.Receivers, how: s.t.r.how(&s.receiving), try: func() error {
+	return Case{s: s.t.s, bell: &s.t.t.Receivers, how: s.t.r.how(&s.receiving), try: func() error {
 		m, err := s.TryReceive()
 		if err == nil {
 			take(m)
@@ -69,7 +69,7 @@ func (s *Subscription) CaseReceive(take func(*TopicMessage)) Case {
 
 // CaseChange happens when the value's version is another than after: seen gets it.
 func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
-	return Case{s: l.s, bell: l.l.Changes, how: l.r.how(&l.waiting), try: func() error {
+	return Case{s: l.s, bell: &l.l.Changes, how: l.r.how(&l.waiting), try: func() error {
 		if err := l.r.asked(); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (l *Latest) CaseChange(after uint64, seen func(version uint64)) Case {
 
 // CaseAccept takes a request and gives it to take, in the goroutine of Select. It is to be ended as one from Accept.
 func (c *Call) CaseAccept(take func(*Incoming)) Case {
-	return Case{s: c.s, bell: c.c.Servers, how: c.r.how(&c.serving), try: func() error {
+	return Case{s: c.s, bell: &c.c.Servers, how: c.r.how(&c.serving), try: func() error {
 		in, err := c.TryAccept()
 		if err == nil {
 			take(in)

@@ -162,11 +162,11 @@ func (t *Topic) wait(ctx context.Context, try func() error) error {
 	after := t.t.EvictAfter()
 	for {
 		if after == 0 {
-			return t.r.await(ctx, t.t.Senders, &t.sending, try)
+			return t.r.await(ctx, &t.t.Senders, &t.sending, try)
 		}
 		since := t.t.Blocking()
 		limited, cancel := context.WithTimeout(ctx, after)
-		err := t.r.await(limited, t.t.Senders, &t.sending, try)
+		err := t.r.await(limited, &t.t.Senders, &t.sending, try)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			return err
@@ -450,7 +450,7 @@ func (s *Subscription) wait(ctx context.Context) (b []byte, err error) {
 		return nil, err
 	}
 	defer s.t.s.Release()
-	err = s.t.r.await(ctx, s.t.t.Receivers, &s.receiving, func() error {
+	err = s.t.r.await(ctx, &s.t.t.Receivers, &s.receiving, func() error {
 		b, err = s.s.Next()
 		return err
 	})

@@ -72,7 +72,7 @@ func again(err error) bool { return err == ErrFull || err == ErrEmpty }
 // await calls try until it returns something other than ErrFull and ErrEmpty, or until ctx, the quit flag or the end of the region
 // ends it: first it spins for a while, if nobody else in this process does, then it sleeps on the doorbell, unless the end waits in another way (Wait). The
 // caller has tried once, and holds the segment's lease.
-func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinner, try func() error) error {
+func (r *Region) await(ctx context.Context, bell *protocol.Doorbell, spin *spinner, try func() error) error {
 	how := r.how(spin)
 	if how == WaitSpin {
 		return r.awaitSpinning(ctx, try)
@@ -94,7 +94,7 @@ func (r *Region) await(ctx context.Context, bell protocol.Doorbell, spin *spinne
 }
 
 // awaitAsleep is await without the spinning. Who was woken tries before it registers again.
-func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try func() error) error {
+func (r *Region) awaitAsleep(ctx context.Context, bell *protocol.Doorbell, try func() error) error {
 	for {
 		v := bell.Value()
 		ticket := bell.Register()      // S
@@ -118,9 +118,13 @@ func (r *Region) awaitAsleep(ctx context.Context, bell protocol.Doorbell, try fu
 // sleep waits until a word differs from v, ctx ends, or the process is asked to quit. While it sleeps the worker counts as asleep.
 func (r *Region) sleep(ctx context.Context, word *atomic.Uint32, v uint32) error {
 	r.lieDown()
-	if r.nap(ctx, word, v) {
-		r.getUp()
-		return nil
+	if r.naps.taken.CompareAndSwap(false, true) {
+		woken := r.nap(ctx, word, v)
+		r.naps.taken.Store(false)
+		if woken {
+			r.getUp()
+			return nil
+		}
 	}
 	return r.sleepLong(ctx, word, v)
 }
@@ -180,17 +184,8 @@ func (r *Region) spare() bool {
 	return runtime.NumGoroutine() <= int(r.procs+r.own.Load())
 }
 
-// nap sleeps for a while and reports whether word was woken or has another value than v. If not, the sleep has yet to begin.
+// nap sleeps for a while and reports whether word was woken or has another value than v. If not, the sleep has yet to begin. The caller has taken naps.
 func (r *Region) nap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
-	if !r.naps.taken.CompareAndSwap(false, true) {
-		return false
-	}
-	woken := r.takenNap(ctx, word, v)
-	r.naps.taken.Store(false)
-	return woken
-}
-
-func (r *Region) takenNap(ctx context.Context, word *atomic.Uint32, v uint32) bool {
 	n := &r.naps
 	if n.skip > 0 {
 		n.skip--
