@@ -157,9 +157,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			d.cgroups.Leave()
 		}
 	}
-	for _, g := range d.living() {
-		g.drain.look()
-	}
+	d.carryLast()
 	d.lines.end()
 	d.systemd.end()
 	if err == nil {
@@ -167,6 +165,19 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.event(eventRegion, d.conf.Region.Name, "stopped")
 	}
 	return err
+}
+
+// carryLast carries what workers that have ended have logged last. How much that may be is their choice, so it has an end.
+func (d *Daemon) carryLast() {
+	soon, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	for _, g := range d.living() {
+		for g.drain.look(soon) {
+		}
+		if soon.Err() != nil && g.drain.more() {
+			d.log.Warn("workers had logged more than could be carried in time: the rest is lost", "group", g.conf.Name, "within", lastWords.String())
+		}
+	}
 }
 
 // warnOfDir warns if others may put a socket of their own in the place of the daemon's.

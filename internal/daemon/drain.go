@@ -21,7 +21,7 @@ type drain struct {
 	nap   *atomic.Uint32
 	bell  *atomic.Uint32
 
-	mu   sync.Mutex // one looks at a time
+	mu   sync.Mutex // one carries at a time
 	logs []*drained // by instance
 }
 
@@ -44,6 +44,7 @@ const (
 	drainLong   = time.Minute // no wake-up is lost; each look beside none takes some 10 µs an instance, most of it for cold pages
 	drainUnsure = time.Second // instead, where the kernel refuses the daemon membarrier
 	drainAtOnce = 1 << 12     // records of one instance before the others' turn
+	drainAtEnd  = 1 << 10     // records of one that has ended while the supervisor waits: a whole ring of log_size's default. The rest follows
 )
 
 // newDrain makes the drain of a group, for which carry says where to begin.
@@ -107,7 +108,7 @@ func (dr *drain) cursor(l *drained) *protocol.InstanceCursor {
 // run carries until ctx ends.
 func (dr *drain) run(ctx context.Context) {
 	for idle := 0; ctx.Err() == nil; {
-		if dr.look() {
+		if dr.look(ctx) {
 			idle = 0
 		} else {
 			idle++
@@ -147,17 +148,21 @@ func (dr *drain) more() bool {
 	return false
 }
 
-// look carries everything that there is, and reports whether there was something.
-func (dr *drain) look() (found bool) {
-	dr.mu.Lock()
-	defer dr.mu.Unlock()
-	for _, l := range dr.logs {
-		if c := dr.cursor(l); c != nil && c.More() {
-			dr.one(l)
+// look carries everything that there is, and reports whether there was something. Between two instances it is the turn of the supervisor, which must not wait
+// for all of them, and it may be over. Who is passed over since the list changes then is found by the next look, or by more.
+func (dr *drain) look(ctx context.Context) (found bool) {
+	for i := 0; ; i++ {
+		dr.mu.Lock()
+		if i >= len(dr.logs) || ctx.Err() != nil {
+			dr.mu.Unlock()
+			return found
+		}
+		if c := dr.cursor(dr.logs[i]); c != nil && c.More() {
+			dr.one(dr.logs[i], drainAtOnce)
 			found = true
 		}
+		dr.mu.Unlock()
 	}
-	return found
 }
 
 // ended carries the last records of a worker whose process has ended, before anything is said of its end.
@@ -165,7 +170,7 @@ func (dr *drain) ended(w *worker) {
 	dr.mu.Lock()
 	for _, l := range dr.logs {
 		if l.worker == w.index && dr.cursor(l) != nil {
-			dr.one(l)
+			dr.one(l, drainAtEnd)
 		}
 	}
 	dr.mu.Unlock()
@@ -174,10 +179,10 @@ func (dr *drain) ended(w *worker) {
 	sys.FutexWake(dr.bell, 1<<30)
 }
 
-// one carries what one instance has logged.
-func (dr *drain) one(l *drained) {
+// one carries what one instance has logged, most records at most.
+func (dr *drain) one(l *drained, most int) {
 	sink := dr.d.sink
-	for range drainAtOnce {
+	for range most {
 		r, _, ok, err := l.c.Next()
 		if err != nil {
 			if ok, _ := l.broken.allow(time.Now()); ok {
