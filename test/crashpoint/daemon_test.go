@@ -287,7 +287,11 @@ func (d *domain) settled(pid int, names []string) error {
 
 // logged says what is wrong with the region's log: each record of a worker is there once.
 func (d *domain) logged() error {
-	n := map[string]int{}
+	type written struct {
+		text string
+		at   int64 // by the worker: a pid comes again, with the same name and number, where much else is started meanwhile
+	}
+	n, once := map[string]int{}, map[written]bool{}
 	for c := must(protocol.OpenLog(d.mem["log"])).Oldest(); ; {
 		r, _, ok, err := c.Next()
 		if err != nil {
@@ -299,9 +303,12 @@ func (d *domain) logged() error {
 		if r.Stream != protocol.StreamLog {
 			continue
 		}
-		if n[r.Text]++; n[r.Text] > 1 {
-			return permanent{fmt.Errorf("the log has %q twice", r.Text)}
+		w := written{r.Text, r.Time.UnixNano()}
+		if once[w] {
+			return permanent{fmt.Errorf("the log has %q of %v twice", r.Text, r.Time)}
 		}
+		once[w] = true
+		n[r.Text]++
 	}
 	for pid, name := range d.seen {
 		for k := range estateRecords {
