@@ -153,7 +153,7 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 		}
 		for j := range cases {
 			cases[j].bell.Unregister(tickets[j])
-			if slept && i >= 0 && j != i || err != nil && i < 0 {
+			if slept && i >= 0 && j != i || err != nil && (slept || i < 0) {
 				cases[j].bell.PassOn() // a wake may have been meant for this sleeper, which takes something else, or nothing
 			}
 		}

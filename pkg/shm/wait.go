@@ -110,6 +110,9 @@ func (r *Region) awaitAsleep(ctx context.Context, bell *protocol.Doorbell, try f
 			return err
 		}
 		if err := try(); !again(err) {
+			if err != nil { // it did not take what it was woken for: ErrLeases, say
+				bell.PassOn()
+			}
 			return err
 		}
 	}
