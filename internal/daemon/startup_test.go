@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,6 +37,29 @@ func TestOpenDirectory(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
+	warned(t, dir, "everybody may write to the runtime directory, and so pretend to be the daemon", "chmod o-w "+dir)
+}
+
+// So is one that belongs to another user.
+func TestDirectoryOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Log("not tested: only root can give a directory to another user; use 'sudo -E go test ./internal/daemon'")
+		if os.Getenv("CI") != "" {
+			t.Fail()
+		}
+		return
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 65534, -1); err != nil {
+		t.Fatal(err)
+	}
+	warned(t, dir, "the runtime directory belongs to another user, who may pretend to be the daemon", `"user":65534`, "chown 0 "+dir)
+}
+
+// warned starts a daemon in a runtime directory, which must log a line with all of the words before its worker is ready.
+func warned(t *testing.T, dir string, words ...string) {
+	t.Helper()
 	cmd := exec.Command(filepath.Join(testregion.Binaries(t), "shmd"))
 	cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+dir)
 	log, err := cmd.StderrPipe()
@@ -47,7 +71,7 @@ func TestOpenDirectory(t *testing.T) {
 	}
 	lines, warned := bufio.NewScanner(log), false
 	for lines.Scan() {
-		if strings.Contains(lines.Text(), "everybody may write to the runtime directory, and so pretend to be the daemon") && strings.Contains(lines.Text(), "chmod o-w "+dir) {
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(lines.Text(), w) }) {
 			warned = true
 			cmd.Process.Signal(syscall.SIGTERM)
 		}
