@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -74,14 +75,14 @@ func (d *Daemon) do(w *worker, a supervise.Action) {
 		d.step(w, d.look(w))
 	case supervise.Abort:
 		d.log.Error("worker hangs: it gets SIGABRT", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "why", a.Why)
-		w.proc.signal(syscall.SIGABRT)
+		d.signal(w, syscall.SIGABRT)
 		w.proc.signal(syscall.SIGCONT) // one that is stopped does not end before
 	case supervise.Terminate:
 		d.log.Warn("worker gets SIGTERM", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
-		w.proc.signal(syscall.SIGTERM)
+		d.signal(w, syscall.SIGTERM)
 	case supervise.Kill:
 		d.log.Warn("worker gets SIGKILL", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
-		w.proc.signal(syscall.SIGKILL)
+		d.signal(w, syscall.SIGKILL)
 	case supervise.Repair:
 		id := w.row.Attachment
 		d.giveBack(id, w.conf.Channels())
@@ -92,6 +93,18 @@ func (d *Daemon) do(w *worker, a supervise.Action) {
 	case supervise.StopTimer:
 		w.timer.Stop()
 	}
+}
+
+// signal sends a signal to a worker. A daemon that is not root may not do so to one that became another user by itself, a setuid program: nothing but the
+// worker ends it then, or somebody who may.
+func (d *Daemon) signal(w *worker, sig syscall.Signal) {
+	if !errors.Is(w.proc.signal(sig), syscall.EPERM) {
+		return
+	}
+	const why = "it became another user, whom the daemon may not signal"
+	d.log.Error("worker cannot be signalled", "worker", w.row.Name, "pid", w.proc.pid, "signal", sys.SignalName(sig), "why", why, "next", fmt.Sprintf("as root: kill -KILL %d", w.proc.pid))
+	w.row.Reason = fmt.Sprintf("%s: end it as root, kill -KILL %d", why, w.proc.pid)
+	d.writeRow(w)
 }
 
 // changed writes a worker's new state down, and tells of it.

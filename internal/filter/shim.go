@@ -33,6 +33,8 @@ var (
 	errExtra = errors.New("the filter wrote a line that no message asked for; one that drops or multiplies lines wants ack = \"written\"")
 	errDeaf  = errors.New("the filter closed its standard input")
 	errMute  = errors.New("the filter closed its standard output")
+
+	errForeign = errors.New("the filter became another user, whom its shim may not signal: the daemon ends it, if it may")
 )
 
 // shim is one run of a filter.
@@ -184,6 +186,11 @@ func (s *shim) serve() int {
 		exit     ended
 		got      collected
 	)
+	signal := func(sig syscall.Signal) {
+		if err := s.proc.Signal(sig); sig == syscall.SIGKILL && errors.Is(err, syscall.EPERM) {
+			exit.err = errForeign
+		}
+	}
 	end := func(cause error) {
 		if ending {
 			return
@@ -193,9 +200,9 @@ func (s *shim) serve() int {
 		timer = time.After(s.o.StopTimeout)
 		switch {
 		case errors.Is(cause, errExtra): // what it writes answers nothing any more
-			s.proc.Kill()
+			signal(syscall.SIGKILL)
 		case s.in == nil: // there is no end of its input that it could see
-			s.proc.Signal(syscall.SIGTERM)
+			signal(syscall.SIGTERM)
 		}
 	}
 	quit := s.r.Quit().Done()
@@ -224,7 +231,7 @@ func (s *shim) serve() int {
 			}
 			end(got.err)
 		case <-timer:
-			s.proc.Signal(next)
+			signal(next)
 			next, timer = syscall.SIGKILL, time.After(s.o.StopTimeout)
 		case exit = <-exits:
 		}
