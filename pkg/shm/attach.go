@@ -214,14 +214,15 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	if err != nil {
 		return nil, err
 	}
+	timer.Reset(patience) // for the next answer
 	r := newRegion(o.Region, o.Wait)
 	defer func() {
 		if err != nil {
 			r.abandon()
-			conn.Close()
+			giveUp(conn, err)
 		}
 	}()
-	got, err := conn.Attach(ctx, attach.Request{Role: role, Name: o.Name, Produce: o.Produce, Consume: o.Consume})
+	got, err := conn.Attach(dialing, attach.Request{Role: role, Name: o.Name, Produce: o.Produce, Consume: o.Consume})
 	if err != nil {
 		return nil, err
 	}
@@ -234,8 +235,22 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	return r, nil
 }
 
+// giveUp ends a connection that failed with err. The daemon may have attached the process, or be about to, and the end of a connection would tell it nothing.
+func giveUp(conn *attach.Conn, err error) {
+	defer conn.Close()
+	var refused *attach.RefusedError
+	if errors.As(err, &refused) {
+		return
+	}
+	if p, err := (attach.Request{Op: attach.OpDetach}).Encode(); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		conn.Send(ctx, p, nil) // the answer is not waited for: it may never come
+	}
+}
+
 // patience is how long an outsider waits for the daemon's answer: long enough for one that has no CPU for a while.
-const patience = 10 * time.Second
+var patience = 10 * time.Second
 
 func programName() string {
 	name := os.Args[0]
