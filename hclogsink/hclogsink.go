@@ -62,7 +62,7 @@ func value(v any) any {
 	case hclog.CapturedStacktrace:
 		return string(v)
 	case fmt.Stringer:
-		return v.String()
+		return fmt.Sprint(v) // not v.String(), which may panic: of a nil pointer
 	}
 	return v
 }

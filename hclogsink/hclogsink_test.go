@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -31,5 +32,15 @@ level=DEBUG msg=alone logger=main EXTRA_VALUE_AT_END=odd
 level=ERROR msg=bad logger=main 5=five`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A value whose String panics is logged, as hclog does it; it does not end the program.
+func TestNilStringer(t *testing.T) {
+	var out bytes.Buffer
+	sink := New(slog.NewTextHandler(&out, nil))
+	sink.Accept("", hclog.Info, "visited", "url", (*url.URL)(nil))
+	if !strings.Contains(out.String(), "<nil>") {
+		t.Error(out.String())
 	}
 }
