@@ -280,7 +280,7 @@ int shmd_quit_asked(struct shmd_worker *w) {
 
 int shmd_wait_quit(struct shmd_worker *w, int64_t timeout_ns) {
     if (forked) return -EPERM;
-    int64_t end = timeout_ns < 0 ? 0 : clock_ns(CLOCK_MONOTONIC) + timeout_ns;
+    int64_t now = clock_ns(CLOCK_MONOTONIC), end = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns; /* unless it is negative */
     uint32_t word;
     w->page->asleep++;
     while (!((word = w->row->quit) & 0xff)) {

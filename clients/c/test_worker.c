@@ -11,10 +11,13 @@
 #include <locale.h>
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "shmd.h"
@@ -35,6 +38,23 @@ static char *repeat(const char *what, size_t n) {
     for (size_t i = 0; i < n; i++) memcpy(text + i * size, what, size);
     text[n * size] = 0;
     return text;
+}
+
+static void nothing(int number) { (void)number; }
+
+/* waits_long: the longest time is long, and not over at once. */
+static void waits_long(void) {
+    struct sigaction act = {.sa_handler = nothing};
+    struct itimerval soon = {.it_value = {0, 20000}, .it_interval = {0, 20000}};
+    struct itimerval never = {.it_value = {0, 0}};
+    struct timespec begin, end;
+    WANT(!sigaction(SIGALRM, &act, NULL));
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    WANT(!setitimer(ITIMER_REAL, &soon, NULL));
+    WANT(!shmd_wait_quit(w, INT64_MAX));
+    WANT(!setitimer(ITIMER_REAL, &never, NULL));
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    WANT((end.tv_sec - begin.tv_sec) * 1000000000 + end.tv_nsec - begin.tv_nsec >= 19000000);
 }
 
 static void say(void) {
@@ -81,6 +101,7 @@ static void say(void) {
 
     shmd_beat(w);
     WANT(!shmd_quit_asked(w) && !shmd_wait_quit(w, 0) && !shmd_wait_quit(w, 1000000));
+    waits_long();
     pid_t child = fork();
     if (child == 0) {
         shmd_beat(w);

@@ -137,7 +137,7 @@ class Worker:
         end = time.monotonic() + seconds
         while True:
             rest = end - time.monotonic()
-            asked = self._check(self._lib.wait_quit(self._handle, max(0, min(int(rest * 1e9), 1 << 62))))
+            asked = self._check(self._lib.wait_quit(self._handle, int(max(0, min(rest * 1e9, 1 << 62)))))
             if asked != 0 or rest <= 0:
                 return asked == 1
 

@@ -32,6 +32,19 @@ class Attributes(unittest.TestCase):
         self.assertEqual(worker.attributes({"a": 1, "b": "ü", "c": {"d": [1]}}), '"a":1,"b":"ü","c":{"d":[1]}'.encode())
 
 
+class WaitQuit(unittest.TestCase):
+    def test_for_ever(self):
+        class Library:
+            def wait_quit(self, handle, ns):
+                self.ns = ns
+                return 1
+
+        for seconds in (float("inf"), 1e30):
+            lib = Library()
+            self.assertTrue(worker.Worker(lib, None).wait_quit(seconds))
+            self.assertTrue(10**18 < lib.ns < 1 << 63)
+
+
 class Attach(unittest.TestCase):
     def test_without_library(self):
         before = os.environ.get("SHMD_LIBRARY")
