@@ -39,16 +39,19 @@ type Region struct {
 	// What a call and a wait look at, in one line of memory: who sleeps between two messages finds nothing in the nearest cache.
 	ask      *atomic.Uint32         // Ask of the page; nil for an outsider
 	page     *protocol.InstancePage // nil for an outsider
-	hub      *sys.Hub
-	answered atomic.Uint32 // the value of Ask that was answered
-	own      atomic.Int32  // goroutines of the library that wait in the kernel, the hub's too
-	procs    int32         // GOMAXPROCS
+	answered atomic.Uint32          // the value of Ask that was answered
+	own      atomic.Int32           // goroutines of the library that wait in the kernel, the hub's too
+	procs    int32                  // GOMAXPROCS
 	id       uint16
 	many     bool        // processors: spinning can pay
 	wait     Wait        // of ends without one of their own
+	alone    bool        // the process has one CPU: yielding can pay
 	ending   atomic.Bool // quit has ended or is about to
-	spinning atomic.Bool // one goroutine of the process spins, the others sleep at once
+	yields   yields
 	naps     naps
+
+	hub      *sys.Hub
+	spinning atomic.Bool // one goroutine of the process spins, the others sleep at once
 
 	name   string
 	worker string // "" for an outsider
@@ -116,7 +119,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 }
 
 func newRegion(name string, wait Wait) *Region {
-	r := &Region{name: name, wait: wait, hub: sys.NewHub(), index: -1, procs: int32(runtime.GOMAXPROCS(0)), many: manyProcs(), segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+	r := &Region{name: name, wait: wait, hub: sys.NewHub(), index: -1, procs: int32(runtime.GOMAXPROCS(0)), many: manyProcs(), alone: !manyProcs() && runtime.NumCPU() == 1, segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
 	r.hub.CountIn(&r.own)
 	quit, end := context.WithCancelCause(context.Background())
 	r.quit, r.endQuit = quit, func(cause error) {

@@ -274,6 +274,11 @@ func (c *Call) wait(ctx context.Context, q *protocol.Request) error {
 func (c *Call) waitLong(ctx context.Context, q *protocol.Request) error {
 	var settled bool
 	var err error
+	if c.r.alone && c.r.yield(&c.calling, mostUnyielded) {
+		if settled, err = c.c.Settled(q); settled || err != nil {
+			return err
+		}
+	}
 	if c.r.spins(&c.calling) && c.r.spin(ctx, &c.calling, callerPauses, func() bool {
 		settled, err = c.c.Settled(q)
 		return settled || err != nil
@@ -599,7 +604,7 @@ func (c *Call) Serve(ctx context.Context, fn func(req []byte, reply *Answer) err
 	}
 	defer c.s.Release()
 	a := &Answer{c: c}
-	working := false
+	working, answered := false, false
 	defer func() {
 		if working {
 			c.c.GiveBack(a.v)
@@ -607,9 +612,13 @@ func (c *Call) Serve(ctx context.Context, fn func(req []byte, reply *Answer) err
 	}()
 	for {
 		var err error
+		if c.r.alone && answered {
+			c.r.yield(&c.serving, serverUnyielded)
+		}
 		if a.v, err = c.accept(ctx, a.v.Slot()); err != nil {
 			return err
 		}
+		answered = true
 		a.n = 0
 		working = true
 		err = fn(c.c.RequestBytes(a.v), a)

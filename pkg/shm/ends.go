@@ -63,7 +63,9 @@ func (p *Producer) TrySend(b []byte) error {
 		return p.refuse(len(b))
 	}
 	p.r.beat()
-	return p.p.Send(b)
+	err := p.p.Send(b)
+	p.r.sent()
+	return err
 }
 
 func (p *Producer) refuse(n int) error {
@@ -156,7 +158,9 @@ func (p *Producer) Commit(n int) error {
 		return ErrLost
 	}
 	p.loaned = false
-	return p.p.Commit(p.loan, n)
+	err := p.p.Commit(p.loan, n)
+	p.r.sent()
+	return err
 }
 
 // Abort gives the loan back. Errors: ErrLost (there is none), so it can be deferred.
@@ -484,7 +488,16 @@ func (c *Consumer) glance() bool {
 
 // idle is for a consumer that is not Ready: it waits already before the first try, unless that has something to do.
 func (c *Consumer) idle(ctx context.Context) error {
-	if c.q.r.many && c.glance() || c.c.Pending() {
+	switch r := c.q.r; {
+	case r.many:
+		if c.glance() {
+			return nil
+		}
+	case r.yields.sent.Load():
+		r.yields.sent.Store(false)
+		r.yield(&c.q.receiving, mostUnyielded)
+	}
+	if c.c.Pending() {
 		return nil
 	}
 	c.run++ // as a try in vain does

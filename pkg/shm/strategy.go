@@ -17,7 +17,8 @@ type Wait uint8
 const (
 	// WaitUsual is the zero value: of an end what Options.Wait says; there what $SHMD_WAIT says, and without it WaitAdaptive.
 	WaitUsual Wait = iota
-	// WaitAdaptive looks for some 100 µs, as long as that pays, and then sleeps in the kernel. It suits every program that is not one of the following.
+	// WaitAdaptive looks for some 100 µs, as long as that pays, and then sleeps in the kernel; where the process has one CPU it does not look, but lets
+	// others run first when it has sent something. It suits every program that is not one of the following.
 	WaitAdaptive
 	// WaitBlock sleeps at once: for ends whose messages come seldom, and where processes share a CPU that others need.
 	WaitBlock
