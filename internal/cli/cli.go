@@ -22,6 +22,7 @@ import (
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/shm"
 )
 
@@ -76,7 +77,14 @@ type usageError struct{ error }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // Main runs the command line of shmctl and returns its exit code.
+//
+// A standard output that was closed (>&-) takes everything: Go's runtime opens /dev/null in its place before main, for reading and writing, which is just
+// what subprocess.DEVNULL of Python and daemon(3) give on purpose, so that the one cannot be refused without the other.
 func Main(args []string, stdin io.Reader, stdout, stderr *os.File) int {
+	if err := sys.SpareFiles(); err != nil {
+		fmt.Fprintf(stderr, "shmctl: %v\n", err)
+		return ExitFailed
+	}
 	if spec, ok := os.LookupEnv(benchVariable); ok {
 		return benchEnd(spec, stdin, stdout, stderr)
 	}

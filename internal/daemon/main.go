@@ -13,6 +13,7 @@ import (
 
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/internal/version"
 )
 
@@ -32,6 +33,10 @@ type configError struct{ error }
 
 // Main runs the command line of shmd and returns its exit code.
 func Main(args []string, stdout, stderr *os.File) int {
+	if err := sys.SpareFiles(); err != nil {
+		fmt.Fprintf(stderr, "shmd: %v\n", err)
+		return exitFailed
+	}
 	cmd := Command(stdout, stderr)
 	cmd.SetArgs(args)
 	help := &printed{to: stdout}

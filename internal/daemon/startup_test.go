@@ -30,6 +30,29 @@ func TestFewOpenFiles(t *testing.T) {
 	}
 }
 
+// With fewer than Go's runtime needs for itself it says that, where the runtime ended it with a trace.
+func TestHardlyAnyOpenFiles(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"shmd", "shmctl"} {
+		for most := 4; most < 12; most++ { // the shell needs one
+			cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0"`, most), filepath.Join(testregion.Binaries(t), program))
+			if program == "shmctl" {
+				cmd.Args = append(cmd.Args, "status")
+				cmd.Args[2] = fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, most)
+			}
+			cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+t.TempDir())
+			out, err := cmd.CombinedOutput()
+			text := string(out)
+			if err == nil || strings.Contains(text, "goroutine") || most < 9 && !strings.Contains(text, "too many open files") {
+				t.Errorf("%s with %d: %v\n%s", program, most, err, text)
+			}
+			if most == 4 && !strings.HasPrefix(text, program+": too many open files: ") {
+				t.Errorf("%s: %s", program, text)
+			}
+		}
+	}
+}
+
 // A runtime directory in which others may put a socket in the place of the daemon's is warned of.
 func TestOpenDirectory(t *testing.T) {
 	t.Parallel()

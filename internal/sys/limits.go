@@ -3,6 +3,7 @@ package sys
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -51,6 +52,27 @@ func Getrlimit(kind Limit) (cur, max uint64, err error) {
 // without CAP_SYS_RESOURCE, EINVAL if cur > max.
 func Setrlimit(kind Limit, cur, max uint64) error {
 	return fail("setrlimit", unix.Setrlimit(int(kind), &unix.Rlimit{Cur: cur, Max: max}))
+}
+
+// SpareFiles is nil if this process can open four descriptors more. With fewer Go's runtime ends it, with a trace of its own insides, as soon as it wants its
+// poller, which any file, socket and pipe may make it want: so a program asks before. What is missing for its work then is an error at that place.
+func SpareFiles() error {
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for range 4 {
+		fd, err := unix.FcntlInt(2, unix.F_DUPFD_CLOEXEC, 3) // the runtime has opened 0 to 2 where they were closed
+		switch {
+		case err == nil:
+			fds = append(fds, fd)
+		case errors.Is(err, unix.EMFILE):
+			return fmt.Errorf("%w: %d more may be opened, and that is too few even to say what for; raise the limit (LimitNOFILE= in the unit, ulimit -n in a shell)", err, len(fds))
+		}
+	}
+	return nil
 }
 
 // HugePagesFree returns how many huge pages of the default size (in bytes) are free and
