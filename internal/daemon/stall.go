@@ -89,10 +89,14 @@ func (d *Daemon) watchStalls(ctx context.Context, name string, c protocol.Channe
 	}
 }
 
-// tellStalls tells of the stalls of a channel, the oldest first: each once in the log, all of them in the rows of the channel and of the workers.
+// mostTold is how many stalls of one process are told one by one at a time. A process may hold all slots of a channel: log and events would have nothing else.
+const mostTold = 16
+
+// tellStalls tells of the stalls of a channel, the oldest first: each once in the log, many of one process together, all of them in the rows of the channel
+// and of the workers.
 func (d *Daemon) tellStalls(channel string, stalls []*stall) {
 	now := sys.MonotonicNs()
-	what := map[uint16]string{}
+	what, told := map[uint16]string{}, map[uint16]int{}
 	for _, s := range stalls {
 		kind := "message"
 		if s.loan {
@@ -106,11 +110,21 @@ func (d *Daemon) tellStalls(channel string, stalls []*stall) {
 		if what[id] == "" { // not how long: the row would change with each look
 			what[id] = fmt.Sprintf("holds a %s of channel %q", kind, channel)
 		}
-		if !s.told {
-			s.told = true
+		if s.told {
+			continue
+		}
+		s.told = true
+		if told[id]++; told[id] <= mostTold {
 			held := time.Duration(now - s.since).Round(time.Millisecond)
 			d.log.Warn("a process holds a slot for longer than stall_after", "channel", channel, "slot", s.held.Slot, "holds", kind, "name", a.Name, "pid", a.Pid, "at_least", held.String())
 			d.event(eventStall, channel, "held", "name", a.Name, "pid", a.Pid, "slot", s.held.Slot, "holds", kind, "at_least", held.String())
+		}
+	}
+	for id, n := range told {
+		if n -= mostTold; n > 0 {
+			a, _ := d.mem.roster.Attachment(id)
+			d.log.Warn("a process holds more slots for longer than stall_after", "channel", channel, "slots", n, "name", a.Name, "pid", a.Pid)
+			d.event(eventStall, channel, "held", "name", a.Name, "pid", a.Pid, "more", n)
 		}
 	}
 	for _, w := range d.workers {

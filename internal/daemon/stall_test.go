@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,45 @@ import (
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/shm"
 )
+
+// A process that holds all slots of a large channel leaves room in the events for others.
+func TestManyStalls(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+"[channel.jobs]\nslots = 1024\nslot_size = \"64B\"\nstall_after = \"100ms\"\n"+idle("w"))
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Name: "outsider"})
+	q, err := r.Queue("jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1024 {
+		l, err := q.TryLoan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Abort()
+	}
+	eventually(t, "all are told", func() bool {
+		n := 0
+		for line := range strings.Lines(d.Log()) {
+			var e struct {
+				Message string `json:"@message"`
+				Slots   int
+			}
+			if json.Unmarshal([]byte(line), &e) == nil {
+				switch e.Message {
+				case "a process holds a slot for longer than stall_after":
+					n++
+				case "a process holds more slots for longer than stall_after":
+					n += e.Slots
+				}
+			}
+		}
+		return n == 1024
+	})
+	if n := strings.Count(shmctl(t, d, "events"), "stall jobs"); n > 3*17 { // they were taken between two looks, or three
+		t.Errorf("%d events", n)
+	}
+}
 
 // Who holds slots for too long is told once, by name and pid, and shown; who is done is shown no more.
 func TestStalls(t *testing.T) {
