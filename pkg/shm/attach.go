@@ -75,6 +75,7 @@ type Region struct {
 	queues  map[string]*Queue // that were given out
 	closed  bool              // those that are given out from now on are
 	latests sync.Map          // name to *Latest: one for all goroutines
+	topics  sync.Map          // name to *Topic, likewise
 
 	quit      context.Context
 	endQuit   context.CancelCauseFunc

@@ -29,7 +29,8 @@ func (r *Region) Topic(name string) (*Topic, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Topic{r: r, t: t, s: r.segments[name], name: name}, nil
+	one, _ := r.topics.LoadOrStore(name, &Topic{r: r, t: t, s: r.segments[name], name: name}) // of publishers = 1 there is one for the process
+	return one.(*Topic), nil
 }
 
 // Name returns the channel's name.

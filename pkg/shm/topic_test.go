@@ -458,3 +458,18 @@ func TestTopicTryReceiveBatch(t *testing.T) {
 		t.Error(n, err, got)
 	}
 }
+
+// A process has one Topic of a channel: what one goroutine asked for is the same publisher as what another did.
+func TestTopicTwice(t *testing.T) {
+	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.news]\nkind = \"topic\"\npublishers = 1\n[worker.idle]\nbuiltin = \"idle\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"news"}})
+	for range 2 {
+		topic, err := r.Topic("news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := topic.TryPublish([]byte("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
