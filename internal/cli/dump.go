@@ -128,6 +128,7 @@ func (a *app) sources(s *session, names []string) ([]dump.Source, error) {
 	if err != nil {
 		a.warn("%v", err)
 	}
+	directory = slices.DeleteFunc(directory, func(g protocol.Segment) bool { return g.Name == "" }) // the row of one that a reload removed
 	var known []string
 	for _, g := range directory {
 		known = append(known, g.Name)

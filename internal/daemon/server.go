@@ -532,8 +532,10 @@ func (s *server) attachBy(v *view, c *visitor, p peer, r attach.Request) (_ atta
 			if c == nil {
 				return refuse(attach.CodeNoChannel, "region %q has no channel %q; there are: %s", v.conf.Region.Name, name, strings.Join(v.names, ", "))
 			}
-			if !want.may(p, c) {
-				return refuse(attach.CodePermission, "user %d may not %s on channel %q: see allow_%s in [channel.%s]", p.uid, want.what, name, want.what, name)
+			if base, dead := strings.CutSuffix(name, deadSuffix); dead && want.what == "produce" && !want.may(p, c) {
+				return refuse(attach.CodePermission, "nobody may produce on channel %q: the daemon alone moves dead letters of %q there", name, base)
+			} else if !want.may(p, c) {
+				return refuse(attach.CodePermission, "user %d may not %s on channel %q: see allow_%s in [channel.%s]", p.uid, want.what, name, want.what, base)
 			}
 			grants[name] = true
 		}
