@@ -463,7 +463,11 @@ func (d *Daemon) goOn(a *adopted) {
 	}
 	for _, o := range d.outsiders {
 		if err := d.deaths.Add(o.pidfd, tokenOf(o.id)); err != nil {
-			d.log.Error("cannot watch an outsider", "name", o.name, "pid", o.pid, "error", err)
+			d.log.Error("cannot watch an outsider as others: a thread waits for its end", "name", o.name, "pid", o.pid, "error", err)
+			go func() {
+				sys.PollReadable([]*os.File{o.pidfd}, -1)
+				d.post(func() { d.died(o.id) })
+			}()
 		}
 	}
 	for _, w := range a.ended {
@@ -503,10 +507,7 @@ func (d *Daemon) restartUsers(damaged []damage) {
 
 // resumeRunning goes on with a worker that runs.
 func (d *Daemon) resumeRunning(w *worker) {
-	if err := d.deaths.Add(w.proc.pidfd, tokenOf(w.row.Attachment)); err != nil {
-		d.log.Error("cannot watch a worker's pidfd: it is killed", "worker", w.row.Name, "pid", w.proc.pid, "error", err)
-		w.proc.signal(syscall.SIGKILL)
-	}
+	d.watchWorker(w)
 	row := w.row
 	if w.conf.Filter() {
 		w.row.ShimPid = w.proc.pid

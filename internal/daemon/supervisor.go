@@ -267,20 +267,28 @@ func (d *Daemon) start(w *worker) supervise.Event {
 		Worker: w.index, Role: protocol.RoleWorker, Name: w.row.Name})
 	d.writeRow(w)
 	d.remember(id, p)
-	if err := d.deaths.Add(p.pidfd, tokenOf(id)); err != nil {
-		d.log.Error("cannot watch a worker's pidfd: it is killed", "worker", w.row.Name, "pid", p.pid, "error", err)
-		p.signal(syscall.SIGKILL)
-		go func() {
-			sys.PollReadable([]*os.File{p.pidfd}, -1)
-			d.post(func() {
-				if w.proc == p {
-					d.workerDied(w)
-				}
-			})
-		}()
-	}
+	d.watchWorker(w)
 	d.log.Info("worker started", "worker", w.row.Name, "group", w.conf.Name, "pid", p.pid)
 	return supervise.Started{}
+}
+
+// watchWorker watches for the end of a worker's process. One that cannot be watched as others are is killed, and a thread waits for it.
+func (d *Daemon) watchWorker(w *worker) {
+	p := w.proc
+	err := d.deaths.Add(p.pidfd, tokenOf(w.row.Attachment))
+	if err == nil {
+		return
+	}
+	d.log.Error("cannot watch a worker's pidfd: it is killed", "worker", w.row.Name, "pid", p.pid, "error", err)
+	p.signal(syscall.SIGKILL)
+	go func() {
+		sys.PollReadable([]*os.File{p.pidfd}, -1)
+		d.post(func() {
+			if w.proc == p {
+				d.workerDied(w)
+			}
+		})
+	}()
 }
 
 // startFailed is what happened when a start did not even make a process.
