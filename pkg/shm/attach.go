@@ -158,18 +158,16 @@ func attachWorker(names []string, wait Wait) (_ *Region, err error) {
 	if r.group == nil {
 		return nil, errors.New("SHMD_FDS names no group segment: start the program through shmd")
 	}
-	workers, err := r.roster.Workers()
+	i, w, err := ownRow(r.roster, r.worker)
 	if err != nil {
 		return nil, err
 	}
-	for i, w := range workers {
-		if w.Name == r.worker && w.State != protocol.StateGone {
-			r.index, r.groupRow, r.id = i, w.Group, w.Attachment
-			if w.Instance >= r.group.Instances() || i >= r.command.Workers() || w.Group >= r.command.Groups() {
-				return nil, fmt.Errorf("the roster's row %d (instance %d of group %d) does not fit the group and command segments", i, w.Instance, w.Group)
-			}
-			r.page, r.instance = r.group.Page(w.Instance), w.Instance
+	if i >= 0 {
+		r.index, r.groupRow, r.id = i, w.Group, w.Attachment
+		if w.Instance >= r.group.Instances() || i >= r.command.Workers() || w.Group >= r.command.Groups() {
+			return nil, fmt.Errorf("the roster's row %d (instance %d of group %d) does not fit the group and command segments", i, w.Instance, w.Group)
 		}
+		r.page, r.instance = r.group.Page(w.Instance), w.Instance
 	}
 	switch {
 	case r.page == nil:
@@ -189,6 +187,17 @@ func attachWorker(names []string, wait Wait) (_ *Region, err error) {
 	r.watchQuit()
 	r.watchDaemon()
 	return r, nil
+}
+
+// ownRow finds the row of a worker, -1 if there is none. Another row may be one that a daemon was writing when it died.
+func ownRow(roster *protocol.Roster, name string) (int, protocol.Worker, error) {
+	for i := range roster.WorkerCount() {
+		w, err := roster.Worker(i) // beside an error: what lies there
+		if w.Name == name && w.State != protocol.StateGone {
+			return i, w, err
+		}
+	}
+	return -1, protocol.Worker{}, nil
 }
 
 func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
