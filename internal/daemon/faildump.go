@@ -67,6 +67,7 @@ func (d *Daemon) dumpFailure(w *worker, reason string) {
 	path := filepath.Join(f.dir, fmt.Sprintf("%s.%s.%s.dump", h.Region, w.conf.Name, m.Taken.Format("20060102T150405Z")))
 	f.writing.Go(func() {
 		err := os.MkdirAll(f.dir, 0o700)
+		dropUnfinished(f.dir, h.Region)
 		if err == nil {
 			_, err = dump.WriteFile(f.ctx, path, m, sources, nil)
 		}
@@ -117,6 +118,15 @@ func (d *Daemon) dumpSources(w *worker, most int64) (list []dump.Source) {
 		most -= held[s.Name]
 	}
 	return list
+}
+
+// dropUnfinished removes what daemons of a region that were killed while they wrote a dump have left: see outfile.Create. There is one daemon, and it writes
+// one at a time.
+func dropUnfinished(dir, region string) {
+	paths, _ := filepath.Glob(filepath.Join(dir, "."+region+".*.[0-9]*T[0-9]*Z.dump.[0-9]*"))
+	for _, path := range paths {
+		os.Remove(path)
+	}
 }
 
 // prune removes the oldest automatic dumps of a region, so that keep are left, and returns how many it removed.
