@@ -48,6 +48,9 @@ const (
 // CallCorrupt is the code of the error that the caller gets whose request was damaged in memory.
 const CallCorrupt = 1<<31 - 1
 
+// callCorruptText is its text, which lies in no slot: where an answer lies depends on the request's length, and that is what was damaged.
+const callCorruptText = "the request was damaged in memory"
+
 // stride returns the bytes from one slot to the next: whole cache lines, and whole pages for large slots, which give theirs back
 // on request.
 func (o CallOptions) stride() int64 {
@@ -343,6 +346,9 @@ func (c *Call) Reply(r Request) (p []byte, code int32, err error) {
 		return nil, 0, ErrLost
 	}
 	w := c.slot(r.slot).Reply.Load() // read once: a hostile peer may change it
+	if int32(uint32(w)) == CallCorrupt {
+		return []byte(callCorruptText), CallCorrupt, nil
+	}
 	n := uint32(w >> CallSlotReplyLengthShift)
 	if n > uint32(c.slotSize) {
 		return nil, 0, c.damaged(r.slot, OffsetofCallSlotReply, fmt.Sprintf("reply of %d bytes in a slot of %d", n, c.slotSize))
@@ -425,7 +431,7 @@ func (c *Call) TryAccept(server uint16, from uint64) (Serving, error) {
 		if n > uint32(c.slotSize) {
 			v.length = 0
 			err := c.damaged(i, OffsetofCallSlotRequest, fmt.Sprintf("request of %d bytes in a slot of %d; its caller was told", n, c.slotSize))
-			c.answer(v, copy(c.AnswerRoom(v), "the request was damaged in memory"), CallCorrupt)
+			c.answer(v, 0, CallCorrupt)
 			return Serving{}, err
 		}
 		return v, nil

@@ -303,6 +303,23 @@ func TestCallDamage(t *testing.T) {
 	if p, code, err := c.Reply(q); code != CallCorrupt || err != nil || len(p) == 0 {
 		t.Fatal(string(p), code, err)
 	}
+	long, err := c.TryRequest(2, 1) // whose answers lie elsewhere
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SendCopy(&long, make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	c.slot(long.slot).Request.Store(65 << 32)
+	if _, err := c.TryAccept(3, 0); !errors.As(err, &corrupt) {
+		t.Fatal(err)
+	}
+	if settled, err := c.Settled(&long); !settled || err != nil {
+		t.Fatal(settled, err)
+	}
+	if p, code, err := c.Reply(long); code != CallCorrupt || err != nil || !strings.Contains(string(p), "damaged") {
+		t.Errorf("%q, %d, %v", p, code, err)
+	}
 	c.slot(q.slot).Reply.Store(65 << 32)
 	if _, _, err := c.Reply(q); !errors.As(err, &corrupt) {
 		t.Fatal(err)
