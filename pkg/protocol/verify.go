@@ -48,7 +48,6 @@ func Verify(b []byte, o VerifyOptions) []Violation {
 	case KindLog:
 		verifyWith(v, b, OpenLog, v.log)
 		verifyWith(v, b, OpenEvents, v.log)
-		verifyWith(v, b, OpenEvents, v.log)
 	case KindQueue:
 		verifyWith(v, b, OpenQueue, v.queue)
 	case KindTopic:

@@ -192,3 +192,20 @@ func FuzzVerify(f *testing.F) {
 		Verify(b, VerifyOptions{Copy: true})
 	})
 }
+
+// What is wrong with the ring of events is told once.
+func TestVerifyEvents(t *testing.T) {
+	b := aligned(make([]byte, LogSize(4*MaxLogText, 4*MaxLogText)))
+	if _, err := FormatLog(b, Header{Name: "log", Region: "test"}, 4*MaxLogText, 4*MaxLogText); err != nil {
+		t.Fatal(err)
+	}
+	events, err := OpenEvents(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events.Write(Record{Text: "ready"})
+	events.word(0).Store(1 << 31) // its length
+	if list := Verify(b, VerifyOptions{}); len(list) != 1 || list[0].Offset != events.at {
+		t.Errorf("%v", list)
+	}
+}
