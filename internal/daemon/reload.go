@@ -26,6 +26,8 @@ func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) 
 	if path == "" {
 		return nil, false, errReload{errors.New("the region runs with the embedded configuration: there is no file to read again; start shmd with -c FILE")}
 	}
+	d.reloading.Lock() // one at a time: the supervisor does other things in between, and what was read first must not hold last
+	defer d.reloading.Unlock()
 	next, err := config.Load(path)
 	if err == nil {
 		if problems := next.CheckStarts(); len(problems) > 0 {
@@ -35,8 +37,6 @@ func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) 
 	if err != nil {
 		return nil, false, errReload{err}
 	}
-	d.reloading.Lock() // one at a time: the supervisor does other things in between
-	defer d.reloading.Unlock()
 	made := newStage(protocol.Header{})
 	defer func() { made.Close() }() // what was not taken over
 	for {

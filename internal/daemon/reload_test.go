@@ -7,10 +7,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/testregion"
+	"github.com/shmd/shmd/pkg/protocol"
 )
 
 // A reload that makes much memory holds nobody up: what dies meanwhile is started again meanwhile.
@@ -116,4 +119,60 @@ func TestAttachBesideAReload(t *testing.T) {
 	}
 	close(over)
 	clients.Wait()
+}
+
+// Of two reloads at once the one that read the file later is the one that holds, however long the other took to read.
+func TestReloadsInOrder(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+idle("w", "count = 1"))
+	path := filepath.Join(d.Dir, "shmd.toml")
+	one, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := func(n string) []byte { return []byte(strings.Replace(string(one), "count = 1", "count = "+n, 1)) }
+	file := filepath.Join(d.Dir, "new.toml")
+	replace := func(made error) {
+		t.Helper()
+		if err := errors.Join(made, os.Rename(file, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(syscall.Mkfifo(file, 0o600)) // a file that takes its time
+	reload := func() (done chan struct{}) {
+		done = make(chan struct{})
+		go func() {
+			defer close(done)
+			c, err := attach.DialWait(within(t), d.Socket)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			if _, err := c.Reload(within(t), false); err != nil {
+				t.Error(err)
+			}
+		}()
+		return done
+	}
+	first := reload()
+	slow, err := os.OpenFile(path, os.O_WRONLY, 0) // when the daemon has it open
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace(os.WriteFile(file, count("3"), 0o600))
+	second := reload()
+	select {
+	case <-second: // that is what must not be; it waits, and of that no event tells
+	case <-time.After(time.Second):
+	}
+	_, err = slow.Write(count("2"))
+	if err := errors.Join(err, slow.Close()); err != nil {
+		t.Fatal(err)
+	}
+	<-first
+	<-second
+	d.WaitWorkers("three of them", func(ws []protocol.Worker) bool {
+		return len(ws) == 3 && ws[2].State == protocol.StateReady
+	})
 }
