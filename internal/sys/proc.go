@@ -110,12 +110,27 @@ func Parent(pid int) (int, error) {
 // ProcState returns the state letter of the process: 'R' running, 'S' asleep, 'D' in
 // the kernel, 'T' stopped, 't' traced, 'Z' dead but not reaped, 'X' going. fs.ErrNotExist
 // if there is no such process.
+//
+// The kernel tells that of the main thread, which may have ended alone: for a moment in each execve that another thread calls. The
+// process lives then, and is 'R'.
 func ProcState(pid int) (byte, error) {
 	fields, err := procStat(pid)
 	if err != nil {
 		return 0, err
 	}
-	return fields[0][0], nil
+	state := fields[0][0]
+	if state != 'Z' && state != 'X' {
+		return state, nil
+	}
+	p, err := PidfdOpen(pid)
+	if err != nil { // it is reaped by now, or it cannot be known
+		return state, nil
+	}
+	defer p.Close()
+	if ended, err := PidfdReadable(p); err == nil && !ended {
+		return 'R', nil
+	}
+	return state, nil
 }
 
 // Numbers of fields of /proc/PID/stat as proc(5) counts them.
