@@ -221,7 +221,7 @@ func (d *Daemon) prepare() (err error) {
 	}
 	if d.handed != nil {
 		d.lock = d.handed.takeLock(d.dir, name)
-	} else if d.lock, err = takeLock(d.sockPath, name); err != nil {
+	} else if d.lock, err = takeLock(d.dir, name); err != nil {
 		return err
 	}
 	if err := sys.SetSubreaper(); err != nil {

@@ -25,9 +25,9 @@ var ErrRunning = errors.New("the region already has a daemon")
 // lock makes sure that a region has one daemon. The kernel drops it when the process ends, however it ends.
 type lock struct{ f *os.File }
 
-// takeLock takes the region's lock file, which is beside its socket. Errors: ErrRunning.
-func takeLock(sockPath, region string) (*lock, error) {
-	path := filepath.Join(filepath.Dir(sockPath), region+".lock")
+// takeLock takes the region's lock file in dir, its runtime directory. Errors: ErrRunning.
+func takeLock(dir, region string) (*lock, error) {
+	path, sockPath := filepath.Join(dir, region+".lock"), filepath.Join(dir, region+".sock")
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
