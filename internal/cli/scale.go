@@ -233,6 +233,24 @@ func (s *session) notScaled(all []scaling, list []worker) string {
 	return ""
 }
 
+// rescaled is an error if a group is to have another number of instances by now than was asked for: that one will not come.
+func (s *session) rescaled(all []scaling) error {
+	groups, err := s.Roster.Groups()
+	if err != nil {
+		return nil // the daemon may be in the middle of a change
+	}
+	for _, sc := range all {
+		n := s.Command.GroupCount(sc.index)
+		if n == 0 && sc.index < len(groups) {
+			n = groups[sc.index].Configured
+		}
+		if n != sc.count {
+			return fmt.Errorf("group %q is to have %s by now, not %d: another scale or a reload has said so meanwhile", sc.group, count(n, "instance"), sc.count)
+		}
+	}
+	return nil
+}
+
 // notThere says which of the groups do not have the instances yet that were asked for.
 func (s *session) notThere(groups []int, list []worker) (missing []string) {
 	rows, _ := s.Roster.Groups()

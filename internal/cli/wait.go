@@ -192,6 +192,9 @@ func (w *waiter) check() (done bool, err error) {
 	}
 	var missing []string
 	if m := w.s.notScaled(w.scaled, w.list); m != "" {
+		if err := w.s.rescaled(w.scaled); err != nil {
+			return false, err
+		}
 		missing = append(missing, m)
 	} else if w.what == forReady {
 		missing = append(missing, w.s.notThere(targets.Groups, w.list)...)
