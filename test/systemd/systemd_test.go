@@ -284,6 +284,31 @@ func TestRefusedConfigurationIsNotRetried(t *testing.T) {
 	})
 }
 
+// The socket of a service that somebody removes is made anew, by the daemon as it is confined, as it was.
+func TestRemovedSocket(t *testing.T) {
+	s := start(t, unit, "default")
+	s.waitReady()
+	const path = "/run/shmd/default.sock"
+	before, err := os.Stat(path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.waitJournal("the socket is made anew", func(e entry) bool { return strings.Contains(e.str("MESSAGE"), "it was made anew") })
+	after, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was, is := before.Sys().(*syscall.Stat_t), after.Sys().(*syscall.Stat_t); is.Mode != was.Mode || is.Uid != was.Uid || is.Gid != was.Gid || is.Ino == was.Ino {
+		t.Errorf("%+v became %+v", was, is)
+	}
+	if out := run(t, "shmctl", "status"); strings.Contains(out, "took the memory") {
+		t.Error(out)
+	}
+}
+
 func TestSocketActivation(t *testing.T) {
 	s := service{t, unit, "default", time.Now()}
 	run(t, "systemctl", "start", "shmd.socket")
@@ -311,6 +336,20 @@ func TestSocketActivation(t *testing.T) {
 		if _, err := os.Stat("/run/shmd/default.sock"); err != nil {
 			t.Fatalf("the daemon took the socket unit's socket with it: %v", err)
 		}
+	}
+	// What systemd made only systemd can make anew: the daemon tells of its loss.
+	before := s.invocation()
+	try("shmctl", "status")
+	s.waitStarted(before)
+	s.waitReady()
+	if err := os.Remove("/run/shmd/default.sock"); err != nil {
+		t.Fatal(err)
+	}
+	s.waitJournal("the loss of the socket", func(e entry) bool {
+		return strings.Contains(e.str("MESSAGE"), "somebody has removed a file of this region")
+	})
+	if _, err := os.Stat("/run/shmd/default.sock"); !os.IsNotExist(err) {
+		t.Errorf("the socket: %v", err)
 	}
 }
 
