@@ -79,6 +79,7 @@ type Daemon struct {
 	children  chan os.Signal // SIGCHLD
 	once      sync.Once
 	guard     *guardProcess   // nil: it could not be started
+	guardDue  bool            // it is tried again in a while
 	wentOn    chan struct{}   // closed when an upgrade is done
 	pause     time.Duration   // then: for so long nobody supervised
 	starts    int             // processes that were started in the function that runs now

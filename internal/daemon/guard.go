@@ -46,10 +46,23 @@ func (d *Daemon) renewGuard() {
 	before := d.guard
 	if err := d.launchGuard(); err != nil {
 		d.log.Warn("the guard could not be started: if the daemon is killed, what waits in channels that no worker has may be lost, and if no other follows, workers that do not attach stay",
-			"error", err)
+			"error", err, "again_in", guardRetry.String())
+		if !d.guardDue {
+			d.guardDue = true
+			time.AfterFunc(guardRetry, func() { d.post(d.retryGuard) })
+		}
 		return
 	}
+	d.guardDue = false
 	before.end(d)
+}
+
+// retryGuard is renewGuard some time after it could not be done, unless it was since.
+func (d *Daemon) retryGuard() {
+	if d.guardDue && !d.stopping {
+		d.guardDue = false
+		d.renewGuard()
+	}
 }
 
 // guardEnded starts another guard in the place of one that somebody killed.
@@ -127,6 +140,9 @@ const guardToken = 0
 
 // guardRest is how far apart the starts of guards are that end by themselves.
 const guardRest = time.Second
+
+// guardRetry is when a guard is tried again that could not be started.
+const guardRetry = 5 * time.Second
 
 // endGuard ends the guard with the region.
 func (d *Daemon) endGuard() {

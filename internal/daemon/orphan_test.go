@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -190,4 +191,24 @@ func guardOf(t *testing.T, d *testregion.Region) int {
 		return len(pids) == 1
 	})
 	return pids[0]
+}
+
+// A guard that cannot be started for want of descriptors is started when there are some again.
+func TestGuardIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+idle("w"))
+	guard := guardOf(t, d)
+	limit := func(nofile string) {
+		t.Helper()
+		if out, err := exec.CommandContext(within(t), "prlimit", "--pid", fmt.Sprint(d.Cmd.Process.Pid), "--nofile="+nofile+":").CombinedOutput(); err != nil {
+			t.Fatalf("prlimit: %v\n%s", err, out)
+		}
+	}
+	limit("3") // the soft one
+	syscall.Kill(guard, syscall.SIGKILL)
+	d.WaitLog("the guard could not be started")
+	limit("1024")
+	if now := guardOf(t, d); now == guard {
+		t.Error("the guard is the one that was killed")
+	}
 }
