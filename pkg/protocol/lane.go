@@ -44,6 +44,7 @@ type sendEnd struct {
 	room   uint64      // the last value read of Acked
 	sent   uint64      // counter, and where it goes
 	sentAt *atomic.Uint64
+	out    int    // loans of the Lane's own methods that have not ended
 	calm   uint32 // see RingBrisk
 	lines  int    // of a slot that is asked for ahead
 	ended  []uint64
@@ -63,6 +64,7 @@ type receiveEnd struct {
 	ackedCount uint64
 	receivedAt *atomic.Uint64
 	ackedAt    *atomic.Uint64
+	leased     int      // leases of the Lane's own methods that have not ended
 	again      []behind // slots that may have become ready behind head, the oldest message first
 }
 
@@ -284,7 +286,17 @@ func (l *Lane) TryLoan(owner uint16) (Loan, error) {
 	}
 	defer l.sendMu.Unlock()
 	p, err := l.claim(owner)
+	if err == nil {
+		l.out++
+	}
 	return Loan{slot: p, word: MakeWord(PhaseWriting, owner, 0, l.q.lap(p))}, err
+}
+
+// loanEnded is called when a loan has ended, whoever's it was: a Producer, while there is one, has the only ones. sendMu is held.
+func (l *Lane) loanEnded() {
+	if !l.held && l.out > 0 {
+		l.out--
+	}
 }
 
 // Commit publishes n bytes of a loan as one message. Errors: ErrLost.
@@ -313,9 +325,10 @@ func (l *Lane) commit(loan Loan, meta uint64, messages int) error {
 			return ErrLost
 		}
 		l.commitAt(p, meta, messages)
+		l.loanEnded()
 		l.sendMu.Unlock()
 	default: // a younger loan was committed first: this message is behind Tail
-		l.sendMu.Unlock()
+		defer l.sendMu.Unlock()
 		s := l.q.slot(p)
 		if Word(s.State.Load()) != loan.word {
 			return ErrLost
@@ -325,6 +338,9 @@ func (l *Lane) commit(loan Loan, meta uint64, messages int) error {
 			return ErrLost
 		}
 		l.q.info.Returned.Add(1)
+		l.loanEnded()
+		l.sent += uint64(messages)
+		sys.StoreRelease(l.sentAt, l.sent)
 	}
 	l.q.Receivers.RingBrisk(nil) // E
 	return nil
@@ -349,6 +365,7 @@ func (l *Lane) Abort(loan Loan) error {
 	} else if !l.q.slot(p).State.CompareAndSwap(uint64(loan.word), uint64(MakeWord(PhaseFree, 0, 0, l.q.lap(p)+1))) {
 		return ErrLost
 	}
+	l.loanEnded()
 	l.q.Senders.Ring(1)
 	return nil
 }
@@ -480,6 +497,7 @@ func (l *Lane) TryReceive(owner uint16) (Lease, error) {
 	defer l.receiveMu.Unlock()
 	lease, _, _, err := l.lease(owner)
 	if err == nil {
+		l.leased++
 		sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery
 	}
 	return lease, err
@@ -530,8 +548,16 @@ func (l *Lane) Ack(lease Lease) error {
 	if !l.end(lease) {
 		return ErrLost
 	}
+	l.leaseEnded()
 	l.countAck(lease.open)
 	return nil
+}
+
+// leaseEnded is called when a lease has ended, whoever's it was: a Consumer, while there is one, has the only one. receiveMu is held.
+func (l *Lane) leaseEnded() {
+	if !l.consuming && l.leased > 0 {
+		l.leased--
+	}
 }
 
 func (l *Lane) countAck(n uint32) {
@@ -543,7 +569,11 @@ func (l *Lane) countAck(n uint32) {
 func (l *Lane) AckMessage(lease *Lease, f *Frame, i int) error {
 	l.receiveMu.Lock()
 	defer l.receiveMu.Unlock()
-	return l.ackMessage(lease, f, i)
+	err := l.ackMessage(lease, f, i)
+	if err == nil && lease.open == 0 {
+		l.leaseEnded()
+	}
+	return err
 }
 
 // ackMessage is AckMessage. receiveMu is held, or the end is a Consumer's.
@@ -611,6 +641,7 @@ func (l *Lane) giveBack(lease Lease, how func(slot uint64, w Word) bool) error {
 	if leased {
 		l.done(p + 1) // after N
 	}
+	l.leaseEnded()
 	return nil
 }
 
@@ -620,7 +651,11 @@ func (l *Lane) ReceiveTo(owner uint16, buf []byte) ([]byte, Lease, error) {
 		return buf, Lease{}, err
 	}
 	defer l.receiveMu.Unlock()
-	return l.receiveTo(owner, buf)
+	buf, lease, err := l.receiveTo(owner, buf)
+	if err == nil && lease.open > 0 {
+		l.leased++
+	}
+	return buf, lease, err
 }
 
 // lockReceive takes receiveMu. Errors: ErrHeld.

@@ -16,7 +16,7 @@ type Producer struct {
 }
 
 // Producer takes the producing end for the attachment owner. Until Close the sending methods of Lane return ErrHeld, but for those that
-// end a loan. Errors: *EndError, ErrHeld, os.ErrClosed.
+// end a loan. Errors: *EndError, ErrHeld, os.ErrClosed; loans are out.
 func (l *Lane) Producer(owner uint16) (*Producer, error) {
 	if err := l.lockSend(); err != nil {
 		return nil, err
@@ -27,7 +27,7 @@ func (l *Lane) Producer(owner uint16) (*Producer, error) {
 			return nil, err
 		}
 	}
-	if l.next != l.tail {
+	if l.next != l.tail || l.out > 0 { // those that were overtaken are behind tail
 		return nil, errors.New("loans are out: commit or abort them first")
 	}
 	l.held = true
@@ -214,7 +214,7 @@ func (l *Lane) Consumer(owner uint16) (*Consumer, error) {
 			return nil, err
 		}
 	}
-	if l.acked != l.head {
+	if l.acked != l.head || l.leased > 0 { // those that were overtaken are behind acked
 		return nil, errors.New("leases are out: ack or nack them first")
 	}
 	l.consuming = true

@@ -29,7 +29,7 @@ type Producer struct {
 }
 
 // Producer takes the sending end; until Close the queue's own methods to send return ErrHeld. Errors: ErrNoLane, ErrHeld, ErrClosed,
-// *protocol.EndError (another process has it).
+// *protocol.EndError (another process has it); loans are out.
 func (q *Queue) Producer() (*Producer, error) {
 	if q.lane == nil {
 		return nil, ErrNoLane
@@ -583,7 +583,6 @@ func (c *Consumer) Close() error {
 	if c.open {
 		out := c.index != none
 		c.open, c.slow = false, true
-		c.c.Close()
 		switch {
 		case out:
 			c.Nack()
@@ -592,6 +591,7 @@ func (c *Consumer) Close() error {
 			c.q.lane.Return(c.lease)
 			c.lease = protocol.Lease{}
 		}
+		c.c.Close()
 		c.q.s.Release()
 	}
 	return nil
