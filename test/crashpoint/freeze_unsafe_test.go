@@ -112,10 +112,11 @@ func (x *tracee) thaw(z *frozen) {
 		}
 	}
 	copy(x.mem, z.mem)
+	x.inside = false
 }
 
-// inRuntime reports whether the tracee is in Go's allocator or the like: not in code of ours, nor in a copy of memory. It has no business
-// with shared memory there, and must not be put back to there.
+// inRuntime reports whether the tracee is in Go's allocator or the like: not in code of ours, nor in a copy of memory that code of ours makes. It has
+// no business with shared memory there, and must not be put back to there. It wants to be asked at each instruction.
 func (x *tracee) inRuntime() bool {
 	b, err := regset(unix.PTRACE_GETREGSET, x.pid, registerSets()[0], x.registers[:])
 	if err != nil {
@@ -125,11 +126,25 @@ func (x *tracee) inRuntime() bool {
 	if runtime.GOARCH != "amd64" {
 		pc = get(b, 32)
 	}
-	in, known := x.runtime[pc]
+	whose, known := x.code[pc]
 	if !known {
-		name := runtime.FuncForPC(uintptr(pc)).Name() // the tracee is this binary
-		in = strings.HasPrefix(name, "runtime.") && !strings.HasPrefix(name, "runtime.mem") || strings.HasPrefix(name, "internal/runtime/")
-		x.runtime[pc] = in
+		switch name := runtime.FuncForPC(uintptr(pc)).Name(); { // the tracee is this binary
+		case strings.HasPrefix(name, "runtime.mem"): // memmove, memclr, memequal: of whoever has called it
+			whose = codeOfCaller
+		case strings.HasPrefix(name, "runtime."), strings.HasPrefix(name, "internal/runtime/"):
+			whose = codeOfRuntime
+		}
+		x.code[pc] = whose
 	}
-	return in
+	if whose != codeOfCaller {
+		x.inside = whose == codeOfRuntime
+	}
+	return x.inside
 }
+
+// Whose the code at a program counter is.
+const (
+	codeOfOurs = iota
+	codeOfRuntime
+	codeOfCaller
+)

@@ -74,7 +74,8 @@ type tracee struct {
 	top     uint64 // of the part of the stack that an operation may use
 
 	registers [512]byte
-	runtime   map[uint64]bool // by program counter: see inRuntime
+	code      map[uint64]int // whose it is, by program counter: see inRuntime
+	inside    bool           // it is in Go's runtime
 }
 
 func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
@@ -83,7 +84,7 @@ func newTracee(t testing.TB, f *os.File, mem []byte) *tracee {
 	var all unix.CPUSet
 	unix.SchedGetaffinity(0, &all)
 	leave := onOne(&all)
-	x := &tracee{t: t, f: f, mem: mem, runtime: map[uint64]bool{}}
+	x := &tracee{t: t, f: f, mem: mem, code: map[uint64]int{}}
 	t.Cleanup(func() {
 		x.kill()
 		if x.root != 0 {
@@ -214,6 +215,7 @@ func (x *tracee) beginFor(op uint64, owner uint16, value, version uint64) {
 	set(x.mem, wordOwner, uint64(owner))
 	set(x.mem, wordValue, value)
 	set(x.mem, wordDead, victim)
+	x.inside = false
 	x.cont()
 	x.top = x.stackPointer() + 256
 	for get(x.mem, wordBegun) == 0 {
