@@ -147,6 +147,9 @@ as received and acked. A purge that is killed has dropped a part.`,
 		}
 		defer r.Close()
 		n, err := q.Purge()
+		if err != nil && n == 0 {
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("%w; %s dropped before", err, count(n, "message"))
 		}

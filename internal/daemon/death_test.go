@@ -54,6 +54,24 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 	}
 }
 
+// Who kills a daemon and starts another at once need not wait for the kernel.
+func TestADaemonThatIsDyingIsAwaited(t *testing.T) {
+	t.Parallel()
+	d := testregion.Start(t, named+jobs+idle("w", "count = 1"))
+	before := d.WaitReady()
+	for range 30 {
+		dying := d.Cmd.Process
+		if err := dying.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		d.Again()
+		dying.Wait()
+	}
+	if after := d.WaitReady(); after[0].Pid != before[0].Pid {
+		t.Errorf("%+v became %+v", before[0], after[0])
+	}
+}
+
 // A daemon lives on when somebody removes its runtime directory, as a cleaner of temporary files or the end of a login may. It is the region's daemon still: another one
 // that finds no lock does not take its workers.
 func TestASecondDaemonIsRefusedWithoutALock(t *testing.T) {

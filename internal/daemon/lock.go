@@ -28,7 +28,7 @@ type lock struct{ f *os.File }
 // takeLock takes the region's lock file in dir, its runtime directory. Errors: ErrRunning.
 func takeLock(dir, region string) (*lock, error) {
 	path, sockPath := filepath.Join(dir, region+".lock"), filepath.Join(dir, region+".sock")
-	deadline := time.Now().Add(2 * time.Second)
+	deadline, dying := time.Now().Add(2*time.Second), dyingWithin
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -43,10 +43,11 @@ func takeLock(dir, region string) (*lock, error) {
 			pid, _ := io.ReadAll(io.LimitReader(f, 32))
 			f.Close()
 			n, err := strconv.Atoi(string(pid))
-			if (err != nil || errors.Is(syscall.Kill(n, 0), syscall.ESRCH)) && time.Now().Before(deadline) {
+			if (err != nil || endsWithin(n, dying)) && time.Now().Before(deadline) {
 				time.Sleep(5 * time.Millisecond) // it is about to write its pid, or died between fork and exec of a worker, which still has its descriptors
 				continue
 			}
+			dying = 0
 			if _, err := os.Lstat(sockPath); errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("%w: %q is run by pid %s (lock %s), whose socket %s is not there: if it is neither just starting nor stopping, somebody has removed that; end the daemon alone with `kill -9 %[3]s`, "+
 					"and the next one takes the region over, or it and the region with `shmctl -r %[2]s stop`, which needs no socket", ErrRunning, region, pid, path, sockPath)
@@ -70,6 +71,21 @@ func takeLock(dir, region string) (*lock, error) {
 		f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 		return &lock{f}, nil
 	}
+}
+
+// dyingWithin is how long the process with the lock has to end. One that somebody has just killed, to start another, has the lock until the kernel has
+// taken its memory down.
+const dyingWithin = 250 * time.Millisecond
+
+// endsWithin reports whether a process has ended or does so within a time.
+func endsWithin(pid int, within time.Duration) bool {
+	p, err := sys.PidfdOpen(pid)
+	if err != nil {
+		return errors.Is(err, syscall.ESRCH)
+	}
+	defer p.Close()
+	ended, err := sys.PollReadable([]*os.File{p}, within)
+	return err == nil && ended[0]
 }
 
 // awaitDeath refuses a region whose daemon lives, although its lock could be had: somebody has removed the file, or the runtime directory. Two daemons would repair

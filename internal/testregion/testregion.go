@@ -69,7 +69,7 @@ type Region struct {
 	conf string // path of the configuration
 	attr *syscall.SysProcAttr
 	mu   sync.Mutex
-	log  bytes.Buffer
+	log  *bytes.Buffer // of the last one that was started: one before may still be dying
 	more *sync.Cond
 	eof  chan struct{}
 }
@@ -157,8 +157,9 @@ func (r *Region) Again(env ...string) {
 	if err := r.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	log := new(bytes.Buffer)
 	r.mu.Lock()
-	r.log.Reset()
+	r.log = log
 	r.mu.Unlock()
 	eof := make(chan struct{})
 	r.eof = eof
@@ -169,7 +170,7 @@ func (r *Region) Again(env ...string) {
 		for {
 			line, err := in.ReadString('\n')
 			r.mu.Lock()
-			r.log.WriteString(line)
+			log.WriteString(line)
 			r.more.Broadcast()
 			r.mu.Unlock()
 			if err != nil {
@@ -178,8 +179,9 @@ func (r *Region) Again(env ...string) {
 		}
 	}()
 	t.Cleanup(r.Stop)
+	own := fmt.Sprintf(`"pid":%d,`, r.Cmd.Process.Pid) // it also says what one before has not come to say
 	r.waitLog(func(line string) bool {
-		return strings.Contains(line, `"region created"`) || strings.Contains(line, `"region adopted"`)
+		return (strings.Contains(line, `"region created"`) || strings.Contains(line, `"region adopted"`)) && strings.Contains(line, own)
 	}, "region created or adopted")
 }
 
