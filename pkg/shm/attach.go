@@ -217,8 +217,9 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 		role = attach.RoleOperate
 	}
 	dialing, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(patience, func() {
-		cancel(fmt.Errorf("%s: %w within %v: it is stopped or hung; see its log", o.Socket, ErrSilent, patience))
+	within := patience // the timer's goroutine may come late
+	timer := time.AfterFunc(within, func() {
+		cancel(fmt.Errorf("%s: %w within %v: it is stopped or hung; see its log", o.Socket, ErrSilent, within))
 	})
 	// Not Stop, which a deadline of the context would amount to: a timer that was stopped stays where it is, and wakes an idle process when its time
 	// comes. It is used up now.
@@ -227,7 +228,7 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 	if err != nil {
 		return nil, err
 	}
-	timer.Reset(patience) // for the next answer
+	timer.Reset(within) // for the next answer
 	r := newRegion(o.Region, o.Wait)
 	defer func() {
 		if err != nil {
