@@ -29,7 +29,7 @@ func TestWakeBeyondMaxLeases(t *testing.T) {
 				err error
 			}
 			sleepers := 0
-			sleep := func(r *shm.Region, got chan result) { // they are woken in the order in which they lie down
+			sleep := func(r *shm.Region, got chan result) { // they are woken in the order in which they lie down, as a rule
 				q := queue(t, r, "jobs")
 				go func() {
 					m, err := receive(r, q)
@@ -52,19 +52,30 @@ func TestWakeBeyondMaxLeases(t *testing.T) {
 			sleep(one, ones)
 			sleep(other, others)
 			ctx := within(t)
-			for _, text := range []string{"a", "b"} {
+			send := func(text string) {
 				if err := producer.Send(ctx, []byte(text)); err != nil {
 					t.Fatal(err)
 				}
-				if text == "b" {
-					break
-				}
-				got := <-ones
-				if got.err != nil {
-					t.Fatal(got.err)
-				}
-				defer got.m.Ack()
 			}
+			for full := false; !full; {
+				send("a")
+				select {
+				case got := <-ones:
+					if got.err != nil {
+						t.Fatal(got.err)
+					}
+					defer got.m.Ack()
+					full = true
+				case got := <-others: // who counts as a sleeper lies down a moment later
+					if got.err != nil {
+						t.Fatal(got.err)
+					}
+					got.m.Ack()
+					sleepers--
+					sleep(other, others)
+				}
+			}
+			send("b")
 			for {
 				select {
 				case got := <-others:
