@@ -118,7 +118,7 @@ func TestRequests(t *testing.T) {
 	}{
 		{[]string{"jbos"}, nil, `attach: the daemon refused: region "NAME" has no channel "jbos"; there are: jobs, jobs.dead (no-channel)`},
 		{nil, []string{"jobs", "jobs"}, `attach: bad packet: "jobs" is twice in "consume"`},
-		{[]string{"jobs.dead"}, nil, `attach: the daemon refused: user UID may not produce on channel "jobs.dead": see allow_produce in [channel.jobs.dead] (permission)`},
+		{[]string{"jobs.dead"}, nil, `attach: the daemon refused: nobody may produce on channel "jobs.dead": the daemon alone moves dead letters of "jobs" there (permission)`},
 		{[]string{""}, nil, `attach: bad packet: "produce[0]" is empty`},
 	} {
 		o.Produce, o.Consume = c.produce, c.consume
