@@ -129,10 +129,13 @@ func (x *tracee) inRuntime() bool {
 	whose, known := x.code[pc]
 	if !known {
 		switch name := runtime.FuncForPC(uintptr(pc)).Name(); { // the tracee is this binary
-		case strings.HasPrefix(name, "runtime.mem"): // memmove, memclr, memequal: of whoever has called it
+		case strings.HasPrefix(name, "runtime.mem"), // memmove, memclr, memequal: of whoever has called it
+			!strings.Contains(name, "."): // local to a file in assembly, as gosave_systemstack_switch, which the allocator calls
 			whose = codeOfCaller
 		case strings.HasPrefix(name, "runtime."), strings.HasPrefix(name, "internal/runtime/"):
 			whose = codeOfRuntime
+		case strings.HasPrefix(name, "internal/"): // of Go: bytealg, abi
+			whose = codeOfCaller
 		}
 		x.code[pc] = whose
 	}
