@@ -24,6 +24,7 @@ type Living struct {
 	Missing    map[string]error           // the others, and why
 	Holders    []Holder                   // living processes that hold segments (this one not counted), by pid
 	Older      []*Living                  // of a Find: other generations of the same name that live, newest first
+	Own        bool                       // this process holds its roster, too: only of a FindOwn
 }
 
 // A Holder is a process that held memory of the region after its pidfd was opened.
@@ -78,12 +79,21 @@ func Find(name, dir string, dirOwner uint32) (*Living, error) {
 // FindAll returns all generations of a region that live, newest first: none is no error. The caller closes them. Beside
 // regions that were found it may return the error of others. Errors: those of Find but ErrNoRegion.
 func FindAll(name, dir string, dirOwner uint32) ([]*Living, error) {
+	return findAll(name, dir, dirOwner, false)
+}
+
+// FindOwn is FindAll for a process that has inherited segments from the region's daemon: it looks at its own descriptors, too.
+func FindOwn(name, dir string, dirOwner uint32) ([]*Living, error) {
+	return findAll(name, dir, dirOwner, true)
+}
+
+func findAll(name, dir string, dirOwner uint32, own bool) ([]*Living, error) {
 	dir = CanonicalDir(dir)
 	var all []*Living
 	var errs []error
 	for try := 0; ; try++ {
 		var again bool
-		all, errs, again = find(name, dir, dirOwner)
+		all, errs, again = find(name, dir, dirOwner, own)
 		if !again || try == 2 {
 			break
 		}
@@ -115,8 +125,8 @@ func CanonicalDir(dir string) string {
 }
 
 // find is one look. again says that what was found is not all there was.
-func find(name, dir string, dirOwner uint32) (all []*Living, errs []error, again bool) {
-	descriptors, err := scan(name)
+func find(name, dir string, dirOwner uint32, own bool) (all []*Living, errs []error, again bool) {
+	descriptors, err := scan(name, own)
 	if err != nil {
 		return nil, []error{notTaken(name, nil, dirOwner, err)}, false
 	}
@@ -156,6 +166,7 @@ func find(name, dir string, dirOwner uint32) (all []*Living, errs []error, again
 // take makes a Living of a roster and the descriptors that were seen. errGone: a process ended meanwhile.
 func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Living, err error) {
 	l := &Living{Region: name, Segments: map[string]*region.Segment{}, Missing: map[string]error{}}
+	l.Own = slices.ContainsFunc(rosters, func(h held) bool { return h.pid == os.Getpid() })
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -275,7 +286,7 @@ func take(name, dir string, owner uint32, rosters, descriptors []held) (_ *Livin
 		}
 		l.Holders = append(l.Holders, Holder{pid, p.pidfd})
 	}
-	if len(l.Holders) == 0 {
+	if len(l.Holders) == 0 && !l.Own {
 		return nil, errGone
 	}
 	if l.Segments["command"] == nil {

@@ -41,9 +41,9 @@ type held struct {
 
 func (h held) path() string { return fmt.Sprintf("/proc/%d/fd/%d", h.pid, h.fd) }
 
-// scan looks for descriptors of a region's segments in all other processes that this user may look into. Errors: EMFILE and the like, so that what was not
-// looked into is not taken for what is not there.
-func scan(region string) ([]held, error) {
+// scan looks for descriptors of a region's segments in all processes that this user may look into, this one only if own. Errors: EMFILE and the like, so that what was
+// not looked into is not taken for what is not there.
+func scan(region string, own bool) ([]held, error) {
 	pids, err := processes()
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func scan(region string) ([]held, error) {
 	var all []held
 	self := os.Getpid()
 	for _, pid := range pids {
-		if pid == self || pid == 1 && isSystemd() {
+		if pid == self && !own || pid == 1 && isSystemd() {
 			continue
 		}
 		some, err := scanProcess(pid, region)

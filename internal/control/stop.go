@@ -33,6 +33,9 @@ type StopOptions struct {
 	// DaemonGrace is how long a daemon that is stopped or hung may take to end after the last worker of a region stop
 	// has. Default 1 s. A daemon that answers and is not stopped gets ten times that.
 	DaemonGrace time.Duration
+	// Known: the roster is one that this process has from the region's daemon, so its word of who a worker is, by pid and start time, is as good as what a
+	// process holds. Else only who holds memory of the region gets signals.
+	Known bool
 	// Socket and Lock are the daemon's files, removed after a region stop if they are this user's and nobody uses them:
 	// what a killed daemon leaves behind.
 	Socket, Lock string
@@ -89,7 +92,7 @@ func StopLeftovers(ctx context.Context, l *Living) (Report, error) {
 	if d := l.Daemon(); d.Alive {
 		return Report{}, fmt.Errorf("region %q: %w (pid %d): stop it first (shmctl -r %s stop)", l.Region, ErrDaemonAlive, d.Pid, l.Region)
 	}
-	return Stop(ctx, l.Set, StopOptions{})
+	return Stop(ctx, l.Set, StopOptions{Known: l.Own})
 }
 
 type stopper struct {
@@ -101,6 +104,8 @@ type stopper struct {
 	targets   []*target
 	left      int      // targets whose process runs
 	daemon    *process // nil: dead, or not to be stopped
+	all       bool     // the region is to stop
+	guard     *process // nil: there is none, or none was looked for
 	began     int64    // before the first flag was set
 	started   int64    // the same of the present wave
 	report    Report
@@ -119,6 +124,9 @@ type target struct {
 	stage    string // the last that was done to it, as in How
 	deadline int64  // of the stage; 0: none
 	exit     int64  // 0: runs
+	listed   bool   // the roster says which process it is
+	doubted  bool   // it was found to hold nothing: it is ending, or has closed what it had
+	handed   int64  // left to the guard at that time; 0: not
 	trouble  string // why it could not be signalled
 }
 
@@ -148,10 +156,13 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 		for _, t := range s.targets {
 			t.close()
 		}
-		if s.daemon != nil {
-			s.daemon.close()
+		for _, p := range []*process{s.daemon, s.guard} {
+			if p != nil {
+				p.close()
+			}
 		}
 	}()
+	s.all = targets.Region
 	if err := s.watchDaemon(targets.Region); err != nil {
 		return s.report, err
 	}
@@ -190,11 +201,14 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 			break
 		}
 	}
-	if err == nil && targets.Region && s.left == 0 && s.escalates {
+	if err == nil && targets.Region && s.left == s.handed() && s.escalates {
 		err = s.stopStrays(timeouts)
 	}
-	if err == nil && targets.Region && s.left == 0 { // only then is there nothing that a killed daemon could lose
+	if err == nil && targets.Region && s.left == s.handed() { // only then is there nothing that a killed daemon could lose
 		if err = s.waitDaemon(); err == nil {
+			err = s.waitGuard()
+		}
+		if err == nil && s.left == 0 {
 			s.removeFiles()
 		}
 	}
@@ -259,7 +273,7 @@ func (s *stopper) watch(i int, w protocol.Worker) error {
 	if err != nil {
 		return fmt.Errorf("worker %s: %w", w.Name, err)
 	}
-	return s.add(&target{process: p, name: w.Name, shown: w.Pid, index: i, page: s.page(w)})
+	return s.add(&target{process: p, name: w.Name, shown: w.Pid, index: i, page: s.page(w), listed: w.StartTicks != 0})
 }
 
 func (s *stopper) add(t *target) error {
@@ -418,9 +432,16 @@ func (s *stopper) escalate(t *target, now int64) {
 		t.trouble, t.deadline = fmt.Sprintf("it has not ended %v after SIGKILL", killPatience), 0
 		return
 	}
-	ended, err := s.signal(t.process, sig)
+	ended, err := s.signal(t.process, sig, s.o.Known && t.listed, 0)
 	if ended {
 		t.deadline = now + int64(t.timeout) // its end is about to be reported
+		return
+	}
+	if err != nil && !t.doubted { // an ending process holds nothing any more, a moment before it has ended
+		t.doubted, t.deadline = true, now+int64(endPatience)
+		return
+	}
+	if errors.Is(err, errHoldsNothing) && s.hand(t, now) {
 		return
 	}
 	t.stage = next
@@ -441,16 +462,25 @@ func (s *stopper) escalate(t *target, now int64) {
 	t.deadline = now + int64(wait)
 }
 
-// signal sends sig to a process if it holds memory of the region. ended: there was no need.
-func (s *stopper) signal(p *process, sig syscall.Signal) (ended bool, err error) {
-	ok, err := holds(p.pid, s.region(), s.inodes)
-	if !ok || err != nil { // an ending process holds nothing any more, a moment before it has ended
-		ready, perr := sys.PollReadable([]*os.File{p.pidfd}, 100*time.Millisecond)
+// errHoldsNothing: a process holds no memory of the region, so nothing but the roster says that it is a worker.
+var errHoldsNothing = errors.New("it holds no memory of the region any more, so it is left alone")
+
+// endPatience is how long a process that holds nothing any more may take to be seen to have ended.
+const endPatience = 100 * time.Millisecond
+
+// signal sends sig to a process if it holds memory of the region, or is known. ended: there was no need; one that holds nothing gets as long as patience says to end.
+func (s *stopper) signal(p *process, sig syscall.Signal, known bool, patience time.Duration) (ended bool, err error) {
+	ok, err := known, error(nil)
+	if !known {
+		ok, err = holds(p.pid, s.region(), s.inodes)
+	}
+	if !ok || err != nil {
+		ready, perr := sys.PollReadable([]*os.File{p.pidfd}, patience)
 		if perr == nil && ready[0] {
 			return true, nil
 		}
 		if err == nil {
-			err = errors.New("it holds no memory of the region any more, so it is left alone")
+			err = errHoldsNothing
 		}
 		return false, fmt.Errorf("no signal was sent: %w", err)
 	}
@@ -490,7 +520,7 @@ const newbornPatience = 2 * time.Second
 // findStrays makes targets of the strays that were not found before. newborn: the daemon died during a launch, and there is a
 // process that holds the memory and may be its child that has yet to exec: it looks like the daemon.
 func (s *stopper) findStrays(timeouts map[string]time.Duration) (newborn bool, err error) {
-	descriptors, err := scan(s.region())
+	descriptors, err := scan(s.region(), false)
 	if err != nil {
 		return false, err
 	}
@@ -591,8 +621,8 @@ func (s *stopper) waitDaemon() error {
 			// SIGTERM and SIGCONT first: to systemd, death by SIGKILL is a failure, and it would bring the region back.
 			if !asked && alive {
 				asked, begun, patience = true, time.Now(), grace
-				if _, err := s.signal(s.daemon, syscall.SIGTERM); err == nil {
-					s.signal(s.daemon, syscall.SIGCONT)
+				if _, err := s.signal(s.daemon, syscall.SIGTERM, false, endPatience); err == nil {
+					s.signal(s.daemon, syscall.SIGCONT, false, endPatience)
 					d.How = HowTerm
 					state := "did not answer"
 					if stopped {
@@ -602,7 +632,7 @@ func (s *stopper) waitDaemon() error {
 					continue
 				}
 			}
-			ended, err := s.signal(s.daemon, syscall.SIGKILL)
+			ended, err := s.signal(s.daemon, syscall.SIGKILL, false, endPatience)
 			switch {
 			case err != nil:
 				s.warn("the daemon (pid %d) does not end: %v", d.Pid, err)

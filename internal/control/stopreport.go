@@ -41,6 +41,15 @@ func (s *stopper) how(t *target) string {
 		steps++
 	}
 	how := t.stage
+	if t.handed == 0 && t.doubted && t.deaf() { // the guard was quicker than the doubt
+		t.handed = t.asked
+	}
+	if t.handed != 0 {
+		how = HowTerm
+		if time.Duration(t.exit-t.handed) >= t.timeout {
+			how = HowKill
+		}
+	}
 	if how == HowFlag && s.o.DaemonAnswers {
 		how = [...]string{HowFlag, HowTerm, HowKill}[min(max(steps, 0), 2)]
 	}

@@ -18,8 +18,9 @@ import (
 
 // The guard is a small process beside the daemon. It holds every segment, so that the next daemon finds also those that no worker has, with what waits in
 // them: a queue that only outsiders use, dead letters. And when no daemon has lived for orphan_timeout, it stops what is left of the region, as
-// shmctl stop does: workers that attach through pkg/shm, builtins and filters see to it themselves, commands that know nothing of shmd do not. A guard
-// belongs to one daemon and one set of segments: it ends when another daemon lives, which has one of its own, and when the region stops.
+// shmctl stop does: workers that attach through pkg/shm, builtins and filters see to it themselves, commands that know nothing of shmd do not. When the region
+// is stopped and its daemon dies over that, or had died before, the guard ends the workers that shmctl must not signal: those that hold nothing of the region any
+// more. A guard belongs to one daemon and one set of segments: it ends when another daemon lives, which has one of its own, and with the region.
 type guardSpec struct {
 	Region string        `json:"region"`
 	Dir    string        `json:"dir"`
@@ -27,8 +28,8 @@ type guardSpec struct {
 	After  time.Duration `json:"after"` // 0: however long it takes
 }
 
-// guardVariable makes shmd a guard, and carries its spec. The roster is descriptor 3, the command segment 4; the others follow, and are only held.
-const guardVariable = "SHMD_GUARD"
+// guardVariable makes shmd a guard, and carries its spec. The roster is descriptor 3, the command segment 4; the others follow.
+const guardVariable = control.GuardVariable
 
 // startGuard starts the daemon's guard, before anybody can know that the daemon is there. A region does without rather than not start.
 func (d *Daemon) startGuard() {
@@ -202,7 +203,7 @@ func (s guardSpec) guard() error {
 	}
 	hub := sys.NewHub()
 	ctx, stopping := context.WithCancel(context.Background())
-	go func() { // who stops the region does without a guard
+	go func() {
 		for word := command.RegionQuit(); ; {
 			v := word.Load()
 			if protocol.Flagged(word) || hub.WaitLong(ctx, word, v, nil) != nil {
@@ -215,7 +216,6 @@ func (s guardSpec) guard() error {
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() { ends.Close() })
 	defer runtime.KeepAlive(rosterSeg)
 	defer runtime.KeepAlive(commandSeg)
 	daemon, err := sys.PidfdOpen(s.Pid)
@@ -223,32 +223,35 @@ func (s guardSpec) guard() error {
 		if err := ends.Add(daemon, 0); err != nil {
 			return err
 		}
-		if _, err := ends.Wait(-1); err != nil {
-			return nil // the region stops
+		if _, err := ends.Wait(-1); err != nil { // a daemon that ends in order ends its guard first
+			return err
 		}
 	}
-	for {
-		if followed := s.awaitDaemon(ctx, hub, roster); followed || ctx.Err() != nil {
+	for after := s.After; ; {
+		if followed := s.awaitDaemon(ctx, hub, roster, after); followed {
 			return nil
 		}
-		// Who has the lock is a daemon that is about to adopt the region: it has orphan_timeout for it.
-		l, err := takeLock(s.Dir, s.Region)
-		if err == nil {
-			defer l.release()
-			return s.end(roster.Header().Generation)
-		}
+		stopped := ctx.Err() != nil
+		err := s.end(roster.Header().Generation, stopped)
 		if !errors.Is(err, ErrRunning) {
 			return err
+		}
+		// Who has the lock is a daemon that is about to adopt the region: it has that time again.
+		if stopped {
+			ctx, after = context.Background(), adoptionPatience
 		}
 	}
 }
 
-// awaitDaemon waits at most orphan_timeout for another daemon.
-func (s guardSpec) awaitDaemon(ctx context.Context, hub *sys.Hub, roster *protocol.Roster) bool {
+// adoptionPatience is how long a daemon may take to adopt a region that is to stop, before the guard goes on without it.
+const adoptionPatience = 10 * time.Second
+
+// awaitDaemon waits for another daemon, as long as after says (0: however long it takes) and the region is not stopped.
+func (s guardSpec) awaitDaemon(ctx context.Context, hub *sys.Hub, roster *protocol.Roster, after time.Duration) bool {
 	soon := ctx
-	if s.After > 0 {
+	if after > 0 {
 		var cancel context.CancelFunc
-		soon, cancel = context.WithTimeout(ctx, s.After)
+		soon, cancel = context.WithTimeout(ctx, after)
 		defer cancel()
 	}
 	for word := roster.ChangeWord(); ; {
@@ -264,20 +267,38 @@ func (s guardSpec) awaitDaemon(ctx context.Context, hub *sys.Hub, roster *protoc
 	}
 }
 
-// end stops what is left of the region.
-func (s guardSpec) end(generation uint64) error {
+// end stops what is left of the region; of one that somebody stops, what nobody else can. Errors: ErrRunning; the kernel's.
+func (s guardSpec) end(generation uint64, stopped bool) error {
 	owner, err := control.Owner(s.Dir, uint32(os.Geteuid()))
 	if err != nil {
 		return err
 	}
-	all, err := control.FindAll(s.Region, s.Dir, owner)
-	for _, l := range all {
-		if l.Generation == generation {
-			if _, serr := control.StopLeftovers(context.Background(), l); serr != nil {
-				err = fmt.Errorf("stop the workers of region %q: %w", s.Region, serr)
-			}
+	all, err := control.FindOwn(s.Region, s.Dir, owner)
+	defer func() {
+		for _, l := range all {
+			l.Close()
 		}
-		l.Close()
+	}()
+	for _, l := range all {
+		if l.Generation != generation || !l.Own {
+			continue
+		}
+		var held *lock
+		take := func() (err error) {
+			held, err = takeLock(s.Dir, s.Region)
+			return err
+		}
+		if stopped {
+			err = control.StopRest(context.Background(), l.Set, take)
+		} else if err = take(); err == nil {
+			_, err = control.StopLeftovers(context.Background(), l)
+		}
+		if held != nil {
+			held.release()
+		}
+		if err != nil {
+			err = fmt.Errorf("stop the workers of region %q: %w", s.Region, err)
+		}
 	}
 	return err
 }

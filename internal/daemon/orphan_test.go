@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -211,4 +212,74 @@ func TestGuardIsTriedAgain(t *testing.T) {
 	if now := guardOf(t, d); now == guard {
 		t.Error("the guard is the one that was killed")
 	}
+}
+
+// bare closes all that it inherits and execs a command: then it holds nothing of the region.
+const bare = "for i in 3 4 5 6 7 8 9; do eval \"exec $i>&-\"; done; "
+
+// A worker that has closed what it inherited ends with the others, whoever ends them: the guard when no daemon follows; the daemon, or if that is dead, hangs, or dies in the middle
+// of it, the guard, in a stop. So does one that ignores SIGTERM.
+func TestBareWorkersEnd(t *testing.T) {
+	t.Parallel()
+	conf := named + idle("w") + shell("bare", bare+"exec sleep 1000") + shell("hard", bare+"trap '' TERM; exec sleep 1000", `stop_timeout = "100ms"`)
+	begin := func(t *testing.T, conf string) (d *testregion.Region, all []process) {
+		d = testregion.Start(t, conf)
+		for _, w := range d.WaitWorkers("as they were", everyone) {
+			all = append(all, watch(t, w.Pid))
+			if w.Name != "w.0" {
+				eventually(t, "a worker without memory of the region", func() bool { return !slices.Contains(holders(t, d), w.Pid) })
+			}
+		}
+		return d, append(all, watch(t, guardOf(t, d)))
+	}
+	expect := func(t *testing.T, d *testregion.Region, all []process) {
+		t.Helper()
+		for _, p := range all {
+			p.ended(t)
+		}
+		if left, _ := filepath.Glob(filepath.Join(d.Dir, "*.lock")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+	t.Run("orphaned", func(t *testing.T) {
+		t.Parallel()
+		d, all := begin(t, strings.Replace(conf, named, brief, 1))
+		d.Kill()
+		expect(t, d, all)
+	})
+	for how, signal := range map[string]syscall.Signal{"dead": syscall.SIGKILL, "hung": syscall.SIGSTOP, "well": 0} {
+		t.Run("stopped, daemon "+how, func(t *testing.T) {
+			t.Parallel()
+			d, all := begin(t, conf)
+			switch signal {
+			case syscall.SIGKILL:
+				d.Kill()
+			case syscall.SIGSTOP:
+				d.Cmd.Process.Signal(signal)
+			}
+			out := shmctl(t, d, "stop")
+			for worker, want := range map[string]string{"bare.0": "term", "hard.0": "kill"} {
+				if !regexp.MustCompile(`(?m)^` + worker + ` .* ` + want + `$`).MatchString(out) {
+					t.Errorf("%s: want %s\n%s", worker, want, out)
+				}
+			}
+			if signal == syscall.SIGSTOP {
+				d.Cmd.Wait()
+			}
+			for _, p := range all[:len(all)-1] {
+				if p.alive() {
+					t.Errorf("pid %d runs after the stop", p.pid)
+				}
+			}
+			expect(t, d, all)
+		})
+	}
+	t.Run("daemon killed in the stop", func(t *testing.T) {
+		t.Parallel()
+		d, all := begin(t, strings.Replace(conf, `stop_timeout = "100ms"`, `stop_timeout = "1s"`, 1))
+		d.Cmd.Process.Signal(syscall.SIGTERM)
+		d.WaitLog("worker gets SIGTERM", `"hard.0"`)
+		d.Kill()
+		expect(t, d, all)
+	})
 }

@@ -21,9 +21,15 @@ func shortLived(t testing.TB) {
 	t.Cleanup(func() { os.WriteFile(path, []byte(shipped), 0o644) })
 }
 
+// bare closes what it inherits: it holds nothing of the region, so in a stop without a daemon nobody but the guard may end it.
+const bare = `
+[worker.bare]
+command = ["/bin/sh", "-c", "for i in 3 4 5 6 7 8 9; do eval \"exec $i>&-\"; done; exec sleep infinity"]
+`
+
 // A daemon that hangs does not keep systemctl stop from leaving nothing behind: ExecStop= goes through the memory.
 func TestSystemctlStopOfHungDaemon(t *testing.T) {
-	configure(t, "default", greeter)
+	configure(t, "default", greeter+bare)
 	s := start(t, unit, "default")
 	s.waitReady()
 	run(t, "systemctl", "kill", "-s", "STOP", "--kill-whom=main", unit)
@@ -41,7 +47,7 @@ func TestSystemctlStopOfHungDaemon(t *testing.T) {
 func TestSystemctlStopOfKilledDaemon(t *testing.T) {
 	shortLived(t)
 	dropIn(t, "shmd.service.d", "slow.conf", "[Service]\nRestartSec=10min\n")
-	configure(t, "default", greeter)
+	configure(t, "default", greeter+bare)
 	s := start(t, unit, "default")
 	s.waitReady()
 	pids := s.pids()
