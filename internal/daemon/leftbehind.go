@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
 )
 
@@ -38,7 +39,8 @@ func (d *Daemon) endLeftBehind() {
 	}
 }
 
-// leftBehind returns the living children of the daemon that descend from workers.
+// leftBehind returns the living children of the daemon that descend from workers: their environment names the region, or they hold its memory. Others may have been there before
+// the daemon was, and be anybody's.
 func (d *Daemon) leftBehind() (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
@@ -52,7 +54,11 @@ func (d *Daemon) leftBehind() (pids []int) {
 			continue
 		}
 		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if slices.Contains(strings.Split(string(environ), "\x00"), "SHMD_REGION="+d.conf.Region.Name) {
+		descends := slices.Contains(strings.Split(string(environ), "\x00"), "SHMD_REGION="+d.conf.Region.Name)
+		if !descends {
+			descends, _ = control.Holds(pid, d.mem.roster) // the error: it has ended
+		}
+		if descends {
 			pids = append(pids, pid)
 		}
 	}

@@ -216,11 +216,12 @@ func TestProcessGroupEndsWithItsWorker(t *testing.T) {
 func TestOrphans(t *testing.T) {
 	t.Parallel()
 	d := testregion.Launch(t, named+idle("idle", "count = 3")+
-		shell("w", `for i in 1 2 3 4 5 6 7 8; do (setsid sh -c 'read x < FIFO' &) ; done; (setsid sh -c 'echo "left $$"; exec sleep 1000' &); exec sleep 1000`))
-	left := watch(t, pidIn(t, d, "left"))
+		shell("w", `for i in 1 2 3 4 5 6 7 8; do (setsid sh -c 'read x < FIFO' &) ; done; (setsid sh -c 'echo "left $$"; exec sleep 1000' &)
+			(setsid env -i /bin/sh -c 'echo "nameless $$"; exec sleep 1000' &); exec sleep 1000`))
+	left, nameless := watch(t, pidIn(t, d, "left")), watch(t, pidIn(t, d, "nameless")) // which holds memory of the region, though its environment tells nothing
 	daemon := d.Cmd.Process.Pid
-	// The eight fail to open FIFO and end at once; the three workers, the one that runs sleep, and what is left stay.
-	eventually(t, "only workers, one orphan and the guard are children of the daemon", func() bool { return len(children(daemon)) == 6 })
+	// The eight fail to open FIFO and end at once; the three workers, the one that runs sleep, and what is left stays.
+	eventually(t, "only workers, two orphans and the guard are children of the daemon", func() bool { return len(children(daemon)) == 7 })
 	w := awaitState(d, "w.0", protocol.StateReady)
 	syscall.Kill(w.Pid, syscall.SIGKILL)
 	await(d, "w.0", func(w protocol.Worker) bool { return w.State == protocol.StateReady && w.Restarts == 1 })
@@ -229,6 +230,7 @@ func TestOrphans(t *testing.T) {
 	}
 	d.Stop()
 	left.ended(t)
+	nameless.ended(t)
 	d.WaitLog("a process that a worker left behind is killed")
 	d.WaitLog("region stopped")
 }
