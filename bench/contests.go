@@ -152,6 +152,11 @@ func asleep(one bool) *contest {
 		pair("Go futex, no shmd", "futex-trip-server", "futex-trip-client", p),
 		pair("Go futex, no shmd, naps", "futex-nap-trip-server", "futex-nap-trip-client", p),
 		pair("Go twin of shmd's algorithm", "twin-trip-server", "twin-trip-client", p),
+		pair("Go twin of a pair of queues", "twin-pair-trip-server", "twin-pair-trip-client", p),
+	}
+	if one {
+		n.entries = append(n.entries, pair("Go twin of a pair of queues, yields", "twin-pair-yield-trip-server", "twin-pair-yield-trip-client", p))
+		n.rows = append(n.rows, ratio(n.name+", pair of queues, p50", "µs", "p50", "shmd queues", "Go twin of a pair of queues, yields", "", "<= 1.15"))
 	}
 	for _, ours := range []string{"shmd call", "shmd queues"} {
 		what := n.name + ", call"
@@ -176,6 +181,7 @@ func asleep(one bool) *contest {
 	for _, language := range []string{"C", "Go"} {
 		n.rows = append(n.rows, ratio(n.name+", call, p50", "µs", "p50", "shmd call", language+" twin of shmd's algorithm", "", "<= 1.15"))
 	}
+	n.rows = append(n.rows, ratio(n.name+", pair of queues, p50", "µs", "p50", "shmd queues", "Go twin of a pair of queues", "", "<= 1.15"))
 	for _, peer := range peers {
 		if peer.sleeps {
 			n.entries = append(n.entries, peer.trip(p))
