@@ -291,11 +291,8 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 		w.proc = &process{pid: row.Pid, ticks: row.StartTicks, started: sinceWhen(w.row.Since, time.Now()), running: true, adopted: true}
 		w.proc.pidfd = d.livingOrEnded(e, id, row)
 		w.proc.adopted = !isChild(w.proc)
-		for i, name := range []string{outputName(id), errorName(id)} {
-			if w.proc.outputs[i] = e.stored[name]; w.proc.outputs[i] == nil && e.handed == nil {
-				w.proc.outputs[i] = outputOf(w.proc, i+1)
-			}
-			delete(e.stored, name)
+		for i := range w.proc.outputs {
+			w.proc.outputs[i] = d.outputLeft(e, w.proc, i+1, id)
 		}
 		if w.proc.pidfd == nil || isEnded(w.proc.pidfd) {
 			a.ended = append(a.ended, w)
@@ -336,6 +333,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 		d.giveBack(id, d.mem.names)
 		d.forget(id)
 	}
+	d.dropStored()
 	return a, nil
 }
 
@@ -344,10 +342,19 @@ func (d *Daemon) livingOrEnded(e *estate, id uint16, a protocol.Attachment) *os.
 	name := pidfdName(id)
 	if f := e.stored[name]; f != nil {
 		delete(e.stored, name)
-		if pid, err := sys.PidfdPid(f); err == nil && (pid == a.Pid || pid <= 0) {
+		if pid, err := sys.PidfdPid(f); err == nil && (pid == a.Pid || pid <= 0 && !lives(a)) {
+			e.sure[id] = true
+			d.keepStored(e, name, f)
 			return f
 		}
-		f.Close()
+		f.Close() // of the process that had the id before: systemd did not hear any more that it is another's now
+		d.forget(id)
+		for _, name := range storeNames(id) {
+			if f := e.stored[name]; f != nil {
+				f.Close()
+				delete(e.stored, name)
+			}
+		}
 	}
 	if a.Pid <= 0 {
 		return nil
@@ -356,12 +363,54 @@ func (d *Daemon) livingOrEnded(e *estate, id uint16, a protocol.Attachment) *os.
 	if err != nil {
 		return nil
 	}
-	if ticks, err := sys.StartTicks(a.Pid); err != nil || ticks != a.StartTicks { // the number is another's by now
+	if !lives(a) { // the number is another's by now
 		f.Close()
 		return nil
 	}
-	d.systemd.store(name, f)
+	d.keepStored(e, name, f)
 	return f
+}
+
+// lives reports whether the process of an attachment is there, if only as a zombie.
+func lives(a protocol.Attachment) bool {
+	ticks, err := sys.StartTicks(a.Pid)
+	return err == nil && ticks == a.StartTicks
+}
+
+// keepStored has the fd store hold f under a name, and nothing else.
+func (d *Daemon) keepStored(e *estate, name string, f *os.File) {
+	if e.handed != nil || d.systemd.has(name) && !slices.Contains(e.twice, name) {
+		return
+	}
+	d.systemd.remove(name)
+	d.systemd.store(name, f)
+}
+
+// outputLeft returns the reading end of a worker's standard output (1) or error (2): from the fd store, where it has the name, or from its process. If the fd store did not have
+// the pidfd, what it has may be of the process that had the id before, and its process knows better.
+func (d *Daemon) outputLeft(e *estate, p *process, fd int, id uint16) *os.File {
+	name := [...]string{1: outputName(id), 2: errorName(id)}[fd]
+	left := e.stored[name]
+	delete(e.stored, name)
+	if e.handed != nil || left != nil && e.sure[id] {
+		if left != nil {
+			d.keepStored(e, name, left)
+		}
+		return left
+	}
+	if p.pidfd == nil || isEnded(p.pidfd) {
+		return left
+	}
+	own := outputOf(p, fd)
+	if own == nil {
+		return left
+	}
+	if left != nil {
+		left.Close()
+	}
+	d.systemd.remove(name)
+	d.systemd.store(name, own)
+	return own
 }
 
 // isChild reports whether a process is a child of this one that was not reaped: an earlier program in this process started it.

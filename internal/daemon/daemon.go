@@ -56,6 +56,7 @@ type Daemon struct {
 	deaths   *sys.Epoll // pidfds of workers and outsiders, token: attachment id
 	lines    lines
 	systemd  notifier
+	stored   map[string]uint64 // inodes of the segments that the fd store had at the start, by the names that they have there
 	server   *server
 
 	// The supervisor's goroutine alone uses what follows.
@@ -96,7 +97,7 @@ type Daemon struct {
 // Errors: ErrRunning; those of making the memory and the socket.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
-		conf: o.Config, version: o.Version, hub: sys.NewHub(), dumps: newFailureDumps(dumpDir(o.Config.Region.DumpDir)), outsiders: map[uint16]*outsider{},
+		conf: o.Config, version: o.Version, hub: sys.NewHub(), stored: map[string]uint64{}, dumps: newFailureDumps(dumpDir(o.Config.Region.DumpDir)), outsiders: map[uint16]*outsider{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
 		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1), wentOn: make(chan struct{}),
 	}
@@ -257,7 +258,7 @@ func (d *Daemon) prepare() (err error) {
 		}
 	}
 	d.publishView()
-	if err := d.storeSegments(d.adopted == nil); err != nil {
+	if err := d.storeSegments(); err != nil {
 		return err
 	}
 	if d.adopted != nil { // before the guard of the daemon before sees this one

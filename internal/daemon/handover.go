@@ -183,7 +183,7 @@ func (d *Daemon) handOver(k *keeper, begun int64, left []unread, conns []resting
 
 // estateOf maps what was handed over.
 func (d *Daemon) estateOf(h *handover, write bool) (*estate, error) {
-	e := &estate{from: "the program before, " + h.From, segments: map[string]*region.Segment{}, stored: map[string]*os.File{}, handed: h}
+	e := &estate{from: "the program before, " + h.From, segments: map[string]*region.Segment{}, stored: map[string]*os.File{}, sure: map[uint16]bool{}, handed: h}
 	for _, s := range h.Segments {
 		f := os.NewFile(uintptr(s.FD), s.Name)
 		seg, head, err := d.openLeft(f, write)

@@ -97,6 +97,13 @@ func (n *notifier) checkNow() {
 	n.check(ctx)
 }
 
+// has reports whether the fd store has a name, or will have it.
+func (n *notifier) has(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held[name]
+}
+
 // all are the names that the fd store should have.
 func (n *notifier) all() []string {
 	n.mu.Lock()

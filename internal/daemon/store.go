@@ -37,23 +37,43 @@ func outputName(id uint16) string   { return fmt.Sprintf("o%04x", id) }
 func errorName(id uint16) string    { return fmt.Sprintf("e%04x", id) }
 func storeNames(id uint16) []string { return []string{pidfdName(id), outputName(id), errorName(id)} }
 
-// storeSegments puts the segments into the fd store, before anything uses them: all, or those that an adoption made anew.
-func (d *Daemon) storeSegments(all bool) error {
+// storeSegments puts the segments into the fd store, before anything uses them. What a dead daemon left there of them stays.
+func (d *Daemon) storeSegments() error {
 	rows, err := d.mem.roster.Segments()
 	if err != nil {
 		return err
 	}
-	anew := map[string]bool{}
-	for _, name := range d.mem.anew {
-		anew[name] = true
-	}
 	for i, row := range rows {
-		if s := d.mem.segments[row.Name]; s != nil && (all || anew[row.Name]) {
-			d.systemd.remove(segmentName(i))
-			d.systemd.store(segmentName(i), s.File())
+		name := segmentName(i)
+		if s := d.mem.segments[row.Name]; s != nil && (!d.systemd.has(name) || d.stored[name] != s.Inode()) {
+			d.systemd.remove(name)
+			d.systemd.store(name, s.File())
 		}
 	}
 	return nil
+}
+
+// dropStored takes out of the fd store what belongs to nothing any more: a dead daemon had no time to, or systemd did not hear of it. An adoption
+// calls it before any id can be given out again.
+func (d *Daemon) dropStored() {
+	rows, _ := d.mem.roster.Segments()
+	mine := map[string]bool{}
+	for i, row := range rows {
+		mine[segmentName(i)] = d.mem.segments[row.Name] != nil
+	}
+	for _, w := range d.workers {
+		for _, name := range storeNames(w.row.Attachment) {
+			mine[name] = w.row.Attachment != 0
+		}
+	}
+	for id := range d.outsiders {
+		mine[pidfdName(id)] = true
+	}
+	for _, name := range d.systemd.all() {
+		if !mine[name] {
+			d.systemd.remove(name)
+		}
+	}
 }
 
 // checkStore compares the number of descriptors in systemd's fd store with that of what was put there. systemd drops what is too much
@@ -119,8 +139,8 @@ func (e *estate) missing(roster *protocol.Roster) (list []string) {
 		return nil
 	}
 	rows, _ := roster.Segments()
-	for i, row := range rows {
-		if !slices.Contains(e.names, segmentName(i)) {
+	for _, row := range rows {
+		if row.Name != "" && e.segments[row.Name] == nil {
 			list = append(list, "segment "+row.Name)
 		}
 	}
@@ -182,7 +202,10 @@ type estate struct {
 	from     string                     // where it was found, for people
 	segments map[string]*region.Segment // by name, writable
 	stored   map[string]*os.File        // pidfds and outputs, by their names in the fd store
+	others   []*region.Segment          // whose names others have, too
 	names    []string                   // all names that it has in the fd store
+	twice    []string                   // those of them that stand there for more than one descriptor
+	sure     map[uint16]bool            // attachments whose pidfd it has: what it has of their outputs is theirs
 	handed   *handover                  // nil: a daemon died
 	damaged  []damage                   // what was not fit to be taken over
 }
@@ -192,6 +215,9 @@ func (e *estate) Close() {
 	for _, s := range e.segments {
 		s.Close()
 	}
+	for _, s := range e.others {
+		s.Close()
+	}
 	for _, f := range e.stored {
 		f.Close()
 	}
@@ -199,12 +225,17 @@ func (e *estate) Close() {
 
 // inherit sorts what systemd handed to this process: sockets, and an estate if there is one.
 func (d *Daemon) inherit() *estate {
-	e := &estate{from: "the fd store", segments: map[string]*region.Segment{}, stored: map[string]*os.File{}}
+	e := &estate{from: "the fd store", segments: map[string]*region.Segment{}, stored: map[string]*os.File{}, sure: map[uint16]bool{}}
 	for _, f := range activation.Files(true) {
 		name := f.Name()
 		id, err := strconv.ParseUint(strings.TrimLeft(name, "spoe"), 16, 16)
 		if err != nil || len(name) != 5 || fmt.Sprintf("%c%04x", name[0], id) != name {
 			d.sockets = append(d.sockets, f)
+			continue
+		}
+		if slices.Contains(e.names, name) { // what was stored last comes first, and counts
+			f.Close()
+			e.twice = append(e.twice, name)
 			continue
 		}
 		e.names = append(e.names, name)
@@ -218,12 +249,37 @@ func (d *Daemon) inherit() *estate {
 			d.log.Warn("what the fd store has under this name is no segment of this region", "name", name, "error", err)
 			continue
 		}
+		if d.stored[name] = s.Inode(); e.segments[h.Name] != nil {
+			e.others = append(e.others, s)
+			continue
+		}
 		e.segments[h.Name] = s
 	}
 	if len(e.names) == 0 {
 		return nil
 	}
+	for _, name := range e.twice { // which of them the name stands for nobody could tell the next daemon
+		delete(d.stored, name)
+	}
 	return e
+}
+
+// choose leaves in an estate those segments that the roster names. There may be others of the same name, if systemd was not told any more that they were removed, or that another
+// one has taken their place.
+func (e *estate) choose(roster *protocol.Roster) {
+	rows, _ := roster.Segments()
+	for i, row := range rows {
+		s := e.segments[row.Name]
+		if _, err := roster.Segment(i); err != nil || s == nil || s.Inode() == row.Inode || row.Kind != protocol.KindGroup && !protocol.IsChannel(row.Kind) {
+			continue
+		}
+		e.others = append(e.others, s)
+		delete(e.segments, row.Name)
+		if k := slices.IndexFunc(e.others, func(o *region.Segment) bool { return o.Inode() == row.Inode }); k >= 0 {
+			e.segments[row.Name] = e.others[k]
+			e.others = slices.Delete(e.others, k, k+1)
+		}
+	}
 }
 
 // openLeft maps a segment that an earlier daemon left. It takes f.
@@ -264,7 +320,7 @@ func (d *Daemon) findEstate() (*estate, error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
-	e := &estate{from: "the processes that hold it", segments: map[string]*region.Segment{}}
+	e := &estate{from: "the processes that hold it", segments: map[string]*region.Segment{}, stored: map[string]*os.File{}, sure: map[uint16]bool{}}
 	if err := d.takeFrom(all[0], e); err != nil {
 		e.Close()
 		return nil, err
@@ -306,6 +362,7 @@ func (d *Daemon) complete(e *estate) {
 	if err != nil {
 		return
 	}
+	e.choose(roster)
 	list := e.missing(roster)
 	if len(list) == 0 {
 		return

@@ -64,6 +64,7 @@ type Region struct {
 	Socket string
 	Name   string
 	Cmd    *exec.Cmd
+	Store  func() ([]string, []*os.File) // what systemd's fd store has for the next daemon, and under which names; nil: there is none
 
 	t    testing.TB
 	conf string // path of the configuration
@@ -147,7 +148,15 @@ func Dir(t testing.TB) string {
 func (r *Region) Again(env ...string) {
 	t := r.t
 	t.Helper()
-	r.Cmd = exec.Command(filepath.Join(Binaries(t), "shmd"), "-c", r.conf, "--log-level", "debug")
+	argv := []string{filepath.Join(Binaries(t), "shmd"), "-c", r.conf, "--log-level", "debug"}
+	var files []*os.File
+	if r.Store != nil {
+		var names []string
+		names, files = r.Store()
+		argv = Activated(argv, names)
+	}
+	r.Cmd = exec.Command(argv[0], argv[1:]...)
+	r.Cmd.ExtraFiles = files
 	r.Cmd.Env = append(append(os.Environ(), "RUNTIME_DIRECTORY="+r.Dir), env...)
 	r.Cmd.SysProcAttr = r.attr
 	stderr, err := r.Cmd.StderrPipe()
@@ -183,6 +192,15 @@ func (r *Region) Again(env ...string) {
 	r.waitLog(func(line string) bool {
 		return (strings.Contains(line, `"region created"`) || strings.Contains(line, `"region adopted"`)) && strings.Contains(line, own)
 	}, "region created or adopted")
+}
+
+// Activated is a command line that runs argv as systemd does when it hands over descriptors with these names, from 3 on.
+func Activated(argv, names []string) []string {
+	if len(names) == 0 {
+		return argv
+	}
+	script := fmt.Sprintf("export LISTEN_PID=$$ LISTEN_FDS=%d LISTEN_FDNAMES=%s; exec \"$@\"", len(names), strings.Join(names, ":"))
+	return append([]string{"/bin/sh", "-c", script, "sh"}, argv...)
 }
 
 // Log returns what the daemon has logged so far.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -65,9 +66,22 @@ func workerMain() {
 		q.TryReceive() // there may be none
 		must(q.TryLoan())
 	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	go func() {
+		for n := 1; ; n++ {
+			<-asked
+			fmt.Println(printed(r.Worker(), os.Getpid(), n))
+		}
+	}()
 	check(r.Ready())
 	r.WaitQuit(context.Background())
 	os.Exit(0)
+}
+
+// printed is what a process prints when it gets SIGUSR1 for the n-th time.
+func printed(name string, pid, n int) string {
+	return fmt.Sprintf("%s %d prints for the %d. time", name, pid, n)
 }
 
 // domain is a region whose daemons die, seen from outside: its memory is mapped here.
@@ -86,6 +100,9 @@ type domain struct {
 	starts map[string]uint64   // of each instance, as they were counted
 	again  map[string]uint64   // its restarts
 	bad    error               // what a reader saw, first
+
+	store  *fdStore    // of the systemd that starts the daemons; nil: there is none
+	prints map[int]int // how often processes were told to print something
 }
 
 // identity is a process that was.
@@ -94,7 +111,10 @@ type identity struct {
 	ticks uint64
 }
 
-func newDomain(t *testing.T) *domain {
+func newDomain(t *testing.T) *domain { return newDomainUnder(t, nil) }
+
+// newDomainUnder is newDomain under a systemd, if there is one.
+func newDomainUnder(t *testing.T, systemd *fdStore) *domain {
 	exe := must(os.Executable())
 	conf := estateConf
 	for _, g := range []struct {
@@ -104,7 +124,10 @@ func newDomain(t *testing.T) *domain {
 	}{{"stay", 1, ""}, {"left", 2, ""}, {"right", 1, ""}, {"user", 1, "consume = [\"jobs\"]\nproduce = [\"jobs\"]"}} {
 		conf += fmt.Sprintf(estateGroup, g.name, exe, g.count, g.keys)
 	}
-	d := &domain{Region: testregion.Launch(t, conf), t: t, mem: map[string][]byte{}, inodes: map[string]uint64{}, groups: map[string]int{}, names: map[identity]string{}, seen: map[int]string{}, starts: map[string]uint64{}, again: map[string]uint64{}}
+	d := &domain{Region: testregion.Launch(t, conf, systemd.env()...), store: systemd, prints: map[int]int{}, t: t, mem: map[string][]byte{}, inodes: map[string]uint64{}, groups: map[string]int{}, names: map[identity]string{}, seen: map[int]string{}, starts: map[string]uint64{}, again: map[string]uint64{}}
+	if systemd != nil {
+		d.Store = systemd.handed
+	}
 	fds := fmt.Sprintf("/proc/%d/fd/", d.Cmd.Process.Pid)
 	for _, e := range must(os.ReadDir(fds)) {
 		to, _ := os.Readlink(fds + e.Name())
@@ -129,6 +152,9 @@ func newDomain(t *testing.T) *domain {
 	}
 	return d
 }
+
+// follow starts another daemon.
+func (d *domain) follow() { d.Again(d.store.env()...) }
 
 // segments is how the names of the region's memfds begin.
 func (d *domain) segments() string { return "shmd:" + d.Name + ":" }
@@ -336,9 +362,19 @@ func (d *domain) settle(pid int, names []string, stop *atomic.Bool) error {
 	}
 }
 
-// traced runs a daemon until the region is settled, or until it is killed at a point.
-func (d *domain) traced(at point, names []string) (*storeTracer, error) {
-	x := &storeTracer{segments: d.segments(), place: d.place, at: at}
+// traced runs a daemon until the region is settled, or until it is killed at a point. From a message at the point parked on systemd hears nothing of it.
+func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) {
+	x := &storeTracer{segments: d.segments(), place: d.place, at: at, park: parked}
+	argv := []string{filepath.Join(testregion.Binaries(d.t), "shmd"), "-c", d.Dir + "/shmd.toml"}
+	env := append(os.Environ(), "RUNTIME_DIRECTORY="+d.Dir)
+	if d.store != nil {
+		x.notify = d.store.path
+		x.files = d.store.files()
+		argv = testregion.Activated(argv, d.store.names())
+		env = append(slices.DeleteFunc(env, func(kv string) bool {
+			return strings.HasPrefix(kv, "NOTIFY_SOCKET=") || strings.HasPrefix(kv, "INVOCATION_ID=")
+		}), d.store.env()...)
+	}
 	last := -1
 	x.visit = func(p point) {
 		for _, i := range []int{p.row, last} {
@@ -355,7 +391,7 @@ func (d *domain) traced(at point, names []string) (*storeTracer, error) {
 	defer os.Remove(out.Name())
 	var stop atomic.Bool
 	settled := make(chan error, 1)
-	err := x.run([]string{filepath.Join(testregion.Binaries(d.t), "shmd"), "-c", d.Dir + "/shmd.toml"}, append(os.Environ(), "RUNTIME_DIRECTORY="+d.Dir), out, func(pid int) {
+	err := x.run(argv, env, out, func(pid int) {
 		go func() {
 			err := d.settle(pid, names, &stop)
 			syscall.Kill(pid, syscall.SIGKILL) // it is reaped only when this has been seen
@@ -380,7 +416,14 @@ func (d *domain) traced(at point, names []string) (*storeTracer, error) {
 
 // next starts a daemon that nobody disturbs, and checks what it makes of the region.
 func (d *domain) next(names []string, survivors map[string]int) error {
-	d.Again()
+	if d.store != nil { // what they print while no daemon lives waits in their pipes
+		d.store.sync()
+		for _, pid := range survivors {
+			d.prints[pid]++
+			syscall.Kill(pid, syscall.SIGUSR1)
+		}
+	}
+	d.follow()
 	var never atomic.Bool
 	if err := d.settle(d.Cmd.Process.Pid, names, &never); err != nil {
 		return err
@@ -429,6 +472,11 @@ func (d *domain) next(names []string, survivors map[string]int) error {
 	for _, s := range must(d.roster.Segments()) {
 		if s.Inode != d.inodes[s.Name] {
 			return fmt.Errorf("the segment %q is another one now", s.Name)
+		}
+	}
+	if d.store != nil {
+		if err := d.kept(survivors); err != nil {
+			return err
 		}
 	}
 	if text, errs, code := d.Shmctl("verify"); code != 0 {

@@ -13,6 +13,10 @@ var handoverMutants = []mutant{
 	{"adoption: a torn group is left torn", "adoption", false, "../../internal/daemon/adoptgroups.go", "		case broken != nil && g != nil:\n			d.writeGroup(g)\n", "		case broken != nil && g != nil:\n"},
 	{"adoption: a torn row of the directory is no segment", "adoption", false, "../../internal/daemon/adopt.go", "		if s := segments[row.Name]; s != nil && s.Inode() == row.Inode {\n", "		if s := segments[row.Name]; false && s != nil {\n"},
 	{"adoption: a torn row is believed", "adoption", false, "../../internal/daemon/adoptgroups.go", "			torn[i] = true //", "			_ = i //"},
+	{"fd store: a pidfd of whom nobody knows is the attachment's", "fdstore", false, "../../internal/daemon/adopt.go", "pid <= 0 && !lives(a)", "pid <= 0"},
+	{"fd store: what belongs to nothing stays", "fdstore", false, "../../internal/daemon/adopt.go", "	d.dropStored()\n", ""},
+	{"fd store: pipes are believed without a pidfd", "fdstore", false, "../../internal/daemon/adopt.go", "left != nil && e.sure[id] {", "left != nil {"},
+	{"fd store: a pipe that was found is not put there", "fdstore", false, "../../internal/daemon/adopt.go", "	d.systemd.remove(name)\n	d.systemd.store(name, own)\n", ""},
 }
 
 // Two stores of addInstance.
@@ -35,6 +39,7 @@ const (
 var handoverHunters = []hunter{
 	{"handover", "./test/crashpoint", "^TestHandOver$"},
 	{"adoption", "./test/crashpoint", "^TestAdoptionStores$"},
+	{"fdstore", "./test/crashpoint", "^TestFDStore$"},
 }
 
 // TestHandOverMutants is TestMutants for daemons.

@@ -44,58 +44,83 @@ func chosen(all []point, most int) []point {
 	return append(some, evenly(middle, most-len(some))...)
 }
 
-// each kills daemons that take over the region, before one store after the other, and has the next daemon take over what they left.
-func (d *domain) each(count *tally, most int, before func(), names []string, survivors []string, after func()) {
-	x := &storeTracer{}
-	want := ""
-	round := func(at point) (err error) {
-		defer func() {
-			if d.Cmd.ProcessState == nil {
-				d.Kill()
-			}
-		}()
-		alive := d.pids(survivors...)
-		before()
-		if x, err = d.traced(at, names); err != nil {
-			return err
+// trial is a region that daemons take over, over and over: one is killed, the next takes over what it left.
+type trial struct {
+	*domain
+	count     *tally
+	before    func()   // there is no daemon; what the next one is to find
+	names     []string // the instances that there are to be
+	survivors []string // those of them whose processes live on
+	after     func()   // there is a daemon; back to how it was before
+
+	want string       // what the region is like afterwards, by the first round
+	last *storeTracer // of the last round
+}
+
+// round has a daemon take over the region and killed at a point, or when all is done if there is none, and then another one. From a message at the point parked on systemd
+// hears nothing of the first.
+func (r *trial) round(at, parked point) (err error) {
+	defer func() {
+		if r.Cmd.ProcessState == nil {
+			r.Kill()
 		}
-		if err = d.next(names, alive); err != nil {
-			return err
-		}
-		switch now := d.state(); {
-		case want == "":
-			want = now
-		case now != want:
-			err = fmt.Errorf("the region is not as after an adoption that nobody disturbed:\n%swant:\n%s", now, want)
-		}
-		after()
+	}()
+	alive := r.pids(r.survivors...)
+	r.before()
+	if r.last, err = r.traced(at, parked, r.names); err != nil {
 		return err
 	}
-	if err := round(point{}); err != nil {
-		count.t.Fatal(err)
+	if err = r.next(r.names, alive); err != nil {
+		return err
 	}
-	all := x.points
+	switch now := r.state(); {
+	case r.want == "":
+		r.want = now
+	case now != r.want:
+		err = fmt.Errorf("the region is not as after an adoption that nobody disturbed:\n%swant:\n%s", now, r.want)
+	}
+	r.after()
+	return err
+}
+
+// first is a round that nobody disturbs: it returns the points that there are.
+func (r *trial) first() []point {
+	if err := r.round(point{}, point{}); err != nil {
+		r.count.t.Fatal(err)
+	}
+	return r.last.points
+}
+
+// kill has a daemon killed before each of the points. It reports false if the region is of no use any more.
+func (r *trial) kill(all, picked []point) bool {
 	places := map[place]bool{}
 	for _, p := range all {
 		places[p.place] = true
 	}
-	picked := chosen(all, most)
 	missed := 0
 	for _, at := range picked {
-		err := round(at)
-		count.killed++
-		count.point(err, "killed %v", at)
+		err := r.round(at, point{})
+		r.count.killed++
+		r.count.point(err, "killed %v", at)
 		if err != nil {
-			return
+			return false
 		}
-		if !x.hit {
+		if !r.last.hit {
 			missed++
 		}
 	}
-	count.t.Logf("%d stores to %d places; killed before %d of them, %d of which did not come", len(all), len(places), len(picked), missed)
+	r.count.t.Logf("%d points at %d places; killed at %d of them, %d of which did not come", len(all), len(places), len(picked), missed)
 	if missed > len(picked)/4 {
-		count.t.Errorf("%d of %d points were not reached", missed, len(picked))
+		r.count.t.Errorf("%d of %d points were not reached", missed, len(picked))
 	}
+	return true
+}
+
+// each kills daemons that take over the region, before one store after the other, and has the next daemon take over what they left.
+func (d *domain) each(count *tally, most int, before func(), names []string, survivors []string, after func()) {
+	r := &trial{domain: d, count: count, before: before, names: names, survivors: survivors, after: after}
+	all := r.first()
+	r.kill(all, chosen(all, most))
 }
 
 // TestHandOver kills a daemon before each store with which it hands the row of an instance that is gone to another one: left.1 was stopped and its group has one
@@ -129,7 +154,7 @@ func TestHandOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	d.Again()
+	d.follow()
 }
 
 // TestAdoptionStores kills a daemon before each store with which it takes over a region: of a worker that died with a message and a slot while nobody watched, and with rows
@@ -142,25 +167,28 @@ func TestAdoptionStores(t *testing.T) {
 	d := newDomain(t)
 	home := []string{"left.0", "left.1", "right.0", "stay.0", "user.0"}
 	d.populate(home)
-	d.each(count, most(), func() {
-		ws, rows, err := d.workers()
-		if err != nil {
-			t.Fatal(err)
+	d.each(count, most(), d.deadUser, home, []string{"left.0", "left.1", "right.0", "stay.0"}, func() {})
+	d.follow()
+}
+
+// deadUser has user.0 dead, with a message and a slot, and rows of each table such as a daemon leaves them that dies over them.
+func (d *domain) deadUser() {
+	ws, rows, err := d.workers()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	user := ws["user.0"]
+	syscall.Kill(user.Pid, syscall.SIGKILL)
+	d.ends(user.Pid)
+	torn := []*atomic.Uint32{d.workerSeq(rows["stay.0"]), d.attachmentSeq(user.Attachment), d.groupSeq(d.groups["left"])}
+	for i, s := range must(d.roster.Segments()) {
+		if s.Name == "jobs" {
+			torn = append(torn, d.segmentSeq(i))
 		}
-		user := ws["user.0"]
-		syscall.Kill(user.Pid, syscall.SIGKILL)
-		d.ends(user.Pid)
-		torn := []*atomic.Uint32{d.workerSeq(rows["stay.0"]), d.attachmentSeq(user.Attachment), d.groupSeq(d.groups["left"])}
-		for i, s := range must(d.roster.Segments()) {
-			if s.Name == "jobs" {
-				torn = append(torn, d.segmentSeq(i))
-			}
-		}
-		for _, seq := range torn {
-			seq.Store(seq.Load() | 1)
-		}
-	}, home, []string{"left.0", "left.1", "right.0", "stay.0"}, func() {})
-	d.Again()
+	}
+	for _, seq := range torn {
+		seq.Store(seq.Load() | 1)
+	}
 }
 
 // most is how many points a test of daemons looks at.
@@ -187,6 +215,11 @@ func (d *domain) populate(names []string) {
 		d.t.Fatal(err)
 	}
 	r.Close()
+	if d.store != nil {
+		if err := d.kept(nil); err != nil {
+			d.t.Fatal(err)
+		}
+	}
 	d.Kill()
 	for i := d.roster.WorkerCount(); i < d.roster.WorkerCap(); i++ {
 		check(d.roster.SetWorker(i, protocol.Worker{Name: fmt.Sprintf("old.%d", i), State: protocol.StateGone, Since: time.Now().Add(time.Hour)}))

@@ -17,19 +17,24 @@ import (
 // store into shared memory to the next, so it is stopped before each of these: it gets the segments mapped read-only, every store of it is a SIGSEGV that the
 // tracer sees and the daemon never does, and the tracer lets that one instruction go through. On arm64 this needs atomics that are one instruction (LSE).
 
-// place is where a store goes to: a row of the roster, or another piece of a segment.
+// place is where a store goes to: a row of the roster, or another piece of a segment; or it is a kind of messages to systemd.
 type place struct {
 	what string
 	row  int // of the worker table, -1: of something else
 }
 
-// point is a moment in the life of a daemon: before the n-th store to a place, from 1. Another thread's stores to other places do not shift it.
+// point is a moment in the life of a daemon: before the n-th store to a place, or the n-th message of a kind, from 1. Another thread's stores to other places do not shift it.
 type point struct {
 	place
 	n int
 }
 
-func (p point) String() string { return fmt.Sprintf("before store %d to %s", p.n, p.what) }
+func (p point) String() string {
+	if p.message() {
+		return fmt.Sprintf("before %d. %s", p.n, p.what)
+	}
+	return fmt.Sprintf("before store %d to %s", p.n, p.what)
+}
 
 // watched is a segment in the daemon's memory.
 type watched struct {
@@ -43,6 +48,9 @@ type storeTracer struct {
 	place    func(segment string, offset int64) place // of an address
 	visit    func(p point)                            // before each store
 	at       point                                    // where it is killed
+	notify   string                                   // path of the socket at which systemd listens; "": none
+	park     point                                    // the message that is not sent, and no later one
+	files    []*os.File                               // descriptors from 3 on
 
 	pid    int
 	hit    bool    // it was killed there
@@ -78,7 +86,11 @@ func (x *storeTracer) run(argv, env []string, out *os.File, started func(pid int
 		return err
 	}
 	defer null.Close()
-	x.pid, err = syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: env, Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true}})
+	files := []uintptr{null.Fd(), out.Fd(), out.Fd()}
+	for _, f := range x.files {
+		files = append(files, f.Fd())
+	}
+	x.pid, err = syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: env, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true}})
 	if err != nil {
 		return err
 	}
@@ -122,11 +134,14 @@ func (x *storeTracer) run(argv, env []string, out *os.File, started func(pid int
 		default:
 			sig = int(s)
 		}
-		if err != nil && !errors.Is(err, unix.ESRCH) { // ESRCH: it was killed meanwhile
+		if err != nil && err != errParked && !errors.Is(err, unix.ESRCH) { // ESRCH: it was killed meanwhile
 			unix.Kill(x.pid, unix.SIGKILL)
 			return fmt.Errorf("thread %d: %w", tid, err)
 		}
 		x.seen[tid] = true
+		if err == errParked {
+			continue
+		}
 		unix.PtraceSyscall(tid, sig)
 	}
 }
@@ -160,6 +175,18 @@ func (x *storeTracer) call(tid int) error {
 		}
 		x.made[tid] = watched{name: name, end: i.Args[1]}
 		return x.setArgument(tid, 2, unix.PROT_READ)
+	case unix.SYS_SENDMSG:
+		if kind := x.message(i.Args[1]); kind != "" {
+			p := x.next(place{kind, -1})
+			switch p {
+			case x.at:
+				x.hit = true
+				return unix.Kill(x.pid, unix.SIGKILL)
+			case x.park:
+				x.hit = true
+				return errParked
+			}
+		}
 	case unix.SYS_MUNMAP:
 		x.maps = slices.DeleteFunc(x.maps, func(m watched) bool { return m.base == i.Args[0] })
 	case unix.SYS_MADVISE:
@@ -168,6 +195,44 @@ func (x *storeTracer) call(tid int) error {
 		}
 	}
 	return nil
+}
+
+// errParked: a thread stays where it is.
+var errParked = errors.New("parked")
+
+// next counts a point.
+func (x *storeTracer) next(at place) point {
+	x.counts[at]++
+	p := point{at, x.counts[at]}
+	x.points = append(x.points, p)
+	x.visit(p)
+	return p
+}
+
+// message is the kind of a message to systemd's fd store, and whose descriptor it is about; "" if it is something else.
+func (x *storeTracer) message(header uint64) string {
+	h := x.read(header, 32)
+	if h == nil || x.notify == "" {
+		return ""
+	}
+	to, iov := x.read(get(h, 0), get(h, 1)&0xffffffff), x.read(get(h, 2), 16)
+	if len(to) < 2 || strings.TrimRight(string(to[2:]), "\x00") != x.notify || iov == nil {
+		return ""
+	}
+	return kindOfMessage(string(x.read(get(iov, 0), get(iov, 1))))
+}
+
+// read reads the daemon's memory; nil if that cannot be.
+func (x *storeTracer) read(address, size uint64) []byte {
+	b := make([]byte, size)
+	if size == 0 {
+		return nil
+	}
+	n, err := unix.ProcessVMReadv(x.pid, []unix.Iovec{{Base: &b[0], Len: size}}, []unix.RemoteIovec{{Base: uintptr(address), Len: int(size)}}, 0)
+	if err != nil || uint64(n) != size {
+		return nil
+	}
+	return b
 }
 
 func (x *storeTracer) segmentAt(address uint64) *watched {
@@ -211,10 +276,7 @@ func (x *storeTracer) store(tid int) (mine bool, err error) {
 	}
 	p := point{place: x.place(m.name, int64(address-m.base))}
 	if p.what != "" {
-		x.counts[p.place]++
-		p.n = x.counts[p.place]
-		x.points = append(x.points, p)
-		x.visit(p)
+		p = x.next(p.place)
 	}
 	if p == x.at && p.what != "" {
 		x.hit = true

@@ -1,0 +1,99 @@
+package crashpoint
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shmd/shmd/pkg/shm"
+)
+
+// TestFDStore kills a daemon that takes over a region from systemd's fd store, as in TestAdoptionStores: before each message to the fd store, and before each store into the
+// memory. It also has systemd hear nothing from each message on, while the daemon does all that it has to do, and then dies: it does not wait for systemd. The next daemon gets
+// what systemd has then, and comes to the same end, with what belongs to the region in the fd store, and nothing else.
+func TestFDStore(t *testing.T) {
+	runtime.LockOSThread() // it traces
+	defer runtime.UnlockOSThread()
+	count := newTally(t)
+	defer count.report("adoption from the fd store, daemon killed")
+	adoptOrphans(t)
+	d := newDomainUnder(t, newFDStore(t))
+	home := []string{"left.0", "left.1", "right.0", "stay.0", "user.0"}
+	d.populate(home)
+	r := &trial{domain: d, count: count, before: d.reapedUser, names: home, survivors: []string{"left.0", "left.1", "right.0", "stay.0"}, after: func() {}}
+	all := r.first()
+	var sent, stores []point
+	for _, p := range all {
+		if p.message() {
+			sent = append(sent, p)
+		} else {
+			stores = append(stores, p)
+		}
+	}
+	if len(sent) == 0 {
+		t.Fatal("nothing was said to systemd")
+	}
+	some := -1
+	if !torture() {
+		some = 5
+	}
+	if !r.kill(all, append(sent, chosen(stores, some)...)) {
+		return
+	}
+	for _, at := range sent {
+		err := r.round(point{}, at)
+		count.killed++
+		count.point(err, "killed when all was done, and not said from %v on", at)
+		if err != nil {
+			return
+		}
+	}
+	d.follow()
+	d.drained("user")
+}
+
+// drained stops the group that uses the queue, and checks that each message is there, once.
+func (d *domain) drained(group string) {
+	d.t.Helper()
+	if text, errs, code := d.Shmctl("stop", group); code != 0 {
+		d.t.Fatalf("stop: %s%s", text, errs)
+	}
+	q := must(d.Attach(shm.Options{Consume: []string{"jobs"}}).Queue("jobs"))
+	var have []string
+	for {
+		m, err := q.TryReceive()
+		if err != nil {
+			break
+		}
+		have = append(have, string(m.Bytes()))
+		check(m.Ack())
+	}
+	slices.Sort(have)
+	var want []string
+	for i := range estateMessages {
+		want = append(want, fmt.Sprintf("message %d", i))
+	}
+	if !slices.Equal(have, want) {
+		d.t.Errorf("the queue has %q, not %q", have, want)
+	}
+}
+
+// adoptOrphans makes this process what PID 1 is: the parent of workers whose daemon has died.
+func adoptOrphans(t *testing.T) {
+	check(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	t.Cleanup(func() { check(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)) })
+}
+
+// reapedUser is deadUser, after who has become the parent of the dead process has reaped it: then its pidfd does not tell its pid any more.
+func (d *domain) reapedUser() {
+	user := d.pids("user.0")["user.0"]
+	d.deadUser()
+	for {
+		if _, err := unix.Wait4(user, nil, unix.WALL, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
