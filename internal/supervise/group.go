@@ -64,9 +64,10 @@ func (m *Machine) hold(w *instance, held bool) {
 	w.held = held
 }
 
-// reset ends all instances of a group after a crash of one, if that is its policy. The crash is dealt with already: w is in backoff or failed.
+// reset ends all instances of a group after a crash of one, if that is its policy. It comes before what becomes of that one is written down: a daemon that dies in between leaves a row
+// that says that it runs, so the next one sees the crash.
 func (m *Machine) reset(w *instance) {
-	if !w.group.ResetGroup || w.group.leader != nil || w.state != protocol.StateBackoff && w.state != protocol.StateFailed {
+	if !w.group.ResetGroup || w.group.leader != nil {
 		return
 	}
 	w.group.leader = w

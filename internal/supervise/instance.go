@@ -129,10 +129,10 @@ func (m *Machine) exited(w *instance, e Exited) {
 	case e.Never != "":
 		m.again(w, CauseNoStart, e.Never)
 	case stopped: // it was not ready in time, or it hung: however it ended, it failed
-		m.again(w, w.cause, w.reason+"; "+e.How)
 		if !e.Clean {
 			m.reset(w)
 		}
+		m.again(w, w.cause, w.reason+"; "+e.How)
 	case w.group.Restart == protocol.RestartNever, w.group.Restart == protocol.RestartOnFailure && e.Clean:
 		m.change(w, protocol.StateExited, CauseExit, e.How)
 		w.done = e.Clean
@@ -144,10 +144,10 @@ func (m *Machine) exited(w *instance, e Exited) {
 		if took >= Steady {
 			w.delay = 0
 		}
-		m.again(w, CauseExit, e.How)
 		if !e.Clean {
 			m.reset(w)
 		}
+		m.again(w, CauseExit, e.How)
 	}
 }
 

@@ -101,6 +101,10 @@ type domain struct {
 	again  map[string]uint64   // its restarts
 	bad    error               // what a reader saw, first
 
+	stir    func()                                 // what happens to a traced daemon when it has settled; nil: it is killed
+	stirred atomic.Bool                            // it has
+	also    func(map[string]protocol.Worker) error // what else is to be so before the region is settled after that
+
 	store  *fdStore    // of the systemd that starts the daemons; nil: there is none
 	prints map[int]int // how often processes were told to print something
 }
@@ -115,13 +119,23 @@ func newDomain(t *testing.T) *domain { return newDomainUnder(t, nil) }
 
 // newDomainUnder is newDomain under a systemd, if there is one.
 func newDomainUnder(t *testing.T, systemd *fdStore) *domain {
+	return newDomainOf(t, systemd, team{"stay", 1, ""}, team{"left", 2, ""}, team{"right", 1, ""}, team{"user", 1, useJobs})
+}
+
+// team is a group of a region, with further keys.
+type team struct {
+	name  string
+	count int
+	keys  string
+}
+
+// useJobs are the keys of a group that uses the queue.
+const useJobs = "consume = [\"jobs\"]\nproduce = [\"jobs\"]"
+
+func newDomainOf(t *testing.T, systemd *fdStore, groups ...team) *domain {
 	exe := must(os.Executable())
 	conf := estateConf
-	for _, g := range []struct {
-		name  string
-		count int
-		keys  string
-	}{{"stay", 1, ""}, {"left", 2, ""}, {"right", 1, ""}, {"user", 1, "consume = [\"jobs\"]\nproduce = [\"jobs\"]"}} {
+	for _, g := range groups {
 		conf += fmt.Sprintf(estateGroup, g.name, exe, g.count, g.keys)
 	}
 	d := &domain{Region: testregion.Launch(t, conf, systemd.env()...), store: systemd, prints: map[int]int{}, t: t, mem: map[string][]byte{}, inodes: map[string]uint64{}, groups: map[string]int{}, names: map[identity]string{}, seen: map[int]string{}, starts: map[string]uint64{}, again: map[string]uint64{}}
@@ -308,6 +322,11 @@ func (d *domain) settled(pid int, names []string) error {
 			return fmt.Errorf("the log of %s is carried up to %d, and goes to %d", w.Name, drained, head)
 		}
 	}
+	if d.also != nil && d.stirred.Load() {
+		if err := d.also(ws); err != nil {
+			return err
+		}
+	}
 	return d.logged()
 }
 
@@ -362,11 +381,23 @@ func (d *domain) settle(pid int, names []string, stop *atomic.Bool) error {
 	}
 }
 
+// stirredUp is behind the names of places after something has happened to a daemon.
+const stirredUp = ", afterwards"
+
 // traced runs a daemon until the region is settled, or until it is killed at a point. From a message at the point parked on systemd hears nothing of it.
 func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) {
 	x := &storeTracer{segments: d.segments(), place: d.place, at: at, park: parked}
 	argv := []string{filepath.Join(testregion.Binaries(d.t), "shmd"), "-c", d.Dir + "/shmd.toml"}
 	env := append(os.Environ(), "RUNTIME_DIRECTORY="+d.Dir)
+	if d.stir != nil {
+		x.phase = func() string {
+			if d.stirred.Load() {
+				return stirredUp
+			}
+			return ""
+		}
+	}
+	d.stirred.Store(false)
 	if d.store != nil {
 		x.notify = d.store.path
 		x.files = d.store.files()
@@ -394,6 +425,11 @@ func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) 
 	err := x.run(argv, env, out, func(pid int) {
 		go func() {
 			err := d.settle(pid, names, &stop)
+			if err == nil && d.stir != nil && !stop.Load() {
+				d.stirred.Store(true)
+				d.stir()
+				err = d.settle(pid, names, &stop)
+			}
 			syscall.Kill(pid, syscall.SIGKILL) // it is reaped only when this has been seen
 			settled <- err
 		}()

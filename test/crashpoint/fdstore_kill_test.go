@@ -25,14 +25,7 @@ func TestFDStore(t *testing.T) {
 	d.populate(home)
 	r := &trial{domain: d, count: count, before: d.reapedUser, names: home, survivors: []string{"left.0", "left.1", "right.0", "stay.0"}, after: func() {}}
 	all := r.first()
-	var sent, stores []point
-	for _, p := range all {
-		if p.message() {
-			sent = append(sent, p)
-		} else {
-			stores = append(stores, p)
-		}
-	}
+	sent, stores := messagesOf(all)
 	if len(sent) == 0 {
 		t.Fatal("nothing was said to systemd")
 	}
@@ -40,25 +33,42 @@ func TestFDStore(t *testing.T) {
 	if !torture() {
 		some = 5
 	}
-	if !r.kill(all, append(sent, chosen(stores, some)...)) {
+	if !r.kill(all, append(slices.Clone(sent), chosen(stores, some)...)) || !r.unheard(sent) {
 		return
-	}
-	for _, at := range sent {
-		err := r.round(point{}, at)
-		count.killed++
-		count.point(err, "killed when all was done, and not said from %v on", at)
-		if err != nil {
-			return
-		}
 	}
 	d.follow()
 	d.drained("user")
 }
 
-// drained stops the group that uses the queue, and checks that each message is there, once.
-func (d *domain) drained(group string) {
+// messagesOf parts points into messages to systemd and stores.
+func messagesOf(all []point) (sent, stores []point) {
+	for _, p := range all {
+		if p.message() {
+			sent = append(sent, p)
+		} else {
+			stores = append(stores, p)
+		}
+	}
+	return sent, stores
+}
+
+// unheard has systemd hear nothing of a daemon from each of the messages on; the daemon is killed when all is done. It reports false if the region is of no use any more.
+func (r *trial) unheard(sent []point) bool {
+	for _, at := range sent {
+		err := r.round(point{}, at)
+		r.count.killed++
+		r.count.point(err, "killed when all was done, with nothing heard from the moment on %v", at)
+		if err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// drained stops the groups that use the queue, and checks that each message is there, once.
+func (d *domain) drained(groups ...string) {
 	d.t.Helper()
-	if text, errs, code := d.Shmctl("stop", group); code != 0 {
+	if text, errs, code := d.Shmctl(append([]string{"stop"}, groups...)...); code != 0 {
 		d.t.Fatalf("stop: %s%s", text, errs)
 	}
 	q := must(d.Attach(shm.Options{Consume: []string{"jobs"}}).Queue("jobs"))

@@ -17,6 +17,9 @@ var handoverMutants = []mutant{
 	{"fd store: what belongs to nothing stays", "fdstore", false, "../../internal/daemon/adopt.go", "	d.dropStored()\n", ""},
 	{"fd store: pipes are believed without a pidfd", "fdstore", false, "../../internal/daemon/adopt.go", "left != nil && e.sure[id] {", "left != nil {"},
 	{"fd store: a pipe that was found is not put there", "fdstore", false, "../../internal/daemon/adopt.go", "	d.systemd.remove(name)\n	d.systemd.store(name, own)\n", ""},
+	{"reset: the crash is written down before the others are asked", "reset", false, "../../internal/supervise/instance.go", "		if !e.Clean {\n			m.reset(w)\n		}\n		m.again(w, CauseExit, e.How)\n",
+		"		m.again(w, CauseExit, e.How)\n		if !e.Clean {\n			m.reset(w)\n		}\n"},
+	{"reset: who was not asked before is not asked", "reset", false, "../../internal/supervise/group.go", "			if o.process && !o.preparing {\n				m.stop(o, CauseReset, l.name+isReset)\n", "			if false {\n				m.stop(o, CauseReset, l.name+isReset)\n"},
 }
 
 // Two stores of addInstance.
@@ -39,6 +42,7 @@ const (
 var handoverHunters = []hunter{
 	{"handover", "./test/crashpoint", "^TestHandOver$"},
 	{"adoption", "./test/crashpoint", "^TestAdoptionStores$"},
+	{"reset", "./test/crashpoint", "^TestReset$"},
 	{"fdstore", "./test/crashpoint", "^TestFDStore$"},
 }
 

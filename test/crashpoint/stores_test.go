@@ -48,6 +48,7 @@ type storeTracer struct {
 	place    func(segment string, offset int64) place // of an address
 	visit    func(p point)                            // before each store
 	at       point                                    // where it is killed
+	phase    func() string                            // behind the names of places from now on; nil: nothing
 	notify   string                                   // path of the socket at which systemd listens; "": none
 	park     point                                    // the message that is not sent, and no later one
 	files    []*os.File                               // descriptors from 3 on
@@ -202,6 +203,9 @@ var errParked = errors.New("parked")
 
 // next counts a point.
 func (x *storeTracer) next(at place) point {
+	if x.phase != nil {
+		at.what += x.phase()
+	}
 	x.counts[at]++
 	p := point{at, x.counts[at]}
 	x.points = append(x.points, p)
