@@ -25,6 +25,8 @@ systemd-analyze         systemd
 systemd-sysusers        systemd
 dbus-daemon             dbus
 promtool                prometheus
+qemu-system-x86_64      qemu-system-x86
+ldd                     libc-bin
 '
 
 if ! command -v go >/dev/null; then

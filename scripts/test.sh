@@ -73,6 +73,10 @@ stage_systemd() { # the units under a real systemd
   fi
 }
 
+stage_vm() { # limits of control groups, in a virtual machine whose kernel has all of cgroup v2
+  gotest -count=1 -timeout 10m ./test/vm
+}
+
 # ------------------------------------------------------------------ what they are made of
 
 gofmt_clean() {
@@ -83,12 +87,12 @@ gofmt_clean() {
 
 refuse() { echo "$*"; return 1; }
 
-# packages [-v] PATTERN: sets found to the packages of the module that match (do not match) it, without test/systemd,
-# which has a stage of its own. False if there are none.
+# packages [-v] PATTERN: sets found to the packages of the module that match (do not match) it, without test/systemd
+# and test/vm, which have stages of their own. False if there are none.
 packages() {
   local list
   list=$(go list ./...) || { check "go list" refuse "go list ./... fails"; return 1; }
-  mapfile -t found < <(grep -v '/test/systemd$' <<<"$list" | grep -E "$@")
+  mapfile -t found < <(grep -vE '/test/(systemd|vm)$' <<<"$list" | grep -E "$@")
   if [ ${#found[@]} = 0 ]; then absent="no package"; return 1; fi
 }
 

@@ -30,7 +30,8 @@ type Tree struct {
 	sub     bool // whoever starts the daemon puts it below base (DelegateSubgroup=)
 	comes   bool // systemd could start the daemon again: lets said so
 	lets    func(unit string) error
-	settled bool // nobody is in base
+	settled bool             // nobody is in base
+	killed  map[string]int64 // by group: of whom the kernel's OOM killer has killed there it was told
 }
 
 // Open finds what is delegated to this process. Of a systemd unit, lets says why LetIn is not run after the end of the daemon, nil if it is. Errors say what
@@ -157,7 +158,36 @@ func (t *Tree) Set(group string, limits map[string]int64) (dir string, err error
 			return "", fmt.Errorf("cannot set %s = %s: %w", l.name, text, err)
 		}
 	}
+	if _, ok := t.killed[group]; !ok { // who was killed before is not this daemon's to tell
+		if t.killed == nil {
+			t.killed = map[string]int64{}
+		}
+		t.killed[group] = t.kills(group)
+	}
 	return dir, nil
+}
+
+// kills is how many processes of a group's cgroup the kernel's OOM killer has killed; 0 where the kernel does not count that.
+func (t *Tree) kills(group string) int64 {
+	b, _ := os.ReadFile(filepath.Join(t.dir(group), "memory.events"))
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "oom_kill" {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// Killed reports whether the kernel's OOM killer has killed a process of a group that this has not reported yet: the one whose death by SIGKILL is looked
+// at, unless that was somebody else's SIGKILL after one of its children had been the victim. The kernel counts, and names nobody.
+func (t *Tree) Killed(group string) bool {
+	told, ok := t.killed[group]
+	if !ok || t.kills(group) <= told {
+		return false
+	}
+	t.killed[group]++
+	return true
 }
 
 // settle takes this process out of base, and in a unit whoever else is there: that are workers.
@@ -192,8 +222,11 @@ func (t *Tree) settle() error {
 
 // Remove removes the cgroup of a group once no process is in it. It reports whether it is gone.
 func (t *Tree) Remove(group string) bool {
-	err := syscall.Rmdir(t.dir(group))
-	return err == nil || errors.Is(err, fs.ErrNotExist)
+	if err := syscall.Rmdir(t.dir(group)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	delete(t.killed, group) // the next one counts from 0
+	return true
 }
 
 // Groups lists the groups that have a cgroup.

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,7 +58,7 @@ func content(t *testing.T, path ...string) string {
 	return string(b)
 }
 
-// What is written where, beside the kernel: test/systemd has the kernel's part.
+// What is written where, beside the kernel: test/vm has the kernel's part.
 func TestLimits(t *testing.T) {
 	mount := t.TempDir()
 	files(t, mount, "cpu memory pids")
@@ -89,6 +90,55 @@ func TestLimits(t *testing.T) {
 	if tree.Remove("parser") || !tree.Remove("never") {
 		t.Error("a cgroup that cannot be removed is gone, or one that never was is not")
 	}
+}
+
+// Each process that the OOM killer took is reported once, and none from before; a cgroup that is made again counts from 0.
+func TestKilled(t *testing.T) {
+	mount := t.TempDir()
+	files(t, mount, "memory")
+	files(t, mount+"/shmd:web", "")
+	files(t, mount+"/shmd:web:eater", "", "memory.max")
+	tree, err := open("web", place{mount, mount}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kills := func(n int) {
+		if err := os.WriteFile(mount+"/shmd:web:eater/memory.events", fmt.Appendf(nil, "low 0\noom 9\noom_kill %d\noom_group_kill 7\n", n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want ...bool) {
+		t.Helper()
+		for i, w := range want {
+			if got := tree.Killed("eater"); got != w {
+				t.Errorf("report %d: %v, want %v", i, got, w)
+			}
+		}
+	}
+	kills(3)
+	expect(false) // the daemon has not made it, or set it anew, so far
+	for range 2 {
+		if _, err := tree.Set("eater", map[string]int64{"memory_max": 1}); err != nil {
+			t.Fatal(err)
+		}
+		expect(false)
+	}
+	kills(5)
+	expect(true, true, false)
+	if err := os.RemoveAll(mount + "/shmd:web:eater"); err != nil {
+		t.Fatal(err)
+	}
+	if !tree.Remove("eater") {
+		t.Error("a cgroup that is gone is not")
+	}
+	files(t, mount+"/shmd:web:eater", "", "memory.max")
+	kills(1)
+	if _, err := tree.Set("eater", nil); err != nil {
+		t.Fatal(err)
+	}
+	expect(false)
+	kills(2)
+	expect(true, false)
 }
 
 // A unit whose daemon could not be started again gets no limits.

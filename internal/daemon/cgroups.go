@@ -13,6 +13,7 @@ import (
 
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/sys"
 )
 
 // Groups with `cgroup = true` have a cgroup of their own below the daemon's. What there is, is in the kernel, so a next daemon finds it; what is wrong with
@@ -83,7 +84,7 @@ func (d *Daemon) setCgroups() {
 		d.cgroups = t
 	}
 	for _, g := range d.living() {
-		if g.removed {
+		if g.removed || !d.inCgroup(g) {
 			continue
 		}
 		if _, err := d.cgroupOf(g.conf); err != nil {
@@ -92,14 +93,31 @@ func (d *Daemon) setCgroups() {
 	}
 }
 
-// dropCgroups removes the cgroups of groups that have none any more, once they are empty.
+// inCgroup reports whether a group has, or is about to have, a process in a cgroup of its own.
+func (d *Daemon) inCgroup(g *group) bool {
+	return g.conf.Cgroup && slices.ContainsFunc(g.instances, func(w *worker) bool { return w.proc != nil || !w.gone() && d.desired(w).Run })
+}
+
+// dropCgroups removes the cgroups of groups that are stopped, or have none any more, once they are empty.
 func (d *Daemon) dropCgroups() {
 	if d.cgroups == nil {
 		return
 	}
 	for _, name := range d.cgroups.Groups() {
-		if !slices.ContainsFunc(d.living(), func(g *group) bool { return g.conf.Name == name && g.conf.Cgroup }) && d.cgroups.Remove(name) {
+		if g := d.groupNamed(name); (g == nil || !d.inCgroup(g)) && d.cgroups.Remove(name) {
 			d.log.Info("cgroup removed", "group", name)
 		}
 	}
+}
+
+// outOfMemory is what the end of a worker is told with if the kernel ended it for want of memory.
+func (d *Daemon) outOfMemory(w *worker, e sys.ExitInfo) string {
+	if e.Code == 0 && e.Signal == 0 || !w.conf.Cgroup || d.cgroups == nil || !d.cgroups.Killed(w.conf.Name) {
+		return ""
+	}
+	limit := "no memory_max"
+	if n, ok := w.group.conf.CgroupLimits["memory_max"]; ok && n >= 0 {
+		limit = "memory_max = " + config.FormatSize(n)
+	}
+	return fmt.Sprintf("; out of memory: the kernel's OOM killer, in the cgroup of its group (%s)", limit)
 }

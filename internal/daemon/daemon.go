@@ -492,6 +492,7 @@ func (d *Daemon) signals(ctx context.Context) error {
 			d.post(func() {
 				d.noticeStops()
 				sys.ReapOrphans(d.isWorker)
+				d.dropCgroups() // the last of one may have been such an orphan
 			})
 		case s := <-d.asked:
 			switch {

@@ -329,7 +329,7 @@ func (d *Daemon) workerDied(w *worker) {
 	w.group.drain.ended(w)
 	d.lines.ended(p.pid)
 
-	how, clean := d.describeEnd(w, exit), exit.Code == 0 && exit.Signal == 0
+	how, clean := d.describeEnd(w, exit)+d.outOfMemory(w, exit), exit.Code == 0 && exit.Signal == 0
 	fields := []any{"worker", w.row.Name, "group", w.conf.Name, "pid", p.pid, "how", how, "ran", time.Since(p.started).Round(time.Millisecond).String()}
 	if clean || w.row.State == protocol.StateStopping {
 		d.log.Info("worker ended", fields...)
