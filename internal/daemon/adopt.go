@@ -270,6 +270,10 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.restartUsers(e.damaged, torn)
+	if err := d.mem.describeAnew(); err != nil {
+		return nil, err
+	}
 	d.sink.handOn()
 	for _, w := range d.workers {
 		if torn[w.index] { // its writer died in the middle
@@ -522,7 +526,6 @@ func (d *Daemon) goOn(a *adopted) {
 	for _, w := range a.ended {
 		d.workerDied(w)
 	}
-	d.restartUsers(a.damaged)
 	d.mem.roster.Adopted()
 	if h := d.handed; h != nil {
 		d.captureHanded(h)
@@ -539,11 +542,15 @@ func (d *Daemon) goOn(a *adopted) {
 		"outsiders", a.unknown, "channels", len(d.mem.names))
 }
 
-// restartUsers asks for a restart of the workers that have the old memory of segments that were made anew, as an operator would.
-func (d *Daemon) restartUsers(damaged []damage) {
+// restartUsers asks for a restart of the workers that have the old memory of segments that were made anew, as an operator would. It comes before the directory names the new ones: after that
+// nothing tells the next daemon that some have the old ones.
+func (d *Daemon) restartUsers(damaged []damage, torn map[int]bool) {
 	var users []int
 	for _, w := range d.workers {
-		if !w.gone() && w.proc != nil && slices.ContainsFunc(damaged, func(x damage) bool {
+		if w.gone() || !torn[w.index] && !lives(protocol.Attachment{Pid: w.row.Process(), StartTicks: w.row.StartTicks}) {
+			continue
+		}
+		if slices.ContainsFunc(damaged, func(x damage) bool {
 			return x.segment == "group/"+w.conf.Name || slices.Contains(w.conf.Channels(), strings.TrimSuffix(x.segment, deadSuffix))
 		}) {
 			users = append(users, w.index)

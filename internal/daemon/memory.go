@@ -113,8 +113,8 @@ func makeMemory(c *config.Config, dir string, header protocol.Header, left map[s
 			return nil, err
 		}
 	}
-	if left != nil {
-		return m, m.describeAnew()
+	if left != nil { // the directory is corrected when those are asked to restart who have what was there before
+		return m, nil
 	}
 	return m, m.describe(c)
 }

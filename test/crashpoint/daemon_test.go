@@ -93,13 +93,16 @@ type domain struct {
 	roster  *protocol.Roster
 	command *protocol.Command
 	jobs    *protocol.Queue
-	groups  map[string]int // by name
+	groups  map[string]int   // by name
+	shape   *protocol.Roster // a copy, which tells where in a roster what lies
+	anew    bool             // the daemons make regions of their own: the memory is mapped when it is there
 
 	names  map[identity]string // whose a process is
 	seen   map[int]string      // processes that were ready
 	starts map[string]uint64   // of each instance, as they were counted
 	again  map[string]uint64   // its restarts
 	bad    error               // what a reader saw, first
+	nobody atomic.Uint32       // that nobody rings
 
 	stir    func()                                 // what happens to a traced daemon when it has settled; nil: it is killed
 	stirred atomic.Bool                            // it has
@@ -138,33 +141,77 @@ func newDomainOf(t *testing.T, systemd *fdStore, groups ...team) *domain {
 	for _, g := range groups {
 		conf += fmt.Sprintf(estateGroup, g.name, exe, g.count, g.keys)
 	}
-	d := &domain{Region: testregion.Launch(t, conf, systemd.env()...), store: systemd, prints: map[int]int{}, t: t, mem: map[string][]byte{}, inodes: map[string]uint64{}, groups: map[string]int{}, names: map[identity]string{}, seen: map[int]string{}, starts: map[string]uint64{}, again: map[string]uint64{}}
+	d := &domain{Region: testregion.Launch(t, conf, systemd.env()...), store: systemd, prints: map[int]int{}, t: t, groups: map[string]int{}, names: map[identity]string{}}
 	if systemd != nil {
 		d.Store = systemd.handed
 	}
-	fds := fmt.Sprintf("/proc/%d/fd/", d.Cmd.Process.Pid)
-	for _, e := range must(os.ReadDir(fds)) {
+	t.Cleanup(d.unmap)
+	if err := d.open(d.Cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	d.shape = must(protocol.OpenRoster(slices.Clone(d.mem["roster"])))
+	return d
+}
+
+// open maps the memory of a daemon, instead of what was mapped before. Not if it has not made it yet.
+func (d *domain) open(pid int) error {
+	mem, inodes := map[string][]byte{}, map[string]uint64{}
+	unmap := func() {
+		for _, b := range mem {
+			unix.Munmap(b)
+		}
+	}
+	fds := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, err := os.ReadDir(fds)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
 		to, _ := os.Readlink(fds + e.Name())
 		name, ok := strings.CutPrefix(to, "/memfd:"+d.segments())
 		name = strings.TrimSuffix(name, " (deleted)")
-		if !ok || d.mem[name] != nil {
+		if !ok || mem[name] != nil {
 			continue
 		}
 		f, err := os.OpenFile(fds+e.Name(), os.O_RDWR, 0)
 		if err != nil {
-			t.Fatal(err)
+			unmap()
+			return err
 		}
 		st := must(f.Stat())
-		b := must(unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED))
+		b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		f.Close()
-		d.mem[name], d.inodes[name] = b, st.Sys().(*syscall.Stat_t).Ino
-		t.Cleanup(func() { unix.Munmap(b) })
+		if err != nil { // it has no size yet
+			unmap()
+			return err
+		}
+		mem[name], inodes[name] = b, st.Sys().(*syscall.Stat_t).Ino
 	}
-	d.roster, d.command, d.jobs = must(protocol.OpenRoster(d.mem["roster"])), must(protocol.OpenCommand(d.mem["command"])), must(protocol.OpenQueue(d.mem["jobs"]))
+	roster, err := protocol.OpenRoster(mem["roster"])
+	if err == nil && roster.Daemon().Pid != pid {
+		err = fmt.Errorf("its daemon is %d, not %d", roster.Daemon().Pid, pid)
+	}
+	if err != nil {
+		unmap()
+		return err
+	}
+	if d.roster == nil || d.roster.Header().Generation != roster.Header().Generation {
+		d.seen, d.starts, d.again = map[int]string{}, map[string]uint64{}, map[string]uint64{}
+	}
+	d.unmap()
+	d.mem, d.inodes, d.roster = mem, inodes, roster
+	d.command, d.jobs = must(protocol.OpenCommand(d.mem["command"])), must(protocol.OpenQueue(d.mem["jobs"]))
 	for i, g := range must(d.roster.Groups()) {
 		d.groups[g.Name] = i
 	}
-	return d
+	return nil
+}
+
+func (d *domain) unmap() {
+	for _, b := range d.mem {
+		unix.Munmap(b)
+	}
+	d.mem = nil
 }
 
 // follow starts another daemon.
@@ -243,17 +290,18 @@ func (d *domain) place(segment string, offset int64) place {
 	if segment != "roster" {
 		return place{fmt.Sprintf("%s, from %d on", segment, offset&^1023), -1}
 	}
-	workers := d.roster.WorkerOffset(0)
+	workers := d.shape.WorkerOffset(0)
+	attachments := workers + int64(d.shape.WorkerCap())*protocol.SizeofWorkerRow
 	switch i := (offset - workers) / protocol.SizeofWorkerRow; {
-	case offset >= d.attachments():
+	case offset >= attachments:
 		return place{"attachment row", -1} // whichever: ids are given out in turn
 	case offset >= workers:
-		if at := offset - d.roster.WorkerOffset(int(i)); at == protocol.OffsetofWorkerRowDrained || at == protocol.OffsetofWorkerRowDrainedNumber {
+		if at := offset - d.shape.WorkerOffset(int(i)); at == protocol.OffsetofWorkerRowDrained || at == protocol.OffsetofWorkerRowDrainedNumber {
 			return place{fmt.Sprintf("worker row %d, drained", i), int(i)}
 		}
 		return place{fmt.Sprintf("worker row %d", i), int(i)}
 	}
-	if groups := workers - int64(d.roster.GroupCap())*protocol.SizeofGroupRow; offset >= groups {
+	if groups := workers - int64(d.shape.GroupCap())*protocol.SizeofGroupRow; offset >= groups {
 		return place{fmt.Sprintf("group row %d", (offset-groups)/protocol.SizeofGroupRow), -1}
 	} else if offset >= rosterTables {
 		return place{fmt.Sprintf("directory row %d", (offset-rosterTables)/protocol.SizeofSegmentRow), -1}
@@ -370,10 +418,21 @@ type permanent struct{ error }
 
 // settle waits until the region is settled; stop ends it.
 func (d *domain) settle(pid int, names []string, stop *atomic.Bool) error {
-	word := d.roster.ChangeWord()
+	mapped := !d.anew
 	for end := time.Now().Add(patienceWithDaemon); ; {
+		var err error
+		if !mapped {
+			err = d.open(pid)
+			mapped = err == nil
+		}
+		word := &d.nobody
+		if mapped {
+			word = d.roster.ChangeWord()
+		}
 		v := word.Load()
-		err := d.settled(pid, names)
+		if mapped {
+			err = d.settled(pid, names)
+		}
 		if _, ever := err.(permanent); err == nil || ever || stop.Load() || time.Now().After(end) {
 			return err
 		}
@@ -397,7 +456,7 @@ func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) 
 			return ""
 		}
 	}
-	d.stirred.Store(false)
+	d.stirred.Store(d.stir == nil)
 	if d.store != nil {
 		x.notify = d.store.path
 		x.files = d.store.files()
@@ -409,7 +468,7 @@ func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) 
 	last := -1
 	x.visit = func(p point) {
 		for _, i := range []int{p.row, last} {
-			if i >= 0 && d.bad == nil {
+			if i >= 0 && d.bad == nil && !d.anew {
 				if err := d.look(i); err != nil {
 					d.bad = fmt.Errorf("%v: %w", p, err)
 				}
@@ -435,7 +494,9 @@ func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) 
 		}()
 	})
 	stop.Store(true)
-	sys.FutexWake(d.roster.ChangeWord(), 1<<30)
+	if !d.anew { // else it may be about to be unmapped
+		sys.FutexWake(d.roster.ChangeWord(), 1<<30)
+	}
 	if serr := <-settled; err == nil && !x.hit {
 		err = serr
 	}
@@ -521,8 +582,8 @@ func (d *domain) next(names []string, survivors map[string]int) error {
 	return nil
 }
 
-// processes checks that each instance has one process, and each process that holds the region an attachment of its own.
-func (d *domain) processes(ws map[string]protocol.Worker) error {
+// noProcessBut checks that no instance has another process than it should have.
+func (d *domain) noProcessBut(ws map[string]protocol.Worker) error {
 	for _, e := range must(os.ReadDir("/proc")) {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -533,6 +594,14 @@ func (d *domain) processes(ws map[string]protocol.Worker) error {
 		if region, _ := variable(string(environ), "SHMD_REGION"); ok && region == d.Name && ws[name].Pid != pid {
 			return fmt.Errorf("there is a process %d of %s, which is process %d", pid, name, ws[name].Pid)
 		}
+	}
+	return nil
+}
+
+// processes checks that each instance has one process, and each process that holds the region an attachment of its own.
+func (d *domain) processes(ws map[string]protocol.Worker) error {
+	if err := d.noProcessBut(ws); err != nil {
+		return err
 	}
 	for id := uint16(1); int(id) < d.roster.AttachmentCap(); id++ {
 		if d.attachmentSeq(id).Load()&1 != 0 {

@@ -44,8 +44,8 @@ func TestReset(t *testing.T) {
 	sent, stores := messagesOf(points)
 	some := -1
 	if !torture() {
-		some = 12
-		sent = []point{sent[0], sent[len(sent)/3], sent[len(sent)*2/3], sent[len(sent)-1]}
+		some = 10
+		sent = []point{sent[0], sent[len(sent)/2], sent[len(sent)-1]}
 	}
 	if r.kill(points, append(slices.Clone(sent), chosen(stores, some)...)) && r.unheard(sent) {
 		d.follow()
