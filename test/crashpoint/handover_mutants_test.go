@@ -20,6 +20,7 @@ var handoverMutants = []mutant{
 	{"reset: the crash is written down before the others are asked", "reset", false, "../../internal/supervise/instance.go", "		if !e.Clean {\n			m.reset(w)\n		}\n		m.again(w, CauseExit, e.How)\n",
 		"		m.again(w, CauseExit, e.How)\n		if !e.Clean {\n			m.reset(w)\n		}\n"},
 	{"reset: who was not asked before is not asked", "reset", false, "../../internal/supervise/group.go", "			if o.process && !o.preparing {\n				m.stop(o, CauseReset, l.name+isReset)\n", "			if false {\n				m.stop(o, CauseReset, l.name+isReset)\n"},
+	{"fd store: what has the name is the segment", "reload", false, "../../internal/daemon/store.go", "	e.choose(roster)\n", ""},
 }
 
 // Two stores of addInstance.
@@ -42,6 +43,7 @@ const (
 var handoverHunters = []hunter{
 	{"handover", "./test/crashpoint", "^TestHandOver$"},
 	{"adoption", "./test/crashpoint", "^TestAdoptionStores$"},
+	{"reload", "./test/crashpoint", "^TestReload$"},
 	{"reset", "./test/crashpoint", "^TestReset$"},
 	{"fdstore", "./test/crashpoint", "^TestFDStore$"},
 }
