@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, lane.pml, topic.pml, latest.pml, call.pml) and of a doorbell (bell.pml), and that their broken variants fail.
+# run.sh [quick|full]: checks the models of the kinds of channels (queue.pml, lane.pml, topic.pml, latest.pml, call.pml), of a doorbell (bell.pml) and a lock (seat.pml), and that their broken variants fail.
 #
 # quick, the default: under a minute on two idle processors. full: some ten minutes; each search has up to 6 GB of memory.
 # JOBS=N: searches at a time (default: quick 2, full 1).
@@ -176,6 +176,20 @@ row quick NO_MEMBARRIER fail exh - -DNO_MEMBARRIER -DM=1 -DR=0
 row quick CLEAR_FIRST fail exh - -DCLEAR_FIRST -DM=2 -DR=0 -DKEEP
 row quick REPAIR_CLEARS fail exh - -DREPAIR_CLEARS -DM=1
 row quick CLEAR_ALWAYS fail exh - -DCLEAR_ALWAYS -DM=2
+
+model=$here/seat.pml
+title "the lock of a lane's end as it is"
+row quick 'seat, 2 goroutines' pass exh -O0
+row full 'seat, 3 goroutines' pass exh - -DG=3 -DN=2 -DSEATS=3
+row full 'seat, 4 locks, 4 seats' pass exh - -DN=4 -DSEATS=4
+
+title 'what must fail'
+row quick NO_FENCE fail exh - -DNO_FENCE
+row quick NO_LOOK fail exh - -DNO_LOOK
+row quick NO_WAIT fail exh - -DNO_WAIT
+row quick NO_WAKE fail exh - -DNO_WAKE
+row quick LATE fail exh - -DLATE
+row quick ONE_SEAT fail exh - -DONE_SEAT
 
 model=$here/topic.pml
 title 'the topic as it is'

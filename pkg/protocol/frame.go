@@ -141,6 +141,15 @@ func (q *Queue) run(i uint64) ([]byte, int) {
 	return p[frameData:length:length], int(n)
 }
 
+// Run returns the messages of a lease if they are of one size and none of them was acked or is to be delivered alone: n of them, which lie in b one after another.
+// Else n is 0, and Frame has them.
+func (q *Queue) Run(l Lease) (b []byte, n int) {
+	if b, n = q.run(l.slot); n > 1 && l.word.Deliveries() > 0 {
+		return nil, 0
+	}
+	return b, n
+}
+
 // Len returns the number of messages, those that were acked before included.
 func (f *Frame) Len() int { return f.count }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -35,24 +34,25 @@ type Lane struct {
 }
 
 type sendEnd struct {
-	sendMu sync.Mutex
-	sender uint16      // the attachment that has the end; 0: this process does not
-	held   bool        // by a Producer
-	shut   atomic.Bool // by Close, which a Producer does not wait for
-	next   uint64      // first position that was not loaned
-	tail   uint64      // what is published: first position that is loaned still, or next
-	room   uint64      // the last value read of Acked
-	sent   uint64      // counter, and where it goes
-	sentAt *atomic.Uint64
-	out    int    // loans of the Lane's own methods that have not ended
-	calm   uint32 // see RingBrisk
-	lines  int    // of a slot that is asked for ahead
-	ended  []uint64
+	sendMu  endLock
+	sender  uint16      // the attachment that has the end; 0: this process does not
+	held    bool        // by a Producer
+	shut    atomic.Bool // by Close, which a Producer does not wait for
+	next    uint64      // first position that was not loaned
+	tail    uint64      // what is published: first position that is loaned still, or next
+	room    uint64      // the last value read of Acked
+	sent    uint64      // counter, and where it goes
+	sentAt  *atomic.Uint64
+	out     int // loans of the Lane's own methods that have not ended
+	lending kept
+	calm    uint32 // see RingBrisk
+	lines   int    // of a slot that is asked for ahead
+	ended   []uint64
 	// ended: positions from tail on that were aborted or passed over.
 }
 
 type receiveEnd struct {
-	receiveMu  sync.Mutex
+	receiveMu  endLock
 	receiver   uint16      // the attachment that has the end; 0: this process does not
 	consuming  bool        // by a Consumer
 	gone       atomic.Bool // by Close, which a Consumer does not wait for
@@ -64,7 +64,8 @@ type receiveEnd struct {
 	ackedCount uint64
 	receivedAt *atomic.Uint64
 	ackedAt    *atomic.Uint64
-	leased     int      // leases of the Lane's own methods that have not ended
+	leased     int // leases of the Lane's own methods that have not ended
+	receiving  kept
 	again      []behind // slots that may have become ready behind head, the oldest message first
 }
 

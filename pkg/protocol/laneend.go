@@ -283,8 +283,10 @@ func (c *Consumer) Close() {
 func (l *Lane) Close() {
 	l.sendMu.Lock()
 	l.shut.Store(true)
+	l.lending.ended(true)
 	l.sendMu.Unlock()
 	l.receiveMu.Lock()
 	l.gone.Store(true)
+	l.receiving.ended(true)
 	l.receiveMu.Unlock()
 }

@@ -3,8 +3,8 @@ package shm
 import (
 	"context"
 	"iter"
-	"sync/atomic"
 
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -94,28 +94,42 @@ type BatchLoan struct {
 	q    *Queue
 	l    protocol.Loan
 	f    protocol.FrameWriter
-	done atomic.Bool
+	done bool
 }
 
 // LoanBatch takes a slot to write a batch in place. It waits while the queue is full. Errors: as Send.
 func (q *Queue) LoanBatch(ctx context.Context) (*BatchLoan, error) {
-	b := &BatchLoan{q: q}
-	if err := q.takeBatch(ctx, b); err != nil {
+	return q.loanBatch(ctx, new(BatchLoan)) // here, so that it need not be on the heap where the caller keeps it
+}
+
+func (q *Queue) loanBatch(ctx context.Context, b *BatchLoan) (_ *BatchLoan, err error) {
+	if q.lane != nil { // which keeps its memory
+		q.r.beat()
+		if b.l, err = q.lane.LoanBatch(q.r.id, q.s); err == ErrFull {
+			b.l, err = q.awaitLoanBatch(ctx)
+		}
+	} else if err = q.r.enter(q.s); err == nil {
+		if b.l, err = q.loan(ctx, true); err != nil {
+			q.s.Release()
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
+	b.q, b.f = q, protocol.NewFrame(q.q.LoanBytes(b.l))
 	return b, nil
 }
 
-func (q *Queue) takeBatch(ctx context.Context, b *BatchLoan) (err error) {
+func (q *Queue) awaitLoanBatch(ctx context.Context) (l protocol.Loan, err error) {
 	if err := q.r.enter(q.s); err != nil {
-		return err
+		return l, err
 	}
-	if b.l, err = q.loan(ctx, true); err != nil {
-		q.s.Release()
+	defer q.s.Release()
+	err = q.r.await(ctx, &q.q.Senders, &q.sending, func() error {
+		l, err = q.lane.LoanBatch(q.r.id, q.s)
 		return err
-	}
-	b.f = protocol.NewFrame(q.q.LoanBytes(b.l))
-	return nil
+	})
+	return l, err
 }
 
 // Next returns the place of one more message, of n bytes that the caller fills, or nil if the batch has no room for it: then commit it and
@@ -127,74 +141,160 @@ func (b *BatchLoan) Len() int { return b.f.Len() }
 
 // Commit publishes the messages; without any it is Abort. Errors: ErrLost.
 func (b *BatchLoan) Commit() error {
-	if b.done.Swap(true) {
+	if b.done {
 		return ErrLost
 	}
-	defer b.q.s.Release()
-	return b.q.commitFrame(b.l, &b.f)
+	b.done = true
+	err := b.q.commitFrame(b.l, &b.f)
+	b.end()
+	return err
 }
 
 // Abort gives the slot back. After Commit it does nothing and returns ErrLost, so it can be deferred.
 func (b *BatchLoan) Abort() error {
-	if b.done.Swap(true) {
+	if b.done {
 		return ErrLost
 	}
-	defer b.q.s.Release()
-	return b.q.abort(b.l)
+	b.done = true
+	err := b.q.abort(b.l)
+	b.end()
+	return err
+}
+
+// end gives up the memory.
+func (b *BatchLoan) end() {
+	if b.q.lane != nil {
+		b.q.lane.EndLoanBatch()
+	} else {
+		b.q.s.Release()
+	}
 }
 
 // Batch is the messages of one slot that the caller reads in place. It is used by one goroutine at a time, and ends with Ack or Nack.
 type Batch struct {
-	q     *Queue
-	l     protocol.Lease
-	f     protocol.Frame
+	q    *Queue
+	l    protocol.Lease
+	done bool
+
+	// Messages of one size lie in run one after another, and none of them was acked before; then f is nil.
+	run  []byte
+	size int
+
+	f     *protocol.Frame
 	from  int // the first message
 	until int // behind the last
-	done  atomic.Bool
 }
 
 // ReceiveBatch takes the messages of the next slot, be they a batch or one message, and waits for one. If the process dies before Ack, other
 // consumers get all of them, from then on one at a time, so that the one that kills is found. Errors: as Receive.
 func (q *Queue) ReceiveBatch(ctx context.Context) (*Batch, error) {
-	b := &Batch{q: q}
-	if err := q.receiveBatch(ctx, b, true); err != nil {
-		return nil, err
-	}
-	return b, nil
+	return q.receiveBatch(ctx, new(Batch), true) // here, so that it need not be on the heap where the caller keeps it
 }
 
 // TryReceiveBatch is ReceiveBatch that does not wait. Errors: ErrEmpty beside those of Receive.
 func (q *Queue) TryReceiveBatch() (*Batch, error) {
-	b := &Batch{q: q}
-	if err := q.receiveBatch(context.Background(), b, false); err != nil {
+	return q.receiveBatch(context.Background(), new(Batch), false)
+}
+
+func (q *Queue) receiveBatch(ctx context.Context, b *Batch, wait bool) (_ *Batch, err error) {
+	b.q = q
+	if q.lane != nil { // which keeps its memory
+		q.r.beat()
+		if err := q.r.asked(); err != nil {
+			return nil, err
+		}
+		b.l, b.run, b.until, err = q.lane.ReceiveBatch(q.r.id, q.s)
+		if err == ErrEmpty && wait {
+			err = q.awaitBatch(ctx, b)
+		}
+	} else if err = q.r.enter(q.s); err == nil {
+		if b.l, err = q.lease(ctx, wait); err != nil {
+			q.s.Release()
+		} else {
+			b.run, b.until = q.q.Run(b.l)
+		}
+	}
+	switch {
+	case err != nil:
 		return nil, err
+	case b.until > 1:
+		b.size = len(b.run) / b.until
+	case b.until == 1:
+		b.size = len(b.run)
+	default:
+		return q.openBatch(b)
 	}
 	return b, nil
 }
 
-func (q *Queue) receiveBatch(ctx context.Context, b *Batch, wait bool) (err error) {
+func (q *Queue) awaitBatch(ctx context.Context, b *Batch) error {
 	if err := q.r.enter(q.s); err != nil {
 		return err
 	}
-	if b.l, err = q.lease(ctx, wait); err != nil {
-		q.s.Release()
-		return err
+	defer q.s.Release()
+	if q.glance() {
+		var err error
+		if b.l, b.run, b.until, err = q.lane.ReceiveBatch(q.r.id, q.s); !again(err) {
+			return err
+		}
 	}
-	if b.f, err = q.q.Frame(b.l); err != nil {
+	return q.r.await(ctx, &q.q.Receivers, &q.receiving, func() (err error) {
+		b.l, b.run, b.until, err = q.lane.ReceiveBatch(q.r.id, q.s)
+		return err
+	})
+}
+
+// glance is Consumer.glance for whoever has none, if nobody else in this process looks.
+func (q *Queue) glance() (found bool) {
+	r := q.r
+	if !r.many || r.how(&q.receiving) == WaitBlock || !r.spinning.CompareAndSwap(false, true) {
+		return false
+	}
+	_, head := q.lane.Awaited()
+	q.pace.rest(int(head-q.rested), q.q.Slots())
+	q.rested = head
+	for i := 0; i < glances && !found; i++ {
+		for j := 0; j < peeks && !found; j++ {
+			found, _ = q.lane.Awaited()
+		}
+		if found {
+			q.pace.found(i)
+		} else {
+			sys.Pause()
+		}
+	}
+	r.spinning.Store(false)
+	return found
+}
+
+// openBatch is the part of receiveBatch for messages that are no run.
+func (q *Queue) openBatch(b *Batch) (*Batch, error) {
+	f, err := q.q.Frame(b.l)
+	if err != nil {
 		q.ack(b.l)
-		q.s.Release()
-		return err
+		b.end()
+		return nil, err
 	}
-	b.from, b.until = b.f.FirstOpen(0), b.f.Len()
-	if b.f.Single() || b.l.Deliveries() > 0 {
+	b.f = &f
+	b.from, b.until = f.FirstOpen(0), f.Len()
+	if f.Single() || b.l.Deliveries() > 0 {
 		b.until = b.from + 1
 	}
-	return nil
+	return b, nil
+}
+
+// end gives up the memory.
+func (b *Batch) end() {
+	if b.q.lane != nil {
+		b.q.lane.EndBatch()
+	} else {
+		b.q.s.Release()
+	}
 }
 
 // Len returns the number of messages.
 func (b *Batch) Len() int {
-	if b.f.Open() == b.until-b.from {
+	if b.f == nil || b.f.Open() == b.until-b.from {
 		return b.until - b.from
 	}
 	n := 0
@@ -208,7 +308,18 @@ func (b *Batch) Len() int {
 // is nil.
 func (b *Batch) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for i := b.from; i < b.until && yield(b.f.At(i)); i = b.f.FirstOpen(i + 1) {
+		rest, size, f := b.run, b.size, b.f
+		for i, until := b.from, b.until; i < until; {
+			var m []byte
+			if f == nil {
+				m, rest = rest[:size:size], rest[size:]
+				i++
+			} else {
+				m, i = f.At(i), f.FirstOpen(i+1)
+			}
+			if !yield(m) {
+				return
+			}
 		}
 	}
 }
@@ -218,14 +329,24 @@ func (b *Batch) Deliveries() int { return b.l.Deliveries() }
 
 // Ack says that all messages are done. Errors: ErrLost.
 func (b *Batch) Ack() error {
-	if b.done.Swap(true) {
+	switch {
+	case b.done:
 		return ErrLost
+	case b.f == nil && b.q.lane != nil:
+		b.done = true
+		return b.q.lane.AckBatch(b.l)
 	}
-	defer b.q.s.Release()
-	if b.f.FirstOpen(b.until) == b.f.Len() {
+	b.done = true
+	err := b.ack()
+	b.end()
+	return err
+}
+
+func (b *Batch) ack() error {
+	if b.f == nil || b.f.FirstOpen(b.until) == b.f.Len() {
 		return b.q.ack(b.l)
 	}
-	if err := b.q.ackMessage(&b.l, &b.f, b.from); err != nil { // one of a batch that is delivered one at a time
+	if err := b.q.ackMessage(&b.l, b.f, b.from); err != nil { // one of a batch that is delivered one at a time
 		return err
 	}
 	return b.q.giveBack(b.l)
@@ -234,9 +355,11 @@ func (b *Batch) Ack() error {
 // Nack gives all messages back for another try, from then on one at a time. Errors: ErrLost; after Ack it does nothing, so it can be
 // deferred.
 func (b *Batch) Nack() error {
-	if b.done.Swap(true) {
+	if b.done {
 		return ErrLost
 	}
-	defer b.q.s.Release()
-	return b.q.nack(b.l)
+	b.done = true
+	err := b.q.nack(b.l)
+	b.end()
+	return err
 }

@@ -146,3 +146,84 @@ func TestCloseBesideProducer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Close waits for each batch that is out, and nothing is taken after it.
+func TestCloseWaitsForBatches(t *testing.T) { ends(t, testCloseWaitsForBatches) }
+
+func testCloseWaitsForBatches(t *testing.T, toml string, _ bool) {
+	d := testregion.Start(t, toml)
+	for _, what := range []string{"batch", "batch, two", "loan", "nothing"} {
+		r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+		q := queue(t, r, "jobs")
+		ctx := within(t)
+		for { // what the last one left
+			b, err := q.TryReceiveBatch()
+			if err != nil {
+				break
+			}
+			b.Ack()
+		}
+		for range 2 {
+			if _, err := q.SendBatch(ctx, [][]byte{[]byte("a"), []byte("b")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		receive := func() *shm.Batch {
+			b, err := q.TryReceiveBatch()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		first := receive()
+		var end []func() error
+		switch what {
+		case "batch":
+			end = append(end, receive().Ack)
+		case "batch, two":
+			second := receive()
+			end = append(end, second.Nack, first.Ack)
+		case "loan":
+			l, err := q.LoanBatch(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(l.Next(1), "c")
+			end = append(end, l.Commit)
+		}
+		if what != "batch, two" {
+			if err := first.Ack(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- r.Close() }()
+		<-r.Quit().Done()
+		for {
+			l, err := q.LoanBatch(ctx)
+			if errors.Is(err, shm.ErrClosed) {
+				break
+			}
+			l.Abort()
+		}
+		for _, f := range end {
+			select {
+			case err := <-closed:
+				t.Fatalf("%s: Close did not wait: %v", what, err)
+			default:
+			}
+			if err := f(); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		if _, err := q.ReceiveBatch(ctx); !errors.Is(err, shm.ErrClosed) {
+			t.Errorf("ReceiveBatch: %v", err)
+		}
+		if _, err := q.LoanBatch(ctx); !errors.Is(err, shm.ErrClosed) {
+			t.Errorf("LoanBatch: %v", err)
+		}
+	}
+}

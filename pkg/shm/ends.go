@@ -191,15 +191,6 @@ func (p *Producer) wait(ctx context.Context) (l protocol.Loan, err error) {
 	return l, err
 }
 
-// How the ends spin before they sleep. What another CPU writes has to come from there each time that it is looked at, and has to be taken from here
-// before it is written again; so who is as fast as its peer does best to look seldom and then to find much.
-const (
-	peeks   = 2  // looks between two pauses: more of them take the line from a producer that is about to write there
-	glances = 64 // pauses, of up to 50 ns: so long an end looks without any preparation
-	mostLag = 32
-	lag     = 4
-)
-
 // glance looks for room for a short while: if there is some, then it waits a little for more.
 func (p *Producer) glance() bool {
 	if !p.q.r.many || p.q.r.how(&p.q.sending) == WaitBlock {
@@ -242,7 +233,8 @@ type Consumer struct {
 	open bool
 	slow bool // not open, or there is a lease
 
-	lag, run int // pauses before it looks, messages since it last did
+	pace pace
+	run  int // slots since it last looked
 
 	// What was taken and has not ended. A batch is handed out as a whole or one by one.
 	index int            // the message that was handed out, all: the whole, none: nothing
@@ -456,28 +448,18 @@ func (c *Consumer) Nack() error {
 	return c.q.nack(l)
 }
 
-// glance looks at one line of memory for a short while. If what is sent was there at once the last times, the producer is as fast as this: then it
-// lets some messages come before it looks. One that finds a single message then has waited in vain.
+// glance looks at one line of memory for a short while.
 func (c *Consumer) glance() bool {
 	if c.q.r.how(&c.q.receiving) == WaitBlock {
 		return false
 	}
-	switch run, most := c.run, c.q.q.Slots()/4; {
-	case c.lag > 0 && run <= 1:
-		c.lag = 0
-	case run > most:
-		c.lag /= 2
-	}
+	run := c.run
 	c.run = 0
-	for range c.lag {
-		sys.Pause()
-	}
+	c.pace.rest(run, c.q.q.Slots())
 	for i := range glances {
 		for range peeks {
 			if c.c.Awaited() {
-				if i == 0 {
-					c.lag = min(max(2*c.lag, lag), mostLag)
-				}
+				c.pace.found(i)
 				return true
 			}
 		}

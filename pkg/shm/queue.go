@@ -23,6 +23,10 @@ type Queue struct {
 	sending, receiving spinner
 	streak             atomic.Uint32 // messages that were found by looking while others slept
 
+	// A lane's, of who has Region.spinning.
+	pace   pace
+	rested uint64 // the next position when it last rested
+
 	frames frames // of which messages are still to be handed out one by one
 }
 

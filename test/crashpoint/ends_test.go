@@ -112,6 +112,7 @@ const (
 	seqEndLoanRun                // Producer.TryLoan, CommitRun, three messages
 	seqEndBatch                  // Producer.SendBatch, three messages
 	seqEndAck                    // Consumer.TryReceive, all messages in one piece if they are of one size, Ack
+	seqBatchAck                  // Lane.ReceiveBatch, in the same way, AckBatch
 	seqs
 )
 
@@ -123,7 +124,8 @@ func init() {
 		seqFrameNack: "receive+AckMessage+nack", seqReject: "receive+reject", seqCrossReject: "two leases, younger rejected, older acked",
 		seqEndLoan: "Producer.TryLoan+Commit", seqEndRun: "Producer.SendRun", seqEndLoanRun: "Producer.TryLoan+CommitRun",
 		seqEndBatch: "Producer.SendBatch",
-		seqEndAck:   "Consumer.TryReceive+Ack"} {
+		seqEndAck:   "Consumer.TryReceive+Ack",
+		seqBatchAck: "Lane.ReceiveBatch+AckBatch"} {
 		opNames[op] = name
 	}
 }
@@ -264,6 +266,8 @@ func sequence(b []byte, e ends, op uint64) uint64 {
 		return resultOK
 	case seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch:
 		return e.asProducer(b, op, owner, v)
+	case seqBatchAck:
+		return e.ackBatch(b, owner)
 	case seqEndAck:
 		return e.asConsumer(b, owner)
 	case seqAck, seqNack, seqReturn, seqReject:
@@ -448,6 +452,12 @@ func (e ends) asProducer(b []byte, op uint64, owner uint16, v uint64) uint64 {
 	return resultOK
 }
 
+// mapped is memory that stays.
+type mapped struct{}
+
+func (mapped) Lease() error { return nil }
+func (mapped) Release()     {}
+
 // asConsumer is what a Consumer of a lane does.
 func (e ends) asConsumer(b []byte, owner uint16) uint64 {
 	c, err := e.l.Consumer(owner)
@@ -459,6 +469,20 @@ func (e ends) asConsumer(b []byte, owner uint16) uint64 {
 	if err != nil {
 		return result(err)
 	}
+	return e.ackWhole(b, l, run, k, func() error { return c.Ack(l) })
+}
+
+// ackBatch is what who receives a batch does without a Consumer.
+func (e ends) ackBatch(b []byte, owner uint16) uint64 {
+	l, run, k, err := e.l.ReceiveBatch(owner, mapped{})
+	if err != nil {
+		return result(err)
+	}
+	return e.ackWhole(b, l, run, k, func() error { return e.l.AckBatch(l) })
+}
+
+// ackWhole checks the messages of a lease, of which k lie in run, and acks all of them.
+func (e ends) ackWhole(b []byte, l protocol.Lease, run []byte, k int, ack func() error) uint64 {
 	n := e.messages(b, 0, l, 'a', held)
 	if n < 0 {
 		return resultTorn
@@ -474,7 +498,7 @@ func (e ends) asConsumer(b []byte, owner uint16) uint64 {
 	for k := range n {
 		note(b, k, get(b, wordItems+2*k), 'a', begun)
 	}
-	if err := c.Ack(l); err != nil {
+	if err := ack(); err != nil {
 		return result(err)
 	}
 	for k := range n {

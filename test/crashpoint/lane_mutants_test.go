@@ -2,7 +2,7 @@ package crashpoint
 
 import "testing"
 
-// laneMutants are for lane.go, frame.go and what frames have of deadletter.go; laneHunters hunt them.
+// laneMutants are for lane.go, laneend.go, lanebatch.go, frame.go and what frames have of deadletter.go; laneHunters hunt them.
 var laneMutants = []mutant{
 	{"acked moves before the stamps [Y]", "kill", true, "lane.go", "		l.stampLeases(p)\n		l.done(p + 1)\n	default: // it was overtaken",
 		"		old := l.acked\n		l.done(p + 1)\n		now := l.acked\n		l.acked = old\n		l.stampLeases(p)\n		l.acked = now\n	default: // it was overtaken"},
@@ -30,6 +30,8 @@ var laneMutants = []mutant{
 	{"Producer.SendRun before its messages", "kill", false, "laneend.go", "	n, meta := p.l.q.putRun(at, b, size)\n	p.l.commitAt(at, meta, n)\n", "	n, meta := p.l.q.putRun(at, make([]byte, len(b)), size)\n	p.l.commitAt(at, meta, n)\n	p.l.q.putRun(at, b, size)\n"},
 	{"Producer.SendBatch before its messages", "kill", false, "laneend.go", "	n, meta := l.q.putBatch(at, msgs)\n	l.commitAt(at, meta, n)\n", "	blank := make([][]byte, len(msgs))\n	for i := range blank {\n		blank[i] = make([]byte, len(msgs[i]))\n	}\n	n, meta := l.q.putBatch(at, blank)\n	l.commitAt(at, meta, n)\n	l.q.putBatch(at, msgs)\n"},
 	{"Consumer.TryReceive without head", "kill", false, "laneend.go", "	sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery\n", "	_ = sys.FutexWake\n"},
+	{"Lane.ReceiveBatch without head", "kill", false, "lanebatch.go", "			sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery\n", "			_ = sys.FutexWake\n"},
+	{"Lane.AckBatch counts and frees nothing", "kill", false, "lanebatch.go", "	if l.end(lease) {\n", "	if lease.open > 0 {\n"},
 	{"lane: rejected by way of acked", "kill", false, "lane.go", "	if leased {\n		l.stampLeases(p)\n	}\n	if !how(p, w) { // N", "	if leased {\n		l.stampLeases(p)\n		if q := l.q; w.Phase() == PhaseReady && q.maxDeliveries > 0 {\n			sys.StoreRelease(&q.info.Acked, p+1)\n		}\n	}\n	if !how(p, w) { // N"},
 	{"repair: owner cleared first", "repair", true, "lane.go", "	acked, head := i.Acked.Load(), i.Head.Load()\n	from", "	i.ReceiveOwner.CompareAndSwap(o, 0)\n	acked, head := i.Acked.Load(), i.Head.Load()\n	from"},
 	{"repair: acked moves first", "repair", false, "lane.go", "	for p := from; p != head; p++ {\n		if q.giveBack", "	i.Acked.CompareAndSwap(acked, head)\n	for p := from; p != head; p++ {\n		if q.giveBack"},

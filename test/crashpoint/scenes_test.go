@@ -245,9 +245,9 @@ func (s *scene) operations() []uint64 {
 	case s.sends:
 		return []uint64{seqFrame}
 	case s.lane && s.max > 0:
-		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqReject, seqCrossReject}
+		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqBatchAck, seqReject, seqCrossReject}
 	case s.lane:
-		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck}
+		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqBatchAck}
 	case s.max > 0:
 		return []uint64{seqAck, seqCrossAck, seqNack, seqReturn, seqFrameAck, seqFrameNack, seqReject}
 	}
