@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -115,7 +116,8 @@ last line of standard error as text.
 With --keep one COMMAND serves all requests: it gets each as a line, and answers
 with one line (-0: both end with a NUL byte). It must write each answer at once:
 sed -u, jq --unbuffered, awk with fflush(). A request with a newline in it is
-answered with an error. When COMMAND ends, reply ends.
+answered with an error. When COMMAND ends, reply ends; when COMMAND writes a line
+that no request asked for, reply ends too, with an error.
 
 A request that COMMAND was at when it ended, with --keep, or when reply was
 interrupted, goes to another server, or fails, as the channel's on_server_death
@@ -184,7 +186,11 @@ func (a *app) reply(ctx context.Context, o replyOptions) error {
 		answer = func(m *shm.Incoming) error { return k.answer(serving, m) }
 	}
 	for n := int64(0); o.n < 0 || n < o.n; n++ {
-		m, err := c.Accept(ctx)
+		var m *shm.Incoming
+		err := ctx.Err() // Accept takes a request that is there all the same: the one that was just given back, until it has no deliveries left
+		if err == nil {
+			m, err = c.Accept(ctx)
+		}
 		switch {
 		case errors.Is(context.Cause(ctx), errFilter):
 			if err == nil {
@@ -280,12 +286,12 @@ func (l *lastLine) String() string {
 type kept struct {
 	o     replyOptions
 	c     *exec.Cmd
-	in    io.WriteCloser
-	out   *bufio.Reader
+	in    *os.File
+	out   *os.File
 	end   byte
 	limit int
 	ended chan struct{} // closed when standard output has
-	lines chan []byte   // answers
+	lines chan []byte   // answers; of one that is too long the beginning, more than limit bytes
 }
 
 func (a *app) keep(o replyOptions, limit int) (*kept, error) {
@@ -293,30 +299,51 @@ func (a *app) keep(o replyOptions, limit int) (*kept, error) {
 	if o.nul {
 		k.end = 0
 	}
-	k.c.Stderr = a.stderr
-	var err error
-	if k.in, err = k.c.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := k.c.StdoutPipe()
+	k.c.Stderr, k.c.WaitDelay = a.stderr, commandPatience
+	stdin, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	defer stdin.Close()
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	defer stdout.Close()
+	k.c.Stdin, k.c.Stdout, k.in, k.out = stdin, stdout, in, out
 	if err := k.c.Start(); err != nil {
+		in.Close()
+		out.Close()
 		return nil, fmt.Errorf("command %s: %w", o.command[0], err)
 	}
-	k.out = bufio.NewReader(out)
 	go func() {
 		defer close(k.ended)
-		for {
-			line, err := k.out.ReadBytes(k.end)
+		for r := bufio.NewReader(out); ; {
+			line, err := k.line(r)
 			if err != nil {
 				return
 			}
-			k.lines <- line[:len(line)-1]
+			k.lines <- line
 		}
 	}()
 	return k, nil
+}
+
+// line reads a line without its end, and keeps of one that is too long more than limit bytes, but not all.
+func (k *kept) line(r *bufio.Reader) (line []byte, err error) {
+	for {
+		piece, err := r.ReadSlice(k.end)
+		if len(line) <= k.limit+1 {
+			line = append(line, piece...)
+		}
+		switch {
+		case err == nil:
+			return line[:len(line)-1], nil // of a long one some other byte
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
+	}
 }
 
 // answer has the command answer one request.
@@ -325,9 +352,21 @@ func (k *kept) answer(ctx context.Context, m *shm.Incoming) error {
 	if bytes.IndexByte(b, k.end) >= 0 {
 		return m.Fail(1, "the request has the byte in it that ends requests for the command")
 	}
+	select {
+	case <-k.lines: // this request, and each after it, would get the answer to another
+		m.GiveBack() // the command has not seen it
+		return fmt.Errorf("command %s wrote a line that no request asked for; with --keep it answers each request with one line, and writes nothing else", k.o.command[0])
+	default:
+	}
 	ended := fmt.Errorf("command %s ended before it answered", k.o.command[0])
-	if _, err := k.in.Write(append(append([]byte(nil), b...), k.end)); err != nil {
+	stop := context.AfterFunc(ctx, func() { k.in.SetWriteDeadline(time.Unix(1, 0)) }) // a command that does not read must not hold up the end
+	_, err := k.in.Write(append(append([]byte(nil), b...), k.end))
+	stop()
+	if err != nil {
 		m.GiveBack() // it has not got the end of the line
+		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errFilter) {
+			return nil
+		}
 		return ended
 	}
 	select {
@@ -349,15 +388,21 @@ func (k *kept) answer(ctx context.Context, m *shm.Incoming) error {
 // close ends the command by the end of its input; one that goes on is killed.
 func (k *kept) close() {
 	k.in.Close()
+	defer k.out.Close()
+	gone := make(chan struct{})
+	go func() {
+		k.c.Wait()
+		close(gone)
+	}()
+	patience := time.After(commandPatience)
 	for {
 		select {
 		case <-k.lines: // nobody asked
-		case <-k.ended:
-			k.c.Wait()
+		case <-gone:
 			return
-		case <-time.After(commandPatience):
+		case <-patience:
 			k.c.Process.Kill()
-			k.c.Wait()
+			<-gone
 			return
 		}
 	}
