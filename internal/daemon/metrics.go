@@ -32,8 +32,14 @@ type metricsServer struct {
 	closed chan struct{}
 }
 
-// maxScrapers is how many connections may be open at once; more wait.
+// maxScrapers is how many connections may be open at once. One more ends one that is idle; if none is, it waits.
 const maxScrapers = 16
+
+// How long one request may take to come, and its answer to be taken. Who asks for more has one of maxScrapers connections for so long.
+const (
+	scrapeAsk  = 5 * time.Second
+	scrapeTake = 10 * time.Second
+)
 
 // listenMetrics opens the endpoint that the configuration names; nil if it names none, or it cannot be had: the region goes on without.
 func (d *Daemon) listenMetrics() *metricsServer {
@@ -46,8 +52,9 @@ func (d *Daemon) listenMetrics() *metricsServer {
 		d.log.Error("no metrics: nobody can be answered there", "listen", d.conf.Metrics.Listen, "error", err)
 		return nil
 	}
-	m := &metricsServer{log: d.log, listener: &limited{Listener: l, free: make(chan struct{}, maxScrapers)}, reader: stat.NewReader(d.statSource()), closed: make(chan struct{})}
-	m.server = &http.Server{Handler: m, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	scrapers := &limited{Listener: l, free: make(chan struct{}, maxScrapers)}
+	m := &metricsServer{log: d.log, listener: scrapers, reader: stat.NewReader(d.statSource()), closed: make(chan struct{})}
+	m.server = &http.Server{Handler: m, ReadTimeout: scrapeAsk, WriteTimeout: scrapeTake, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ConnState: scrapers.state,
 		ErrorLog: d.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
 	d.log.Info("metrics", "listen", network+":"+l.Addr().String())
 	return m
@@ -158,10 +165,14 @@ func (m *metricsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(text) // an error: whoever asked is gone
 }
 
-// limited is a listener with a limit of open connections: others could use up the daemon's descriptors.
+// limited is a listener with a limit of open connections: others could use up the daemon's descriptors. Those that are idle give way.
 type limited struct {
 	net.Listener
 	free chan struct{}
+
+	mu    sync.Mutex
+	idle  []net.Conn // those that wait for a request that is not their first, the longest first
+	waits bool       // a connection waits for another to end
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -169,8 +180,39 @@ func (l *limited) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.free <- struct{}{}
+	select {
+	case l.free <- struct{}{}:
+	default:
+		l.giveWay(true)
+		l.free <- struct{}{}
+		l.giveWay(false)
+	}
 	return &counted{Conn: c, free: l.free}, nil
+}
+
+// giveWay notes whether a connection waits, for which an idle one, now or as soon as there is one, is closed.
+func (l *limited) giveWay(waits bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waits = waits
+	if waits && len(l.idle) > 0 {
+		l.idle[0].Close()
+		l.idle, l.waits = l.idle[1:], false
+	}
+}
+
+// state is told of what the server does with a connection.
+func (l *limited) state(c net.Conn, now http.ConnState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.idle = slices.DeleteFunc(l.idle, func(i net.Conn) bool { return i == c })
+	switch {
+	case now == http.StateIdle && l.waits:
+		c.Close()
+		l.waits = false
+	case now == http.StateIdle:
+		l.idle = append(l.idle, c)
+	}
 }
 
 // counted is a connection that counts until it is closed.

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -290,4 +291,24 @@ func TestMetricsListen(t *testing.T) {
 		c.Close()
 	}
 	scrape(t, "tcp", address)
+	// Those that asked once and are idle give way; those that do not send what they announced, or do not take their answer, have their time.
+	for _, asks := range []string{"", "Content-Length: 1000\r\n"} {
+		for range 16 {
+			c, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "GET /metrics HTTP/1.1\r\nHost: shmd\r\n%s\r\n", asks)
+			if asks != "" {
+				continue
+			}
+			r, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, r.Body)
+		}
+		scrape(t, "tcp", address)
+	}
 }
