@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0xd9a029078f0d5a88) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x074c9d6adaffc4e1) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -182,6 +182,12 @@ enum shmd_cursor_phase {
     SHMD_CURSOR_PHASE_JOINING = 1, /* taken; publishers do not look at it yet */
     SHMD_CURSOR_PHASE_OPEN = 2, /* a subscriber reads from its position on */
     SHMD_CURSOR_PHASE_EVICTED = 3, /* publishers do not look at it any more; its owner finds out */
+};
+
+/* why a subscriber was evicted, bits 20-21 of its row's state word */
+enum shmd_evict_cause {
+    SHMD_EVICT_CAUSE_TOO_SLOW = 1, /* it kept a publisher waiting for evict_after */
+    SHMD_EVICT_CAUSE_OPERATOR = 2, /* it was asked for: shmctl ch evict, top, or a program */
 };
 
 /* why a message was moved to the dead-letter channel */
@@ -816,17 +822,35 @@ SHMD_ASSERT(offsetof(struct shmd_topic_info, evicted) == 664, "offset of topic_i
 
 /* One subscriber of a topic. */
 struct shmd_topic_cursor {
-    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened */
+    SHMD_ATOMIC(uint64_t) state;               /* 0, peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 20-21 of an evicted one see EvictCause, 32-63 how often the row was opened */
     SHMD_ATOMIC(uint64_t) position;            /* 8, the row's owner: next position to read: everything before it is done */
     SHMD_ATOMIC(uint64_t) begun;               /* 16, the row's owner: position at which it joined */
     SHMD_ATOMIC(uint64_t) lost;                /* 24, the row's owner: messages that were overwritten before it read them */
-    uint8_t reserved_32[96];
+    uint8_t reserved_32[32];
+    SHMD_ATOMIC(uint64_t) noted;               /* 64, peers: opened:32 | by TooSlow:16 | by Operator:16; the row's evictions by cause, counted before it leaves Evicted, and which opening was the last of them */
+    SHMD_ATOMIC(uint64_t) evicted0;            /* 72, peers: State of the newest eviction whose number, from 0 on, is 0 modulo 4; stored before it is counted in Noted */
+    SHMD_ATOMIC(uint64_t) evicted1;            /* 80, peers: the same, of 1 modulo 4 */
+    SHMD_ATOMIC(uint64_t) evicted2;            /* 88, peers: the same, of 2 modulo 4 */
+    SHMD_ATOMIC(uint64_t) evicted3;            /* 96, peers: the same, of 3 modulo 4 */
+    uint8_t reserved_104[24];
+    SHMD_ATOMIC(uint64_t) told;                /* 128, daemon: as Noted: what there is an event of */
+    SHMD_ATOMIC(uint64_t) telling;             /* 136, daemon: what Told becomes, once there is the event TellingEvent */
+    SHMD_ATOMIC(uint64_t) telling_event;       /* 144, daemon: number of the event that tells of what Telling counts; stored before Telling. If there is one of that number, it was told */
+    uint8_t reserved_152[40];
 };
-SHMD_ASSERT(sizeof(struct shmd_topic_cursor) == 128, "size of topic_cursor");
+SHMD_ASSERT(sizeof(struct shmd_topic_cursor) == 192, "size of topic_cursor");
 SHMD_ASSERT(offsetof(struct shmd_topic_cursor, state) == 0, "offset of topic_cursor.state");
 SHMD_ASSERT(offsetof(struct shmd_topic_cursor, position) == 8, "offset of topic_cursor.position");
 SHMD_ASSERT(offsetof(struct shmd_topic_cursor, begun) == 16, "offset of topic_cursor.begun");
 SHMD_ASSERT(offsetof(struct shmd_topic_cursor, lost) == 24, "offset of topic_cursor.lost");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, noted) == 64, "offset of topic_cursor.noted");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, evicted0) == 72, "offset of topic_cursor.evicted0");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, evicted1) == 80, "offset of topic_cursor.evicted1");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, evicted2) == 88, "offset of topic_cursor.evicted2");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, evicted3) == 96, "offset of topic_cursor.evicted3");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, told) == 128, "offset of topic_cursor.told");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, telling) == 136, "offset of topic_cursor.telling");
+SHMD_ASSERT(offsetof(struct shmd_topic_cursor, telling_event) == 144, "offset of topic_cursor.telling_event");
 
 /* Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4. */
 struct shmd_slot_header {

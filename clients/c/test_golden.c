@@ -400,6 +400,14 @@ static void topic(void) {
         WORD(c, position);
         WORD(c, begun);
         WORD(c, lost);
+        WORD(c, noted);
+        WORD(c, evicted0);
+        WORD(c, evicted1);
+        WORD(c, evicted2);
+        WORD(c, evicted3);
+        WORD(c, told);
+        WORD(c, telling);
+        WORD(c, telling_event);
     }
     for (uint64_t i = 0; i < LOAD(t, headers); i++) {
         begin("SlotHeader", i);

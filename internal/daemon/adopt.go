@@ -270,6 +270,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.recallEvictions()
 	d.restartUsers(e.damaged, torn)
 	if err := d.mem.describeAnew(); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/supervise"
@@ -214,7 +215,7 @@ func (d *Daemon) adoptChannels() error {
 				base.dead = c
 			}
 		case *protocol.Topic:
-			ch.topic = c
+			ch.topic, ch.telling = c, new(sync.Mutex)
 		}
 		if err := d.mem.takeLeft(name); err != nil {
 			return err

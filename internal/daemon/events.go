@@ -19,7 +19,7 @@ const (
 	eventState      = "state"       // a worker changed its state
 	eventRepair     = "repair"      // what a dead process held in a channel was given back
 	eventDeadLetter = "dead-letter" // messages were moved to a dead-letter channel
-	eventEvict      = "evict"       // subscribers were evicted from a topic
+	eventEvict      = "evict"       // a subscriber was evicted from a topic
 	eventAttach     = "attach"      // an outsider
 	eventDetach     = "detach"      // an outsider
 	eventUpgrade    = "upgrade"     // another program took the daemon's place, in the same process
@@ -116,18 +116,42 @@ func (d *Daemon) missedEvents() {
 	}
 }
 
-// watchEvictions takes down that a topic's subscribers are evicted, until ctx ends: publishers and operators do it themselves, and wake whoever waits
-// here. Of those before it began there is no telling.
-func (d *Daemon) watchEvictions(ctx context.Context, name string, t *protocol.Topic) {
-	seen, word := t.Evicted(), t.EvictedWord()
+// watchEvictions tells of a topic's evictions, until ctx ends: publishers and operators evict by themselves, leave in memory whom and why, and wake whoever waits
+// here. What there was before it began, while no daemon lived, is told at once.
+func (d *Daemon) watchEvictions(ctx context.Context, name string, c *channel) {
+	word := c.topic.EvictedWord()
 	for {
 		v := word.Load()
-		if n := t.Evicted(); n != seen {
-			d.event(eventEvict, name, "too-slow", "subscribers", n-seen)
-			seen = n
-		}
+		d.tellEvictions(name, c)
 		if d.hub.Wait(ctx, word, v) != nil {
+			d.tellEvictions(name, c)
 			return
+		}
+	}
+}
+
+// tellEvictions writes an event for each eviction that has none. It is called too before an attachment is forgotten, while its id still says whose it was. A daemon
+// that dies in the middle leaves in memory which event tells of which eviction; recallEvictions looks whether it is there.
+func (d *Daemon) tellEvictions(name string, c *channel) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	for _, e := range c.topic.Evictions() {
+		fields := []any{"subscribers", e.Count, "row", e.Row}
+		if e.Owner != 0 {
+			if a, err := d.mem.roster.Attachment(e.Owner); err == nil && a.State != 0 {
+				fields = append(fields, "name", a.Name, "pid", a.Pid)
+			}
+		}
+		d.eventLog.write(d.eventRecord(eventEvict, name, e.Cause.String(), fields...), func(number uint64) { c.topic.Telling(e, number) })
+		c.topic.ToldOf(e)
+	}
+}
+
+// recallEvictions finds out which evictions an earlier daemon has told of. It comes before the first event of this one.
+func (d *Daemon) recallEvictions() {
+	for _, c := range d.mem.channels {
+		if c.topic != nil {
+			c.topic.Recall(d.eventLog.last())
 		}
 	}
 }

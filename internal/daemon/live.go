@@ -148,7 +148,7 @@ func (d *Daemon) watchGroup(g *group) {
 	})
 }
 
-// watchChannel moves the dead letters of a channel that has any, takes down evictions from a topic, and looks for stalls if it is to.
+// watchChannel moves the dead letters of a channel that has any, tells of evictions from a topic, and looks for stalls if it is to.
 func (d *Daemon) watchChannel(name string) {
 	c := d.mem.channels[name]
 	limit := c.conf.StallAfter
@@ -162,7 +162,7 @@ func (d *Daemon) watchChannel(name string) {
 			all.Go(func() { d.watchStalls(ctx, name, c.Channel, limit) })
 		}
 		if c.topic != nil {
-			all.Go(func() { d.watchEvictions(ctx, name, c.topic) })
+			all.Go(func() { d.watchEvictions(ctx, name, c) })
 		}
 		if c.dead != nil {
 			d.moveDeadLetters(ctx, name, c)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/shmd/shmd/internal/config"
@@ -45,6 +46,7 @@ type channel struct {
 	conf    config.Channel
 	queue   *protocol.Queue // nil for another kind
 	topic   *protocol.Topic // nil for another kind
+	telling *sync.Mutex     // of a topic: evictions are being told of
 	retired bool            // it is not in the configuration any more, and goes when nobody uses it and it is empty
 	dead    *protocol.Queue // nil: no limit of deliveries, or this is a dead-letter channel itself
 }
@@ -301,7 +303,7 @@ func (m *memory) addTopic(r config.Region, c config.Channel) error {
 	if err != nil {
 		return err
 	}
-	m.add(&channel{Channel: t, conf: c, topic: t})
+	m.add(&channel{Channel: t, conf: c, topic: t, telling: new(sync.Mutex)})
 	return nil
 }
 

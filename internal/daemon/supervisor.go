@@ -424,6 +424,9 @@ func (d *Daemon) giveBack(id uint16, channels []string) {
 			continue
 		}
 		r := c.Repair(func(owner uint16) bool { return owner == id })
+		if c.topic != nil {
+			d.tellEvictions(name, c)
+		}
 		if r != (protocol.Repaired{}) {
 			d.log.Info("channel repaired", "channel", name, "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
 			d.event(eventRepair, name, "death", "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)

@@ -337,11 +337,19 @@ var Structs = []Struct{
 		w64("Skipped", 656, anyPeer, "positions without a message: loans given back, by abort or by repair"),
 		w64("Evicted", 664, anyPeer, "cursors that were evicted"),
 	}},
-	{Name: "TopicCursor", Size: 128, Doc: "One subscriber of a topic.", Fields: []Field{
-		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened"),
+	{Name: "TopicCursor", Size: 192, Doc: "One subscriber of a topic.", Fields: []Field{
+		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 20-21 of an evicted one see EvictCause, 32-63 how often the row was opened"),
 		w64("Position", 8, rowOwner, "next position to read: everything before it is done"),
 		w64("Begun", 16, rowOwner, "position at which it joined"),
 		w64("Lost", 24, rowOwner, "messages that were overwritten before it read them"),
+		w64("Noted", 64, anyPeer, "opened:32 | by TooSlow:16 | by Operator:16; the row's evictions by cause, counted before it leaves Evicted, and which opening was the last of them"),
+		w64("Evicted0", 72, anyPeer, "State of the newest eviction whose number, from 0 on, is 0 modulo 4; stored before it is counted in Noted"),
+		w64("Evicted1", 80, anyPeer, "the same, of 1 modulo 4"),
+		w64("Evicted2", 88, anyPeer, "the same, of 2 modulo 4"),
+		w64("Evicted3", 96, anyPeer, "the same, of 3 modulo 4"),
+		w64("Told", 128, daemon, "as Noted: what there is an event of"),
+		w64("Telling", 136, daemon, "what Told becomes, once there is the event TellingEvent"),
+		w64("TellingEvent", 144, daemon, "number of the event that tells of what Telling counts; stored before Telling. If there is one of that number, it was told"),
 	}},
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []Field{
 		w64("State", 0, anyPeer, "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap"),
@@ -528,6 +536,9 @@ var Consts = []Const{
 	{"CursorPhase", "Open", 2, "a subscriber reads from its position on"},
 	{"CursorPhase", "Evicted", 3, "publishers do not look at it any more; its owner finds out"},
 
+	{"EvictCause", "TooSlow", 1, "it kept a publisher waiting for evict_after"},
+	{"EvictCause", "Operator", 2, "it was asked for: shmctl ch evict, top, or a program"},
+
 	{"DeadReason", "MaxDeliveries", 1, "delivered too often without an ack"},
 	{"DeadReason", "Delimiter", 2, "the payload holds the delimiter of the filter that was to read it"},
 	{"DeadReason", "Answer", 3, "the answer to it is larger than a slot of the channel that it was for"},
@@ -567,7 +578,7 @@ var Sections = []Section{
 	{"call", "CallCounters", "768", "64", "16", "stripes"},
 	{"call", "CallSlot", "CallInfo.SlotsOffset", "CallInfo.Stride", "CallInfo.Slots", ""},
 	{"topic", "TopicInfo", "256", "", "1", ""},
-	{"topic", "TopicCursor", "TopicInfo.CursorsOffset", "128", "TopicInfo.Cursors", ""},
+	{"topic", "TopicCursor", "TopicInfo.CursorsOffset", "192", "TopicInfo.Cursors", ""},
 	{"topic", "SlotHeader", "TopicInfo.SlotsOffset", "TopicInfo.Stride", "TopicInfo.Headers", ""},
 	{"log", "LogInfo", "256", "", "1", ""},
 	{"log", "EventInfo", "512", "", "1", ""},

@@ -50,6 +50,7 @@ var groupDocs = map[string]string{
 	"QueueFlag":   "a set of properties of a queue",
 	"LatestFlag":  "a set of properties of a latest value",
 	"TopicFlag":   "a set of properties of a topic",
+	"EvictCause":  "why a subscriber was evicted, bits 20-21 of its row's state word",
 	"CursorPhase": "the phase of a subscriber's row, bits 0-3 of its state word",
 	"DeadReason":  "why a message was moved to the dead-letter channel",
 	"Stream":      "where a record of the log comes from",

@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0xd9a029078f0d5a88
+const LayoutHash uint64 = 0x074c9d6adaffc4e1
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -605,6 +605,25 @@ func (v CursorPhase) String() string {
 		return "evicted"
 	}
 	return "cursor-phase(" + strconv.FormatUint(uint64(v), 10) + ")"
+}
+
+// EvictCause is why a subscriber was evicted, bits 20-21 of its row's state word.
+type EvictCause uint32
+
+const (
+	EvictCauseTooSlow  EvictCause = 1 // it kept a publisher waiting for evict_after
+	EvictCauseOperator EvictCause = 2 // it was asked for: shmctl ch evict, top, or a program
+)
+
+// String returns the name in lower case, its words separated by '-'; "evict-cause(99)" for an unknown value.
+func (v EvictCause) String() string {
+	switch v {
+	case EvictCauseTooSlow:
+		return "too-slow"
+	case EvictCauseOperator:
+		return "operator"
+	}
+	return "evict-cause(" + strconv.FormatUint(uint64(v), 10) + ")"
 }
 
 // DeadReason is why a message was moved to the dead-letter channel.
@@ -1551,11 +1570,11 @@ const (
 	OffsetofTopicInfoEvicted        = 664
 )
 
-// TopicCursor is 128 bytes. One subscriber of a topic.
+// TopicCursor is 192 bytes. One subscriber of a topic.
 type TopicCursor struct {
 	_ structs.HostLayout
 
-	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened
+	// State is at 0, written by peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 20-21 of an evicted one see EvictCause, 32-63 how often the row was opened
 	State atomic.Uint64
 	// Position is at 8, written by the row's owner: next position to read: everything before it is done
 	Position atomic.Uint64
@@ -1563,16 +1582,42 @@ type TopicCursor struct {
 	Begun atomic.Uint64
 	// Lost is at 24, written by the row's owner: messages that were overwritten before it read them
 	Lost atomic.Uint64
-	_    [96]byte
+	_    [32]byte
+	// Noted is at 64, written by peers: opened:32 | by TooSlow:16 | by Operator:16; the row's evictions by cause, counted before it leaves Evicted, and which opening was the last of them
+	Noted atomic.Uint64
+	// Evicted0 is at 72, written by peers: State of the newest eviction whose number, from 0 on, is 0 modulo 4; stored before it is counted in Noted
+	Evicted0 atomic.Uint64
+	// Evicted1 is at 80, written by peers: the same, of 1 modulo 4
+	Evicted1 atomic.Uint64
+	// Evicted2 is at 88, written by peers: the same, of 2 modulo 4
+	Evicted2 atomic.Uint64
+	// Evicted3 is at 96, written by peers: the same, of 3 modulo 4
+	Evicted3 atomic.Uint64
+	_        [24]byte
+	// Told is at 128, written by daemon: as Noted: what there is an event of
+	Told atomic.Uint64
+	// Telling is at 136, written by daemon: what Told becomes, once there is the event TellingEvent
+	Telling atomic.Uint64
+	// TellingEvent is at 144, written by daemon: number of the event that tells of what Telling counts; stored before Telling. If there is one of that number, it was told
+	TellingEvent atomic.Uint64
+	_            [40]byte
 }
 
 // Size of TopicCursor and offsets of its fields, in bytes.
 const (
-	SizeofTopicCursor           = 128
-	OffsetofTopicCursorState    = 0
-	OffsetofTopicCursorPosition = 8
-	OffsetofTopicCursorBegun    = 16
-	OffsetofTopicCursorLost     = 24
+	SizeofTopicCursor               = 192
+	OffsetofTopicCursorState        = 0
+	OffsetofTopicCursorPosition     = 8
+	OffsetofTopicCursorBegun        = 16
+	OffsetofTopicCursorLost         = 24
+	OffsetofTopicCursorNoted        = 64
+	OffsetofTopicCursorEvicted0     = 72
+	OffsetofTopicCursorEvicted1     = 80
+	OffsetofTopicCursorEvicted2     = 88
+	OffsetofTopicCursorEvicted3     = 96
+	OffsetofTopicCursorTold         = 128
+	OffsetofTopicCursorTelling      = 136
+	OffsetofTopicCursorTellingEvent = 144
 )
 
 // SlotHeader is 16 bytes. Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.
@@ -2185,11 +2230,19 @@ var Layouts = []StructInfo{
 		{"skipped", "u64", 656, 8, "peers", "positions without a message: loans given back, by abort or by repair"},
 		{"evicted", "u64", 664, 8, "peers", "cursors that were evicted"},
 	}},
-	{Name: "TopicCursor", Size: 128, Doc: "One subscriber of a topic.", Fields: []FieldInfo{
-		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened"},
+	{Name: "TopicCursor", Size: 192, Doc: "One subscriber of a topic.", Fields: []FieldInfo{
+		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 20-21 of an evicted one see EvictCause, 32-63 how often the row was opened"},
 		{"position", "u64", 8, 8, "the row's owner", "next position to read: everything before it is done"},
 		{"begun", "u64", 16, 8, "the row's owner", "position at which it joined"},
 		{"lost", "u64", 24, 8, "the row's owner", "messages that were overwritten before it read them"},
+		{"noted", "u64", 64, 8, "peers", "opened:32 | by TooSlow:16 | by Operator:16; the row's evictions by cause, counted before it leaves Evicted, and which opening was the last of them"},
+		{"evicted0", "u64", 72, 8, "peers", "State of the newest eviction whose number, from 0 on, is 0 modulo 4; stored before it is counted in Noted"},
+		{"evicted1", "u64", 80, 8, "peers", "the same, of 1 modulo 4"},
+		{"evicted2", "u64", 88, 8, "peers", "the same, of 2 modulo 4"},
+		{"evicted3", "u64", 96, 8, "peers", "the same, of 3 modulo 4"},
+		{"told", "u64", 128, 8, "daemon", "as Noted: what there is an event of"},
+		{"telling", "u64", 136, 8, "daemon", "what Told becomes, once there is the event TellingEvent"},
+		{"telling_event", "u64", 144, 8, "daemon", "number of the event that tells of what Telling counts; stored before Telling. If there is one of that number, it was told"},
 	}},
 	{Name: "SlotHeader", Size: 16, Doc: "Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.", Fields: []FieldInfo{
 		{"state", "u64", 0, 8, "peers", "one compare-and-swap a transition; bits 0-3 phase, 4-19 owner, 20-25 deliveries, 26-31 passed (DEAD, MOVING: the DeadReason, 0 for MaxDeliveries), 32-63 lap"},
@@ -2301,7 +2354,7 @@ var SegmentSections = []SectionInfo{
 	{"call", "CallCounters", SectionValue{Number: 768}, SectionValue{Number: 64}, SectionValue{Number: 16}, "stripes"},
 	{"call", "CallSlot", SectionValue{Struct: "CallInfo", Field: "slots_offset"}, SectionValue{Struct: "CallInfo", Field: "stride"}, SectionValue{Struct: "CallInfo", Field: "slots"}, ""},
 	{"topic", "TopicInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
-	{"topic", "TopicCursor", SectionValue{Struct: "TopicInfo", Field: "cursors_offset"}, SectionValue{Number: 128}, SectionValue{Struct: "TopicInfo", Field: "cursors"}, ""},
+	{"topic", "TopicCursor", SectionValue{Struct: "TopicInfo", Field: "cursors_offset"}, SectionValue{Number: 192}, SectionValue{Struct: "TopicInfo", Field: "cursors"}, ""},
 	{"topic", "SlotHeader", SectionValue{Struct: "TopicInfo", Field: "slots_offset"}, SectionValue{Struct: "TopicInfo", Field: "stride"}, SectionValue{Struct: "TopicInfo", Field: "headers"}, ""},
 	{"log", "LogInfo", SectionValue{Number: 256}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},
 	{"log", "EventInfo", SectionValue{Number: 512}, SectionValue{Number: 0}, SectionValue{Number: 1}, ""},

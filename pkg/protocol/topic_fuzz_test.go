@@ -13,6 +13,8 @@ func FuzzTopicWords(f *testing.F) {
 	f.Add(uint16(256+192), []byte{255, 255, 255, 255, 255, 255, 255, 255}, uint16(4160), []byte{15}, uint8(2))
 	f.Add(uint16(256+576), []byte{255, 255, 255, 255}, uint16(1288), []byte{255, 255, 255, 255, 255}, uint8(3))
 	f.Add(uint16(256), []byte{255, 255}, uint16(272), []byte{255, 255, 255, 255, 255}, uint8(3))
+	f.Add(uint16(1280+64), []byte{1, 0, 255, 255, 9, 0, 0, 0, 0x93, 0, 0x20}, uint16(1280), []byte{0x93, 0, 0x30, 0, 7, 0, 0, 0}, uint8(0))
+	f.Add(uint16(1280+128), []byte{255, 255, 0, 128, 9, 0, 0, 0, 1, 1, 1}, uint16(1472+64), []byte{0x93, 0, 0x30, 0, 7, 0, 0, 0}, uint8(2))
 	f.Fuzz(func(t *testing.T, at1 uint16, p1 []byte, at2 uint16, p2 []byte, sort uint8) {
 		o := TopicOptions{Slots: 4, SlotSize: 48, Cursors: 3, Single: sort&1 != 0, DropOldest: sort&2 != 0}
 		n, _ := TopicSize(o)
@@ -75,6 +77,14 @@ func FuzzTopicWords(f *testing.F) {
 				}
 				if i == 5 {
 					corrupt(b, at2, p2)
+				}
+				c.Recall(uint64(i))
+				for _, e := range c.Evictions() {
+					if e.Count < 1 || e.Count > 1<<16 {
+						t.Fatalf("%+v", e)
+					}
+					c.Telling(e, uint64(i))
+					c.ToldOf(e)
 				}
 				c.Stat()
 				c.Summary()

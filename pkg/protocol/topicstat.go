@@ -1,10 +1,6 @@
 package protocol
 
-import (
-	"sync/atomic"
-
-	"github.com/shmd/shmd/internal/sys"
-)
+import "github.com/shmd/shmd/internal/sys"
 
 // TopicStat is a snapshot of a topic, for people and metrics, not of one instant.
 type TopicStat struct {
@@ -139,10 +135,3 @@ func (t *Topic) Repair(dead func(owner uint16) bool) Repaired {
 	t.Senders.RingAll()
 	return r
 }
-
-// Evicted returns how many cursors were evicted so far.
-func (t *Topic) Evicted() uint64 { return t.info.Evicted.Load() }
-
-// EvictedWord is the low half of that number, a futex: who evicts wakes those who wait for another eviction. An evictor that dies before it does so is
-// told of when it is repaired.
-func (t *Topic) EvictedWord() *atomic.Uint32 { return lowWord(&t.info.Evicted) }

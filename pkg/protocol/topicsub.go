@@ -2,7 +2,6 @@ package protocol
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"github.com/shmd/shmd/internal/sys"
 )
@@ -16,7 +15,7 @@ const (
 	FromOldest             // with the oldest that is kept: at least the last three quarters of the slots
 )
 
-// A row's state word: phase:4 | owner:16 | unused | opened:32.
+// A row's state word: phase:4 | owner:16 | of an evicted one its cause:2 | unused | opened:32.
 const cursorPhaseMask = 15
 
 func makeCursorState(p CursorPhase, owner uint16, opened uint32) uint64 {
@@ -44,12 +43,13 @@ type Subscriber struct {
 
 // Subscribe takes a row for the attachment owner, which must not be 0. Errors: ErrCursors; ErrEvicted, if somebody was that quick.
 func (t *Topic) Subscribe(owner uint16, from From) (*Subscriber, error) {
-	for i := range t.cursors {
-		row := t.cursor(i)
+	for i := range 2 * t.cursors { // the second time round also rows of which who was evicted is not told yet, and would be forgotten by an eviction more
+		row := t.cursor(i % t.cursors)
 		w := row.State.Load()
-		if CursorPhase(w&cursorPhaseMask) != CursorPhaseFree {
+		if CursorPhase(w&cursorPhaseMask) != CursorPhaseFree || i < t.cursors && row.forgets() {
 			continue
 		}
+		i %= t.cursors
 		t.use(i)
 		opened := uint32(w>>32) + 1
 		joining := makeCursorState(CursorPhaseJoining, owner, opened)
@@ -399,6 +399,9 @@ func (s *Subscriber) Close() error {
 // free is the transition of a row to FREE, by its owner or by a repair.
 func (t *Topic) free(row *TopicCursor, w uint64) bool {
 	begun, at, lost := row.Begun.Load(), row.Position.Load(), row.Lost.Load()
+	if CursorPhase(w&cursorPhaseMask) == CursorPhaseEvicted {
+		row.note(w)
+	}
 	if !row.State.CompareAndSwap(w, makeCursorState(CursorPhaseFree, 0, uint32(w>>32))) { // K
 		return false
 	}
@@ -440,51 +443,4 @@ func (t *Topic) Cursors() []Cursor {
 		all = append(all, c)
 	}
 	return all
-}
-
-// Evict ends the cursor in a row, whoever has it: publishers do not wait for it any more, and its owner gets ErrEvicted with its next
-// message, or for the one that it reads now. Errors: ErrLost: there is no subscriber in the row.
-func (t *Topic) Evict(row int) error {
-	if row < 0 || row >= t.cursors {
-		return ErrLost
-	}
-	for {
-		w := t.cursor(row).State.Load()
-		switch p := CursorPhase(w & cursorPhaseMask); {
-		case p != CursorPhaseOpen && p != CursorPhaseJoining:
-			return ErrLost
-		case t.evict(row, w):
-			return nil
-		}
-	}
-}
-
-func (t *Topic) evict(row int, w uint64) bool {
-	if !t.cursor(row).State.CompareAndSwap(w, makeCursorState(CursorPhaseEvicted, cursorOwner(w), uint32(w>>32))) { // K: pairs with Done
-		return false
-	}
-	t.info.Evicted.Add(1)
-	sys.FutexWake(t.EvictedWord(), 1<<30) // the daemon takes it down
-	t.Receivers.Ring(Everybody)           // it may sleep
-	t.Senders.Ring(Everybody)
-	return true
-}
-
-// Blocking returns the subscribers that publishers wait for now.
-func (t *Topic) Blocking() []Cursor {
-	return slices.DeleteFunc(t.Cursors(), func(c Cursor) bool { return !c.Blocks })
-}
-
-// EvictStuck evicts those of the subscribers that are where they were and block still; a publisher that has waited for EvictAfter since
-// it got them from Blocking calls it. It returns how many it evicted.
-func (t *Topic) EvictStuck(since []Cursor) int {
-	n := 0
-	for _, now := range t.Blocking() {
-		for _, c := range since {
-			if c.Row == now.Row && c.word == now.word && c.Position == now.Position && t.evict(c.Row, c.word) {
-				n++
-			}
-		}
-	}
-	return n
 }

@@ -52,7 +52,7 @@ func (t *Topic) Stat() (protocol.TopicStat, error) {
 }
 
 // Evict ends the subscription in a row that Stat shows: publishers do not wait for it any more, and its subscriber gets ErrEvicted.
-// Errors: ErrLost: there is none.
+// Its event has the cause operator. Errors: ErrLost: there is none.
 func (t *Topic) Evict(row int) error {
 	if err := t.r.enter(t.s); err != nil {
 		return err

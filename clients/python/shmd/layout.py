@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0xd9a029078f0d5a88  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x074c9d6adaffc4e1  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -190,6 +190,13 @@ class CursorPhase(enum.IntEnum):
     EVICTED = 3  # publishers do not look at it any more; its owner finds out
 
 
+class EvictCause(enum.IntEnum):
+    """Why a subscriber was evicted, bits 20-21 of its row's state word."""
+
+    TOO_SLOW = 1  # it kept a publisher waiting for evict_after
+    OPERATOR = 2  # it was asked for: shmctl ch evict, top, or a program
+
+
 class DeadReason(enum.IntEnum):
     """Why a message was moved to the dead-letter channel."""
 
@@ -235,7 +242,7 @@ SIZES = {
     "QueueInfo": 1024,
     "QueueCounters": 64,
     "TopicInfo": 1024,
-    "TopicCursor": 128,
+    "TopicCursor": 192,
     "SlotHeader": 16,
     "DeadLetter": 64,
     "LatestInfo": 512,
@@ -518,10 +525,18 @@ FIELDS = {
     },
     # One subscriber of a topic.
     "TopicCursor": {
-        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 32-63 how often the row was opened
+        "state": (0, "Q"),  # peers: one compare-and-swap a transition; bits 0-3 see CursorPhase, 4-19 owner, 20-21 of an evicted one see EvictCause, 32-63 how often the row was opened
         "position": (8, "Q"),  # the row's owner: next position to read: everything before it is done
         "begun": (16, "Q"),  # the row's owner: position at which it joined
         "lost": (24, "Q"),  # the row's owner: messages that were overwritten before it read them
+        "noted": (64, "Q"),  # peers: opened:32 | by TooSlow:16 | by Operator:16; the row's evictions by cause, counted before it leaves Evicted, and which opening was the last of them
+        "evicted0": (72, "Q"),  # peers: State of the newest eviction whose number, from 0 on, is 0 modulo 4; stored before it is counted in Noted
+        "evicted1": (80, "Q"),  # peers: the same, of 1 modulo 4
+        "evicted2": (88, "Q"),  # peers: the same, of 2 modulo 4
+        "evicted3": (96, "Q"),  # peers: the same, of 3 modulo 4
+        "told": (128, "Q"),  # daemon: as Noted: what there is an event of
+        "telling": (136, "Q"),  # daemon: what Told becomes, once there is the event TellingEvent
+        "telling_event": (144, "Q"),  # daemon: number of the event that tells of what Telling counts; stored before Telling. If there is one of that number, it was told
     },
     # Head of a slot; the payload follows. State is lap:32 | passed:6 | deliveries:6 | owner:16 | phase:4.
     "SlotHeader": {
@@ -666,7 +681,7 @@ SECTIONS = [
     (Kind.CALL, "CallCounters", 768, 64, 16, "stripes"),
     (Kind.CALL, "CallSlot", ("CallInfo", "slots_offset"), ("CallInfo", "stride"), ("CallInfo", "slots"), ""),
     (Kind.TOPIC, "TopicInfo", 256, 0, 1, ""),
-    (Kind.TOPIC, "TopicCursor", ("TopicInfo", "cursors_offset"), 128, ("TopicInfo", "cursors"), ""),
+    (Kind.TOPIC, "TopicCursor", ("TopicInfo", "cursors_offset"), 192, ("TopicInfo", "cursors"), ""),
     (Kind.TOPIC, "SlotHeader", ("TopicInfo", "slots_offset"), ("TopicInfo", "stride"), ("TopicInfo", "headers"), ""),
     (Kind.LOG, "LogInfo", 256, 0, 1, ""),
     (Kind.LOG, "EventInfo", 512, 0, 1, ""),
