@@ -26,6 +26,7 @@ systemd-sysusers        systemd
 dbus-daemon             dbus
 promtool                prometheus
 qemu-system-x86_64      qemu-system-x86
+qemu-system-aarch64     qemu-system-arm
 ldd                     libc-bin
 '
 

@@ -25,10 +25,12 @@ stage_vet() { # go vet, for this machine
   check "go vet, bench" go vet -C bench ./...
 }
 
-stage_arm64() { # vet and link of all tests for arm64
+stage_arm64() { # vet and link of all tests for arm64; those of memory, layout and pkg/shm on an emulated one
   check "go vet, arm64" env GOARCH=arm64 go vet ./...
   check "go vet, arm64, bench" env GOARCH=arm64 go vet -C bench ./...
   check "go test links, arm64" env GOARCH=arm64 go test -vet=off -exec true ./... # links each and runs `true` instead
+  check "emulated arm64" emulated_arm64 || return 0
+  GOARCH=arm64 CGO_ENABLED=0 gotest -count=1 -p 1 -vet=off -timeout 10m -exec "$scratch/arm64 $scratch/debian" ./internal/sys ./pkg/...
 }
 
 stage_generated() { # generated files are what the layout description and the commands say
@@ -85,6 +87,14 @@ gofmt_clean() {
   [ -z "$files" ] || { echo "not formatted (gofmt -w): $files"; return 1; }
 }
 
+# emulated_arm64 makes what runs programs of arm64: test/arm64, and what it boots.
+emulated_arm64() {
+  local debian
+  debian=$(test/vm/fetch.sh arm64) && ln -sfn "$debian" "$scratch/debian" && go build -o "$scratch/arm64" ./test/arm64 || return
+  GOARCH=arm64 CGO_ENABLED=0 go build -o "$scratch/arm64.init" ./test/arm64 || return
+  GOARCH=arm64 CGO_ENABLED=0 go build -o "$scratch/" ./cmd/shmd ./cmd/shmctl
+}
+
 refuse() { echo "$*"; return 1; }
 
 # packages [-v] PATTERN: sets found to the packages of the module that match (do not match) it, without test/systemd
@@ -107,6 +117,7 @@ check() {
     count 0 1
     echo "FAIL $name ($((SECONDS - start)) s): $*" | tee -a "$scratch/failures"
     sed 's/^/     /' "$scratch/output"
+    return 1
   fi
 }
 

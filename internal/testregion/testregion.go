@@ -28,15 +28,21 @@ import (
 const Limit = 60 * time.Second
 
 var build struct {
-	once sync.Once
-	dir  string
-	err  error
+	once  sync.Once
+	dir   string
+	given string // it is not ours to remove
+	err   error
 }
 
-// Binaries builds shmd and shmctl once for the test process and returns the directory that holds them. TestMain calls Cleanup.
+// Binaries builds shmd and shmctl once for the test process and returns the directory that holds them. TestMain calls Cleanup. Where there is no compiler,
+// as in a virtual machine, SHMD_TEST_BIN names a directory that has them.
 func Binaries(t testing.TB) string {
 	t.Helper()
 	build.once.Do(func() {
+		if build.given = os.Getenv("SHMD_TEST_BIN"); build.given != "" {
+			build.dir = build.given
+			return
+		}
 		if build.dir, build.err = os.MkdirTemp("", "shmd-bin-"); build.err != nil {
 			return
 		}
@@ -56,7 +62,11 @@ func Binaries(t testing.TB) string {
 func Cache() string { return build.dir }
 
 // Cleanup removes the binaries.
-func Cleanup() { os.RemoveAll(build.dir) }
+func Cleanup() {
+	if build.given == "" {
+		os.RemoveAll(build.dir)
+	}
+}
 
 // Region is a running daemon.
 type Region struct {

@@ -54,11 +54,14 @@ func fatal(err error) {
 
 // outside runs the tests in the machine, with the arguments that this program got.
 func outside() (code int, err error) {
-	kernel := exec.Command("./kernel.sh")
-	kernel.Stderr = os.Stderr
-	path, err := kernel.Output()
+	fetch := exec.Command("./fetch.sh", "amd64")
+	fetch.Stderr = os.Stderr
+	debian, err := fetch.Output()
 	if err != nil {
-		return 1, fmt.Errorf("no kernel to boot: kernel.sh: %w", err)
+		return 1, fmt.Errorf("no kernel to boot: fetch.sh: %w", err)
+	}
+	if runtime.GOARCH != "amd64" {
+		return 1, errors.New("this test is for amd64: it runs the programs of this machine in the virtual one")
 	}
 	var args []string
 	for _, a := range os.Args[1:] {
@@ -84,7 +87,7 @@ func outside() (code int, err error) {
 	qemu := exec.Command("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "1024",
 		"-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
 		"-serial", "file:"+console, "-serial", "stdio",
-		"-kernel", strings.TrimSpace(string(path)), "-initrd", initrd,
+		"-kernel", filepath.Join(strings.TrimSpace(string(debian)), "vmlinuz"), "-initrd", initrd,
 		"-append", "console=ttyS0 quiet panic=-1 systemd.unit=tests.service systemd.unified_cgroup_hierarchy=1 systemd.mask=systemd-journald-audit.socket")
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	qemu.Stderr = os.Stderr

@@ -4,45 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
+
+	"github.com/shmd/shmd/test/vm/cpio"
 )
 
-// image is the root of the virtual machine: a tree of files, most of them this machine's own, that becomes an initramfs.
-type image struct {
-	entries map[string]entry // by path without the leading slash
-}
-
-type entry struct {
-	mode uint32 // of stat(2)
-	data []byte // of a file; of a link where it goes
-	dev  [2]uint32
-}
-
-// The formats of st_mode.
-const (
-	directory = 0o040000
-	regular   = 0o100000
-	symlink   = 0o120000
-	charDev   = 0o020000
-)
-
-func (m *image) put(path string, mode uint32, data []byte) {
-	path = strings.Trim(path, "/")
-	if dir := filepath.Dir(path); dir != "." {
-		if _, ok := m.entries[dir]; !ok {
-			m.put(dir, directory|0o755, nil)
-		}
-	}
-	m.entries[path] = entry{mode: mode, data: data}
-}
-
-func (m *image) file(path, text string) { m.put(path, regular|0o644, []byte(text)) }
+// image is the root of the virtual machine: a tree of files, most of them this machine's own.
+type image struct{ cpio.Image }
 
 // host takes a file, or a directory with all that is in it, from this machine, where it is; links on the way to it are links in the image too.
 func (m *image) host(path string) error {
@@ -60,7 +32,7 @@ func (m *image) host(path string) error {
 		if err != nil {
 			return err
 		}
-		m.put(at, symlink|0o777, []byte(to))
+		m.Link(at, to)
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(filepath.Dir(at), to)
 		}
@@ -73,7 +45,7 @@ func (m *image) host(path string) error {
 		case d.Type()&fs.ModeSymlink != 0:
 			return m.host(p)
 		case d.IsDir():
-			m.put(p, directory|0o755, nil)
+			m.Dir(p)
 			return nil
 		}
 		return m.copy(p, p)
@@ -90,7 +62,7 @@ func (m *image) copy(from, path string) error {
 	if err != nil {
 		return err
 	}
-	m.put(path, regular|uint32(info.Mode().Perm()), data)
+	m.File(path, uint32(info.Mode().Perm()), data)
 	return nil
 }
 
@@ -125,28 +97,6 @@ func (m *image) program(name string) error {
 	return m.needs(path)
 }
 
-// cpio gives the image in the format "newc", which the kernel reads.
-func (m *image) cpio() []byte {
-	var b bytes.Buffer
-	pad := func() {
-		for b.Len()%4 != 0 {
-			b.WriteByte(0)
-		}
-	}
-	member := func(i int, name string, e entry) {
-		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", i, e.mode, 0, 0, 1, 0, len(e.data), 0, 0, e.dev[0], e.dev[1], len(name)+1, 0)
-		b.WriteString(name + "\x00")
-		pad()
-		b.Write(e.data)
-		pad()
-	}
-	for i, name := range slices.Sorted(maps.Keys(m.entries)) { // what a file is in comes before it
-		member(i+1, name, m.entries[name])
-	}
-	member(0, "TRAILER!!!", entry{})
-	return b.Bytes()
-}
-
 // programs are those of this machine that the systemd of the image, the tests and the workers call.
 var programs = []string{"/lib/systemd/systemd", "/lib/systemd/systemd-journald", "systemctl", "journalctl", "systemd-sysusers", "systemd-tmpfiles", "dbus-daemon",
 	"bash", "sh", "env", "sleep", "cat", "ls", "mkdir", "rm", "setpriv"}
@@ -154,7 +104,7 @@ var programs = []string{"/lib/systemd/systemd", "/lib/systemd/systemd-journald",
 // makeImage makes the root: this test's program as init, systemd with journald and D-Bus, shmd as `make install` installs it, and a unit that runs the
 // tests with args.
 func makeImage(args []string) ([]byte, error) {
-	m := &image{map[string]entry{}}
+	m := &image{}
 	for _, p := range programs {
 		if err := m.program(p); err != nil {
 			return nil, err
@@ -190,22 +140,22 @@ func makeImage(args []string) ([]byte, error) {
 		return nil, err
 	}
 	for _, dir := range []string{"/dev", "/proc", "/sys", "/run", "/tmp", "/var/tmp", "/var/lib", "/root", "/home", "/etc/systemd/system", "/etc/shmd"} {
-		m.put(dir, directory|0o755, nil)
+		m.Dir(dir)
 	}
 	for _, link := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
 		if to, err := os.Readlink(link); err == nil {
-			m.put(link, symlink|0o777, []byte(to))
+			m.Link(link, to)
 		}
 	}
-	m.put("/var/run", symlink|0o777, []byte("/run"))
-	m.entries["dev/console"] = entry{mode: charDev | 0o600, dev: [2]uint32{5, 1}} // before there is a /dev
-	m.file("/args", strings.Join(args, "\x00"))
-	m.file("/etc/machine-id", "5db3a0f1c6e94a0f9e2b7d4c8a6f1e30\n") // there is: this is no first boot
-	m.file("/etc/os-release", "ID=shmd-vm\nPRETTY_NAME=\"the virtual machine of test/vm\"\n")
-	m.file("/etc/systemd/system/tests.service", testsUnit)
-	m.file("/etc/systemd/journald.conf", "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nForwardToSyslog=no\nForwardToWall=no\n")
-	m.file("/etc/systemd/system.conf", "[Manager]\nDefaultTimeoutStopSec=20s\nShowStatus=no\nLogTarget=journal\n")
-	return m.cpio(), nil
+	m.Link("/var/run", "/run")
+	m.Device("/dev/console", 5, 1) // before there is a /dev
+	m.File("/args", 0o644, []byte(strings.Join(args, "\x00")))
+	m.File("/etc/machine-id", 0o644, []byte("5db3a0f1c6e94a0f9e2b7d4c8a6f1e30\n")) // there is: this is no first boot
+	m.File("/etc/os-release", 0o644, []byte("ID=shmd-vm\nPRETTY_NAME=\"the virtual machine of test/vm\"\n"))
+	m.File("/etc/systemd/system/tests.service", 0o644, []byte(testsUnit))
+	m.File("/etc/systemd/journald.conf", 0o644, []byte("[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nForwardToSyslog=no\nForwardToWall=no\n"))
+	m.File("/etc/systemd/system.conf", 0o644, []byte("[Manager]\nDefaultTimeoutStopSec=20s\nShowStatus=no\nLogTarget=journal\n"))
+	return m.Bytes(), nil
 }
 
 // testsUnit runs the tests when the machine is up, with their output on the second serial line, and ends the machine when they have ended, in whatever way.
