@@ -273,3 +273,23 @@ func TestWithoutDelegation(t *testing.T) {
 		})
 	}
 }
+
+// A channel that does not fit into what the unit may have is refused, by the daemon in its own cgroup below it: the kernel would kill somebody.
+func TestChannelBeyondTheUnit(t *testing.T) {
+	dropIn(t, delegate(t)+"MemoryMax=96M\n")
+	configure(t, limited)
+	s := start(t)
+	s.waitReady()
+	before := s.workers()
+	configure(t, limited+"[channel.large]\nkind = \"queue\"\nslots = 1024\nslot_size = \"128KiB\"\n")
+	if out, code := try("shmctl", "reload"); code == 0 || !strings.Contains(out, base+"/memory.max") {
+		t.Errorf("a channel of 128 MiB in a unit with 96: exit code %d\n%s", code, out)
+	}
+	s.expectSame(before)
+	s.expectPlaces()
+	for line := range strings.Lines(read(t, base, "memory.events")) {
+		if f := strings.Fields(line); len(f) == 2 && strings.HasPrefix(f[0], "oom") && f[1] != "0" {
+			t.Errorf("memory.events of the unit: %s", line)
+		}
+	}
+}
