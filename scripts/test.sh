@@ -30,6 +30,7 @@ stage_arm64() { # vet and link of all tests for arm64; those of memory, layout a
   check "go vet, arm64, bench" env GOARCH=arm64 go vet -C bench ./...
   check "go test links, arm64" env GOARCH=arm64 go test -vet=off -exec true ./... # links each and runs `true` instead
   check "emulated arm64" emulated_arm64 || return 0
+  check "the C reader, arm64" c_reader
   GOARCH=arm64 CGO_ENABLED=0 gotest -count=1 -p 1 -vet=off -timeout 10m -exec "$scratch/arm64 $scratch/debian" ./internal/sys ./pkg/...
 }
 
@@ -93,6 +94,18 @@ emulated_arm64() {
   debian=$(test/vm/fetch.sh arm64) && ln -sfn "$debian" "$scratch/debian" && go build -o "$scratch/arm64" ./test/arm64 || return
   GOARCH=arm64 CGO_ENABLED=0 go build -o "$scratch/arm64.init" ./test/arm64 || return
   GOARCH=arm64 CGO_ENABLED=0 go build -o "$scratch/" ./cmd/shmd ./cmd/shmctl
+}
+
+# c_reader: in C built for arm64, and run there, the golden segments read as they do here.
+c_reader() {
+  local dir=$scratch/golden flags=(-std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wpedantic -Werror -O2 -I clients/c)
+  mkdir "$dir" && cp pkg/protocol/testdata/golden/*.bin "$dir" || return
+  # shellcheck disable=SC2016  # the shell there expands it
+  printf '#!/bin/sh\nfor segment in *.bin; do echo "$segment"; "${1-./reader}" "$segment" || exit; done\n' >"$dir/run" && chmod 755 "$dir/run" || return
+  aarch64-linux-gnu-gcc "${flags[@]}" -static -o "$dir/reader" clients/c/test_golden.c && gcc "${flags[@]}" -o "$scratch/reader" clients/c/test_golden.c || return
+  (cd "$dir" && "$scratch/arm64" "$scratch/debian" ./run) >"$scratch/there" || { cat "$scratch/there"; return 1; }
+  (cd "$dir" && ./run "$scratch/reader") >"$scratch/here" || return
+  [ -s "$scratch/here" ] && diff --ignore-blank-lines "$scratch/here" "$scratch/there"
 }
 
 refuse() { echo "$*"; return 1; }

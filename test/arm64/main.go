@@ -148,7 +148,11 @@ func pack(debian, program string, args []string) ([]byte, error) {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		return copyFile(path, path, 0o644)
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		return copyFile(path, path, uint32(info.Mode().Perm()))
 	})
 	if err != nil {
 		return nil, err
