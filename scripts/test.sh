@@ -31,7 +31,8 @@ stage_arm64() { # vet and link of all tests for arm64; those of memory, layout a
   check "go test links, arm64" env GOARCH=arm64 go test -vet=off -exec true ./... # links each and runs `true` instead
   check "emulated arm64" emulated_arm64 || return 0
   check "the C reader, arm64" c_reader
-  GOARCH=arm64 CGO_ENABLED=0 gotest -count=1 -p 1 -vet=off -timeout 10m -exec "$scratch/arm64 $scratch/debian" ./internal/sys ./pkg/...
+  # Left out: a bound on CPU time, of which an emulated processor takes many times as much.
+  GOARCH=arm64 CGO_ENABLED=0 gotest -count=1 -p 1 -vet=off -timeout 10m -skip '^TestHubThreadsOfAThousandGoroutines$' -exec "$scratch/arm64 $scratch/debian" ./internal/sys ./pkg/...
 }
 
 stage_generated() { # generated files are what the layout description and the commands say
