@@ -117,6 +117,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err = errors.Join(handedErr, d.lines.begin(d.log, d.sink.spool)); err == nil {
 		err = d.prepare()
 	}
+	if err == errOver {
+		d.log.Info("the region has stopped: the daemon before died when it emptied the fd store")
+		d.systemd.end()
+		d.release()
+		return nil
+	}
 	if err != nil {
 		err = d.conf.OutOfFiles(err)
 		d.log.Error("cannot start", "error", err)
@@ -154,7 +160,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err == nil {
 		d.endGuard()
 		d.endLeftBehind()
-		d.forgetSegments()
+		d.forgetAll()
 		if d.cgroups != nil {
 			d.cgroups.Leave()
 		}
@@ -307,6 +313,9 @@ func (d *Daemon) succeed(now time.Time) error {
 	defer e.Close()
 	if err := d.awaitDeath(e); err != nil {
 		return err
+	}
+	if d.over(e) {
+		return errOver
 	}
 	var err error
 	if d.adopted, err = d.adopt(e, now); err == nil {

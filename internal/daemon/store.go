@@ -166,15 +166,37 @@ func (e *estate) missing(roster *protocol.Roster) (list []string) {
 	return list
 }
 
-// forgetSegments empties the fd store at the end of the region.
-func (d *Daemon) forgetSegments() {
+// forgetAll empties the fd store at the end of the region. The roster goes last: by it a next daemon knows that this is what was under way.
+func (d *Daemon) forgetAll() {
 	if d.mem == nil {
 		return
 	}
-	rows, _ := d.mem.roster.Segments()
-	for i := range rows {
-		d.systemd.remove(segmentName(i))
+	roster := segmentName(0) // describe lists it first
+	for _, name := range d.systemd.all() {
+		if name != roster {
+			d.systemd.remove(name)
+		}
 	}
+	d.systemd.remove(roster)
+}
+
+// errOver: the region has stopped, and the daemon before died in the last step of that, when it emptied the fd store.
+var errOver = errors.New("the region has stopped")
+
+// over takes what is left of a region that has stopped out of the fd store. It reports false if it has not, or can still be adopted: then its end is carried out as any.
+func (d *Daemon) over(e *estate) bool {
+	s := e.segments["roster"]
+	if s == nil || e.segments["command"] != nil || len(e.names) == 0 {
+		return false
+	}
+	roster, err := protocol.OpenRoster(s.Bytes())
+	if err != nil || roster.Dir() != control.CanonicalDir(d.dir) || roster.Daemon().State != protocol.DaemonStateStopped {
+		return false
+	}
+	for _, name := range e.names {
+		d.systemd.remove(name)
+	}
+	return true
 }
 
 // remember puts what belongs to a process that was started into the fd store.

@@ -99,12 +99,14 @@ type domain struct {
 
 	names  map[identity]string // whose a process is
 	seen   map[int]string      // processes that were ready
+	before map[int]string      // those of them whose records were seen by the end of a round: later they may be overwritten
 	starts map[string]uint64   // of each instance, as they were counted
 	again  map[string]uint64   // its restarts
 	bad    error               // what a reader saw, first
 	nobody atomic.Uint32       // that nobody rings
 
 	stir    func()                                 // what happens to a traced daemon when it has settled; nil: it is killed
+	ends0   bool                                   // that is the end of the daemon, with exit code 0
 	stirred atomic.Bool                            // it has
 	also    func(map[string]protocol.Worker) error // what else is to be so before the region is settled after that
 
@@ -196,7 +198,7 @@ func (d *domain) open(pid int) error {
 		return err
 	}
 	if d.roster == nil || d.roster.Header().Generation != roster.Header().Generation {
-		d.seen, d.starts, d.again = map[int]string{}, map[string]uint64{}, map[string]uint64{}
+		d.seen, d.before, d.starts, d.again = map[int]string{}, map[int]string{}, map[string]uint64{}, map[string]uint64{}
 	}
 	d.unmap()
 	d.mem, d.inodes, d.roster = mem, inodes, roster
@@ -361,7 +363,9 @@ func (d *domain) settled(pid int, names []string) error {
 		if w.State != protocol.StateReady {
 			return fmt.Errorf("%s is %v: %s", w.Name, w.State, w.Reason)
 		}
-		d.seen[w.Pid] = w.Name
+		if d.before[w.Pid] != w.Name {
+			d.seen[w.Pid] = w.Name
+		}
 		if is := d.owner(w.Process(), w.StartTicks); is != w.Name {
 			return fmt.Errorf("%s is process %d, which is %q", w.Name, w.Pid, is)
 		}
@@ -486,13 +490,21 @@ func (d *domain) traced(at, parked point, names []string) (*storeTracer, error) 
 			err := d.settle(pid, names, &stop)
 			if err == nil && d.stir != nil && !stop.Load() {
 				d.stirred.Store(true)
-				d.stir()
-				err = d.settle(pid, names, &stop)
+				if d.stir(); !d.ends0 {
+					err = d.settle(pid, names, &stop)
+				}
 			}
-			syscall.Kill(pid, syscall.SIGKILL) // it is reaped only when this has been seen
+			if !d.ends0 || err != nil {
+				syscall.Kill(pid, syscall.SIGKILL) // it is reaped only when this has been seen
+			}
 			settled <- err
 		}()
 	})
+	if d.ends0 && err == errExit0 { // its unit is down, so systemd gives up the store
+		err = nil
+		d.store.sync()
+		d.store.drop()
+	}
 	stop.Store(true)
 	if !d.anew { // else it may be about to be unmapped
 		sys.FutexWake(d.roster.ChangeWord(), 1<<30)
@@ -550,9 +562,11 @@ func (d *domain) next(names []string, survivors map[string]int) error {
 			}
 		}
 		known := uint64(0)
-		for _, of := range d.seen {
-			if of == name {
-				known++
+		for _, pids := range []map[int]string{d.seen, d.before} {
+			for _, of := range pids {
+				if of == name {
+					known++
+				}
 			}
 		}
 		if starts < d.starts[name] || starts < known {
@@ -579,6 +593,8 @@ func (d *domain) next(names []string, survivors map[string]int) error {
 	if text, errs, code := d.Shmctl("verify"); code != 0 {
 		return fmt.Errorf("verify: %s%s", text, errs)
 	}
+	maps.Copy(d.before, d.seen)
+	clear(d.seen)
 	return nil
 }
 

@@ -126,6 +126,13 @@ func (s *fdStore) keep(ok func(entry) bool) {
 	})
 }
 
+// drop is the end of the unit.
+func (s *fdStore) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep(nil)
+}
+
 // sync waits until all that was sent before was read.
 func (s *fdStore) sync() {
 	s.mu.Lock()

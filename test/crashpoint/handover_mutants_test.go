@@ -21,6 +21,7 @@ var handoverMutants = []mutant{
 		"		m.again(w, CauseExit, e.How)\n		if !e.Clean {\n			m.reset(w)\n		}\n"},
 	{"reset: who was not asked before is not asked", "reset", false, "../../internal/supervise/group.go", "			if o.process && !o.preparing {\n				m.stop(o, CauseReset, l.name+isReset)\n", "			if false {\n				m.stop(o, CauseReset, l.name+isReset)\n"},
 	{"fd store: what has the name is the segment", "reload", false, "../../internal/daemon/store.go", "	e.choose(roster)\n", ""},
+	{"end: the roster leaves the fd store first", "end", false, "../../internal/daemon/store.go", "	for _, name := range d.systemd.all() {\n		if name != roster {\n", "	d.systemd.remove(roster)\n	for _, name := range d.systemd.all() {\n		if name != roster {\n"},
 }
 
 // Two stores of addInstance.
@@ -44,6 +45,7 @@ var handoverHunters = []hunter{
 	{"handover", "./test/crashpoint", "^TestHandOver$"},
 	{"adoption", "./test/crashpoint", "^TestAdoptionStores$"},
 	{"reload", "./test/crashpoint", "^TestReload$"},
+	{"end", "./test/crashpoint", "^TestEnd$"},
 	{"reset", "./test/crashpoint", "^TestReset$"},
 	{"fdstore", "./test/crashpoint", "^TestFDStore$"},
 }

@@ -114,6 +114,9 @@ func (x *storeTracer) run(argv, env []string, out *os.File, started func(pid int
 			return fmt.Errorf("wait: %w", err)
 		case !ws.Stopped():
 			if tid == x.pid {
+				if ws.Exited() && ws.ExitStatus() == 0 {
+					return errExit0
+				}
 				if !ws.Signaled() {
 					return fmt.Errorf("the daemon ended with exit code %d", ws.ExitStatus())
 				}
@@ -197,6 +200,9 @@ func (x *storeTracer) call(tid int) error {
 	}
 	return nil
 }
+
+// errExit0: the daemon has ended in order.
+var errExit0 = errors.New("the daemon ended with exit code 0")
 
 // errParked: a thread stays where it is.
 var errParked = errors.New("parked")
