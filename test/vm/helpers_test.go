@@ -241,6 +241,35 @@ func (s service) workers() map[string]worker {
 	return m
 }
 
+// killAt kills the daemon that systemd starts next, the moment that it is so far.
+func (s service) killAt(what string, soFar func(pid int) bool) {
+	s.t.Helper()
+	deadline, pid := time.Now().Add(patience), 0
+	for pid == 0 || !soFar(pid) { // what is waited for is over at once: nothing but looking is fast enough
+		if time.Now().After(deadline) {
+			s.t.Fatalf("after %v not so of the next daemon: %s", patience, what)
+		}
+		for _, p := range strings.Fields(seen(base + "/cgroup.procs")) { // it begins in the unit's own cgroup, where a dead one's guard may be as well
+			if pid == 0 && seen("/proc/"+p+"/comm") == "shmd\n" {
+				pid, _ = strconv.Atoi(p)
+			}
+		}
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		s.t.Fatalf("kill the daemon, pid %d: %v", pid, err)
+	}
+	s.t.Logf("killed: %s; pid %d, controllers %q, memory.max %q, cpu.max %q", what, pid, seen(base+"/cgroup.subtree_control"), seen(cgroupOf("eater")+"/memory.max"), seen(cgroupOf("spinner")+"/cpu.max"))
+	for seen(fmt.Sprintf("/proc/%d/comm", pid)) != "" { // until systemd has collected it
+		runtime.Gosched()
+	}
+}
+
+// seen is what a file of the kernel's has, "" if it is not there.
+func seen(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
+
 // restarted waits until a worker has another process than was, and is ready.
 func (s service) restarted(name string, was worker) worker {
 	s.t.Helper()

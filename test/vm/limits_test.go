@@ -163,11 +163,25 @@ func TestLimitsLast(t *testing.T) {
 	configure(t, limited)
 	s := start(t)
 	s.waitReady()
-	before, was := s.workers(), s.show("InvocationID")
+	before := s.workers()
 	run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+	for _, step := range []struct { // of the next daemon, at which it is killed too
+		name string
+		done func(pid int) bool
+	}{
+		{"it has been started", func(int) bool { return true }},
+		{"it is in a cgroup of its own", func(pid int) bool {
+			return strings.Contains(seen(fmt.Sprintf("/proc/%d/cgroup", pid)), "/shmd:default\n")
+		}},
+		{"it passes a controller on", func(int) bool { return seen(base+"/cgroup.subtree_control") != "" }},
+		{"it has set a limit", func(int) bool { return seen(cgroupOf("eater")+"/memory.max") == "67108864\n" }},
+		{"it has set all limits", func(int) bool { return seen(cgroupOf("spinner")+"/cpu.max") == "20000 100000\n" }},
+	} {
+		s.killAt(step.name, step.done)
+	}
 	poll(t, "another daemon is up", func() (string, bool) {
-		now := s.show("InvocationID") + " " + s.show("ActiveState")
-		return now, now != was+" active" && strings.HasSuffix(now, " active")
+		now := s.show("ActiveState")
+		return now, now == "active"
 	})
 	s.waitReady()
 	s.expectSame(before)
