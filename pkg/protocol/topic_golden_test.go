@@ -22,7 +22,8 @@ func makeTopic(t *testing.T) []byte {
 	noErr(t, err)
 	gone, err := c.Subscribe(11, FromNew)
 	noErr(t, err)
-	noErr(t, gone.Close())
+	noErr(t, c.Evict(gone.index))
+	noErr(t, gone.Close()) // it was noted
 	noErr(t, p.TryPublish([]byte("m0")))
 	l, err := p.TryLoan()
 	noErr(t, err)
@@ -61,7 +62,7 @@ func readTopic(t *testing.T, b []byte) {
 		cursors = append(cursors, cursor{s.Row, s.Owner, s.Phase, s.Position})
 	}
 	wantEqual(t, cursors, []cursor{{0, 9, CursorPhaseEvicted, 0}, {1, 10, CursorPhaseOpen, 3}})
-	wantEqual(t, []uint64{st.Tail, st.Published, st.Skipped, st.Evicted, st.Received}, []uint64{6, 4, 1, 1, 3})
+	wantEqual(t, []uint64{st.Tail, st.Published, st.Skipped, st.Evicted, st.Received}, []uint64{6, 4, 1, 2, 3})
 	wantEqual(t, []int{st.Writing, st.Receivers, c.Slots(), c.SlotSize()}, []int{1, 1, 4, 48})
 	s, err := c.Subscribe(12, FromOldest)
 	noErr(t, err)

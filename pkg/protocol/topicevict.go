@@ -25,12 +25,10 @@ func (t *Topic) Evict(row int) error {
 }
 
 func (t *Topic) evict(i int, w uint64, why EvictCause) bool {
-	row := t.cursor(i)
 	evicted := makeCursorState(CursorPhaseEvicted, cursorOwner(w), uint32(w>>32)) | uint64(why)<<evictCauseShift
-	if !row.State.CompareAndSwap(w, evicted) { // K: pairs with Done
+	if !t.cursor(i).State.CompareAndSwap(w, evicted) { // K: pairs with Done; who it was and why is in the word, for whoever comes to note it
 		return false
 	}
-	row.note(evicted)
 	t.info.Evicted.Add(1)
 	sys.FutexWake(t.EvictedWord(), 1<<30) // the daemon tells of it
 	t.Receivers.Ring(Everybody)           // it may sleep
@@ -89,9 +87,9 @@ func (row *TopicCursor) kept(number uint16) *atomic.Uint64 {
 	return [keptEvictions]*atomic.Uint64{&row.Evicted0, &row.Evicted1, &row.Evicted2, &row.Evicted3}[number%keptEvictions]
 }
 
-// note counts an eviction, of which the row's state w tells, once, whoever calls it, and however often. It comes before the row leaves EVICTED: the evictor does
-// it, and whoever frees the row or looks at it, for one that was stopped or killed after K. Three who do it at once do no harm, nor does one that was stopped in
-// the middle and goes on when the row has long been another's:
+// note counts an eviction, of which the row's state w tells, once, whoever calls it, and however often. It comes before the row leaves EVICTED: who frees the row
+// does it, that is its owner or a repair, or the daemon before them, when it looks. Several who do it at once do no harm, nor does one that was stopped in the middle
+// and goes on when the row has long been another's:
 //   - while the row is in w, Noted is that of the eviction before, or says w. So one that finds the row in w after it loaded Noted, and then changes Noted from what
 //     it loaded, is the first; openings make every value of Noted another.
 //   - what is at the place of the record was loaded before that look too, so it is replaced by w only if it is still that of keptEvictions before.

@@ -170,6 +170,11 @@ var topicMutants = []mutant{
 	{"one publisher, without wake", "wake", false, "topicpub.go", "		t.store(&t.info.Tail, l.position+1) // F: publishes payload and length; pairs with G\n		t.Receivers.Ring(Everybody)\n", "		t.store(&t.info.Tail, l.position+1) // F\n"},
 	{"receive without wake", "wake", false, "topicsub.go", "	if !s.t.dropOldest {\n		s.t.Senders.Ring(Everybody)\n	}\n", ""},
 	{"repair wakes nobody", "wake", false, "topicstat.go", "	t.Receivers.RingAll()\n	t.Senders.RingAll()\n", ""},
+	{"an evicted row is freed before it is noted", "evictor", true, "topicsub.go", "	if CursorPhase(w&cursorPhaseMask) == CursorPhaseEvicted {\n		row.note(w)\n	}\n", ""},
+	{"an eviction is noted without a look at the row", "evictor", false, "topicevict.go", "		if row.State.Load() != w {", "		if false {"},
+	{"an eviction's record comes after it is counted [N]", "evictor", false, "topicevict.go", "		if old != w && !place.CompareAndSwap(old, w) {\n			continue\n		}\n", "		defer place.CompareAndSwap(old, w)\n"},
+	{"an eviction's record is a plain store", "evictor", false, "topicevict.go", "		if old != w && !place.CompareAndSwap(old, w) {\n			continue\n		}\n", "		place.Store(w + old&0)\n"},
+	{"an eviction forgets its cause [K]", "evictor", false, "topicevict.go", " | uint64(why)<<evictCauseShift", ""},
 	{"a lapped subscriber miscounts", "unit", false, "topicsub.go", "gone := to - s.next", "gone := to - s.next - 1"},
 }
 
@@ -183,6 +188,7 @@ var topicHunters = []hunter{
 	{"pairs", "./test/crashpoint", "^TestTopicPairs$"},
 	{"batch", "./test/crashpoint", "^TestTopic(Batch(Kill|Parked)|RunParked)$"},
 	{"joiner", "./test/crashpoint", "^TestTopicJoinerParked$"},
+	{"evictor", "./test/crashpoint", "^TestTopicEvictor$"},
 }
 
 // callMutants are for call.go; callHunters hunt them.
