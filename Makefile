@@ -24,12 +24,15 @@ TORTURE  ?= 20
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check race fuzz model torture reliability bench gobench generate man install uninstall packages clean help
+.PHONY: build programs run test check race fuzz model torture reliability bench gobench generate man install uninstall packages clean help
 
-build: ## bin/shmd and bin/shmctl (BIN=DIR: elsewhere)
+build: programs ## bin/shmd and bin/shmctl, their man pages and completions (BIN=DIR: elsewhere); after it `sudo make install` needs no Go
+	@$(MAKE) --no-print-directory man
+
+programs:
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
 
-run: build ## count the words of a tree of text with four workers, killing one (INPUT=DIR: of another tree; FLAGS='-o json --kill 3')
+run: programs ## count the words of a tree of text with four workers, killing one (INPUT=DIR: of another tree; FLAGS='-o json --kill 3')
 	@./examples/wordcount/run.sh $(FLAGS) $(if $(INPUT),"$$INPUT")
 export INPUT
 
@@ -89,7 +92,7 @@ UNITFILES := shmd.service shmd@.service shmd.socket
 $(BIN)/shmd $(BIN)/shmctl &: $(SOURCES)
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/shmd ./cmd/shmctl
 
-man: $(BIN)/share ## man pages and completions into bin/share; after `make build man`, `sudo make install` needs no Go
+man: $(BIN)/share ## man pages and completions into bin/share
 $(BIN)/share: $(BIN)/shmd $(BIN)/shmctl
 	rm -rf '$@' && mkdir -p '$@/man'
 	go run ./internal/genman -dir '$@/man'

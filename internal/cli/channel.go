@@ -84,7 +84,7 @@ func (v *waitValue) String() string {
 // Errors: those of shm.Attach.
 func (a *app) attach(ctx context.Context, name string, produce, consume []string) (*shm.Region, error) {
 	answered := a.tellSilence(tellAfter, false)
-	r, err := shm.Attach(ctx, shm.Options{Region: a.region, Socket: a.socketPath(), Name: name, Produce: produce, Consume: consume, Wait: a.waiting})
+	r, err := shm.Attach(ctx, shm.Options{Region: a.meant, Socket: a.socketPath(), Name: name, Produce: produce, Consume: consume, Wait: a.waiting})
 	answered()
 	if err == nil {
 		return r, nil

@@ -47,6 +47,7 @@ type app struct {
 	help           printed // to stdout, by cobra
 
 	region  string
+	meant   string // the region that the user named, "" if the socket says which it is
 	socket  string
 	output  string
 	timeout time.Duration
@@ -169,6 +170,8 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if name, ok := strings.CutSuffix(filepath.Base(a.socket), ".sock"); ok && os.Getenv("SHMCTL_REGION") == "" && !cmd.Flags().Changed("region") {
 				a.region = name // as the socket is called, the region is
+			} else if a.socket == "" || cmd.Flags().Changed("region") || os.Getenv("SHMCTL_REGION") != "" {
+				a.meant = a.region
 			}
 			switch {
 			case !regionName.MatchString(a.region):

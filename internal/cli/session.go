@@ -117,12 +117,24 @@ func (a *app) throughDaemon(ctx context.Context, operate bool, dial func(context
 	if err != nil {
 		return nil, err
 	}
+	if conn, err = a.expectRegion(conn); err != nil {
+		return nil, err
+	}
 	s, err := attached(ctx, conn, operate)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// expectRegion returns a connection that was just made, or closes it if the daemon is of another region than the one that the user named beside its socket.
+func (a *app) expectRegion(conn *attach.Conn) (*attach.Conn, error) {
+	if name := conn.Hello().Region; a.meant != "" && name != a.meant {
+		conn.Close()
+		return nil, fmt.Errorf("socket %s is that of region %q, not of %q: name the one (-r) or the other (-s)", a.socketPath(), name, a.meant)
+	}
+	return conn, nil
 }
 
 // throughProcesses takes the memory from the processes that hold it. Errors: those of control.Find.

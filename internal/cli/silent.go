@@ -48,8 +48,11 @@ func (a *app) tellSilence(within time.Duration, busy bool) (done func()) {
 // moment. Errors: those of attach.Dial; with --timeout, what unanswered says.
 func (a *app) dialDaemon(ctx context.Context) (*attach.Conn, error) {
 	conn, err := attach.Dial(ctx, a.socketPath())
+	if err == nil {
+		return a.expectRegion(conn)
+	}
 	if !errors.Is(err, attach.ErrSilent) {
-		return conn, a.unanswered(ctx, err)
+		return nil, a.unanswered(ctx, err)
 	}
 	if why, stopped := a.silence(); stopped {
 		a.warn("%s", why)
@@ -63,7 +66,10 @@ func (a *app) dialDaemon(ctx context.Context) (*attach.Conn, error) {
 		defer cancel()
 	}
 	conn, err = attach.DialWait(wait, a.socketPath())
-	return conn, a.unanswered(ctx, err)
+	if err != nil {
+		return nil, a.unanswered(ctx, err)
+	}
+	return a.expectRegion(conn)
 }
 
 // unanswered adds to an error of a daemon that has not answered why it did not.

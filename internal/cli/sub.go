@@ -483,8 +483,12 @@ func (s *subRun) receive(ctx context.Context) error {
 		}
 		err := take(ctx, false)
 		if errors.Is(err, shm.ErrEmpty) {
+			held := len(s.out.held) > 0
 			if err := s.out.flush(); err != nil {
 				return err
+			}
+			if held && s.o.untilEmpty { // the rest of a batch that is delivered one at a time comes back with what was held
+				continue
 			}
 			if s.o.untilEmpty {
 				return errEmpty

@@ -85,8 +85,8 @@ func Command(stdout, stderr *os.File) *cobra.Command {
 		Long: `shmd makes anonymous shared memory, starts worker processes that inherit it by file descriptor, and supervises them.
 It runs in the foreground and logs to standard error: text on a terminal, JSON otherwise, native fields if that is the journal.
 
-SIGTERM and SIGINT stop the region in order: quit flags, then SIGTERM, then SIGKILL, each after the group's stop_timeout; a second one kills at
-once. shmctl stop does the same without a signal.
+SIGTERM and SIGINT stop the region in order: quit flags, then SIGTERM, then SIGKILL, each after the group's stop_timeout; a second one, half a
+second or more after the first, kills at once. shmctl stop does the same without a signal.
 
 The socket, by which shmctl finds the region, is REGION.sock in $RUNTIME_DIRECTORY (systemd sets it); without that in /run/shmd for root, and in
 $XDG_RUNTIME_DIR/shmd, or /run/user/UID/shmd, for other users. For root $XDG_RUNTIME_DIR does not count: set RUNTIME_DIRECTORY, for shmctl too.

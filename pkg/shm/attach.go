@@ -22,7 +22,8 @@ import (
 type Options struct {
 	// Region is the region's name. Default: $SHMD_REGION, else "default". Naming one makes the process an outsider.
 	Region string
-	// Socket is the path of the daemon's socket. Default: the region's usual place. Naming one makes the process an outsider.
+	// Socket is the path of the daemon's socket. Default: the region's usual place. Naming one makes the process an outsider. If it is of another region than
+	// the one that was named beside it, that is an error.
 	Socket string
 	// Name is what an outsider is called in shmctl ps and in the roster. Default: the program's name.
 	Name string
@@ -201,6 +202,7 @@ func ownRow(roster *protocol.Roster, name string) (int, protocol.Worker, error) 
 }
 
 func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
+	meant := o.Region // "": that of the socket
 	if o.Region == "" {
 		if o.Region = os.Getenv("SHMD_REGION"); o.Region == "" {
 			o.Region = "default"
@@ -229,7 +231,12 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 		return nil, err
 	}
 	timer.Reset(within) // for the next answer
-	r := newRegion(o.Region, o.Wait)
+	name := conn.Hello().Region
+	if meant != "" && name != meant {
+		conn.Close()
+		return nil, fmt.Errorf("socket %s is that of region %q, not of %q: name the one or the other", o.Socket, name, meant)
+	}
+	r := newRegion(name, o.Wait)
 	defer func() {
 		if err != nil {
 			r.abandon()

@@ -114,7 +114,7 @@ func serving() error {
 }
 
 func otherCall(ctx context.Context, o shm.Options) (*shm.Call, error) {
-	o.Region, o.Socket = "test", os.Getenv("SHM_TEST_SOCKET")
+	o.Socket = os.Getenv("SHM_TEST_SOCKET")
 	r, err := shm.Attach(ctx, o)
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func init() { roles["napper"] = napper }
 func napper() error {
 	runtime.GOMAXPROCS(1)
 	ctx := context.Background() // who waits for what it says ends it
-	r, err := shm.Attach(ctx, shm.Options{Region: "test", Socket: os.Getenv("SHM_TEST_SOCKET"), Produce: []string{"service"}})
+	r, err := shm.Attach(ctx, shm.Options{Socket: os.Getenv("SHM_TEST_SOCKET"), Produce: []string{"service"}})
 	if err != nil {
 		return err
 	}

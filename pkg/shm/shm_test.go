@@ -106,7 +106,7 @@ var roles = map[string]func() error{
 	},
 	"holder": func() error { // takes three messages and two loans, says so, and waits to be killed
 		ctx := context.Background()
-		r, err := shm.Attach(ctx, shm.Options{Region: "test", Socket: os.Getenv("SHM_TEST_SOCKET"), Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+		r, err := shm.Attach(ctx, shm.Options{Socket: os.Getenv("SHM_TEST_SOCKET"), Produce: []string{"jobs"}, Consume: []string{"jobs"}})
 		if err != nil {
 			return err
 		}
@@ -372,7 +372,7 @@ func TestErrors(t *testing.T) {
 	if _, err := r.Queue("results"); !errors.Is(err, shm.ErrNoChannel) || !strings.Contains(err.Error(), "jobs") {
 		t.Errorf("a channel that was not asked for: %v", err)
 	}
-	if _, err := shm.Attach(ctx, shm.Options{Region: "test", Socket: d.Socket, Consume: []string{"nonsense"}}); err == nil || !strings.Contains(err.Error(), "jobs") {
+	if _, err := shm.Attach(ctx, shm.Options{Socket: d.Socket, Consume: []string{"nonsense"}}); err == nil || !strings.Contains(err.Error(), "jobs") {
 		t.Errorf("a channel that does not exist: %v", err)
 	}
 	for _, p := range [][]byte{nil, []byte("x"), make([]byte, 64)} { // from nothing to a full slot
