@@ -152,6 +152,7 @@ region is stopped, when it is interrupted, and after N requests (-n).`,
 	a.waitFlag(c)
 	f := c.Flags()
 	f.Int64VarP(&o.n, "number", "n", -1, "end after `N` requests")
+	allOfThem(f.Lookup("number"))
 	f.BoolVar(&o.keep, "keep", false, "one command serves all requests, a line each")
 	f.BoolVarP(&o.nul, "null", "0", false, "with --keep: requests and answers end with a NUL byte")
 	f.BoolVar(&o.raw, "raw", false, "a newline at the end of standard output is part of the answer")

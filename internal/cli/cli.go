@@ -173,6 +173,9 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 			} else if a.socket == "" || cmd.Flags().Changed("region") || os.Getenv("SHMCTL_REGION") != "" {
 				a.meant = a.region
 			}
+			if err := noEmptyPath(cmd); err != nil {
+				return err
+			}
 			switch {
 			case !regionName.MatchString(a.region):
 				return usagef("region %q is no name of a region: 1 to 31 of a-z, 0-9, - and _, the first a letter or digit", cut(a.region))

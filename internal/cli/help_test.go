@@ -54,6 +54,9 @@ func TestHelpLint(t *testing.T) {
 					return // cobra's own
 				}
 				phrase(t, "flag --"+f.Name, f.Usage)
+				if strings.HasPrefix(f.DefValue, "-") {
+					t.Errorf("flag --%s: the help shows the default %s, which the command refuses when it is given", f.Name, f.DefValue)
+				}
 				if f.Usage == "" {
 					t.Errorf("flag --%s does not say what it does", f.Name)
 				}

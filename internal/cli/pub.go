@@ -87,6 +87,7 @@ whom the channel names in allow_produce.`,
 	f.Float64Var(&o.rate, "rate", 0, "send at most `N` messages a second")
 	f.IntVar(&o.batch, "batch", 0, "put `N` messages into a slot; without it, as many as consumers take quickly")
 	f.Int64Var(&o.count, "count", -1, "end after `N` messages; MESSAGE is sent so often")
+	allOfThem(f.Lookup("count"))
 	return c
 }
 

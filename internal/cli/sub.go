@@ -120,6 +120,7 @@ whom the channel names in allow_consume.`,
 	}, func(ctx context.Context, _ []string) error { return a.sub(ctx, o) })
 	f := c.Flags()
 	f.Int64VarP(&o.n, "number", "n", -1, "end after `N` messages")
+	allOfThem(f.Lookup("number"))
 	f.DurationVar(&o.silence, "timeout", 0, "end when no message came for this `time`, 10s say (exit code 124); 0 for never")
 	f.BoolVar(&o.untilEmpty, "until-empty", false, "end as soon as nothing waits in the channel")
 	f.StringVar(&o.ack, "ack", ackAuto, "`when` a message is done: auto, or manual by the exit status of COMMAND")

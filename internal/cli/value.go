@@ -202,6 +202,7 @@ values (-n); it ends with 124 when the value did not change for D (--timeout).
 	}, func(ctx context.Context, args []string) error { return a.watch(ctx, args[0], o) })
 	f := c.Flags()
 	f.Int64VarP(&o.n, "number", "n", -1, "end after `N` values")
+	allOfThem(f.Lookup("number"))
 	f.DurationVar(&o.silence, "timeout", 0, "end when the value did not change for this `time`, 10s say (exit code 124); 0 for never")
 	f.BoolVarP(&o.nul, "null", "0", false, "put a NUL byte behind each value, not a newline")
 	f.BoolVar(&o.raw, "raw", false, "put nothing behind a value")

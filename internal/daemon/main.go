@@ -96,6 +96,12 @@ configuration was refused.`,
 		Example:       "  shmd                       an embedded configuration: two idle workers and a queue\n  shmd -c /etc/shmd/web.toml\n  shmd check -c web.toml",
 		Args:          noArgs,
 		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if path == "" && cmd.Flags().Changed("config") { // a variable that is not set; what holds without -c is not what was meant
+				return usageError{errors.New("-c, --config: the path is empty; give one, or leave -c out")}
+			}
+			return nil
+		},
 		RunE: func(*cobra.Command, []string) error {
 			l := hclog.LevelFromString(level)
 			if l == hclog.NoLevel {
