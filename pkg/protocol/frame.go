@@ -46,6 +46,12 @@ func (f *FrameWriter) Len() int { return f.n }
 // Next returns the place of one more message, of n bytes that the caller fills, or nil if there is no room for it. It may be called
 // again before the bytes are filled.
 func (f *FrameWriter) Next(n int) []byte {
+	// One more of the size of those before it.
+	if from, to := f.end, f.end+n; n == f.size && uint(f.n-1) < MaxFrame-1 && !f.varied && uint(to) <= uint(len(f.p)) {
+		f.end = to
+		f.n++
+		return f.p[from:to:to]
+	}
 	varied := f.varied || f.n > 0 && n != f.size
 	need := f.end
 	if varied {

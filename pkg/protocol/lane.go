@@ -58,6 +58,8 @@ type receiveEnd struct {
 	gone       atomic.Bool // by Close, which a Consumer does not wait for
 	returned   uint32      // the last value read of Returned
 	head       uint64      // first position that was not taken
+	batches    bool        // the last slot was a batch
+	seen, look uint64      // the last value read of Tail, and the position from which on it may be read again
 	awaited    uint64      // the last position that was waited for, plus 1: nothing lay behind it then
 	acked      uint64      // first position that may be leased
 	received   uint64      // counters, and where they go
@@ -124,17 +126,6 @@ func (l *Lane) takeSendEnd(owner uint16) error {
 	l.sent = l.sentAt.Load()
 	l.sender = owner
 	return nil
-}
-
-// mendTail moves Tail over what a dead producer committed and did not publish. The consumer may have taken it; then the slot's
-// word need not show it any more, but Head does: it is stored before, and so loaded after.
-func (q *Queue) mendTail() {
-	for range q.mask + 1 {
-		t := q.info.Tail.Load()
-		if Word(q.slot(t).State.Load()) != q.ready(t) && int64(q.info.Head.Load()-t) <= 0 || !q.info.Tail.CompareAndSwap(t, t+1) {
-			return
-		}
-	}
 }
 
 // usable reports whether the producer may write into the slot of position p, behind which everything is acked.
@@ -327,6 +318,10 @@ func (l *Lane) commit(loan Loan, meta uint64, messages int) error {
 		}
 		l.commitAt(p, meta, messages)
 		l.loanEnded()
+		l.q.Receivers.RingBrisk(&l.calm) // E
+		if messages > 1 {
+			l.aheadOf(int(uint32(meta)))
+		}
 		l.sendMu.Unlock()
 	default: // a younger loan was committed first: this message is behind Tail
 		defer l.sendMu.Unlock()
@@ -342,8 +337,8 @@ func (l *Lane) commit(loan Loan, meta uint64, messages int) error {
 		l.loanEnded()
 		l.sent += uint64(messages)
 		sys.StoreRelease(l.sentAt, l.sent)
+		l.q.Receivers.RingBrisk(&l.calm) // E
 	}
-	l.q.Receivers.RingBrisk(nil) // E
 	return nil
 }
 
@@ -415,7 +410,10 @@ func (l *Lane) take(owner uint16) (Lease, error) {
 		s := q.slot(p)
 		if Word(s.State.Load()) == q.ready(p) { // F: pairs with C
 			l.head = p + 1
-			if l.awaited != l.head { // else those to come are not there yet, and the producer is about to write them
+			switch {
+			case l.batches:
+				l.fetchSeen(p + 4)
+			case l.awaited != l.head: // else those to come are not there yet, and the producer is about to write them
 				q.fetch(p + 4)
 			}
 			return Lease{slot: p, word: q.ready(p), open: 1}, nil
@@ -475,7 +473,9 @@ func (l *Lane) lease(owner uint16) (lease Lease, b []byte, n int, err error) {
 	if lease, err = l.take(owner); err != nil {
 		return lease, nil, 0, err
 	}
-	if b, n = l.q.run(lease.slot); n > 0 && lease.word.Deliveries() == 0 {
+	b, n = l.q.run(lease.slot)
+	l.batches = n != 1
+	if n > 0 && lease.word.Deliveries() == 0 {
 		lease.open = uint32(n)
 	} else if n != 1 || l.q.slot(lease.slot).meta().Load() > uint64(l.q.slotSize) { // a frame, or damaged
 		b, n = nil, 0
@@ -685,33 +685,4 @@ func (l *Lane) receiveTo(owner uint16, buf []byte) ([]byte, Lease, error) {
 	l.end(lease)
 	l.countAck(1)
 	return buf, Lease{}, nil
-}
-
-// ---- repair
-
-// repairEnds gives the ends of dead processes free, after what they held has been made explicit in the slots. Each step is one store or
-// compare-and-swap of a fact, so that it may be cut short anywhere and done again.
-func (q *Queue) repairEnds(dead func(owner uint16) bool) (leases int) {
-	i := q.info
-	if o := i.SendOwner.Load(); o != 0 && dead(uint16(o)) {
-		q.mendTail()
-		i.SendOwner.CompareAndSwap(o, 0)
-	}
-	o := i.ReceiveOwner.Load()
-	if o == 0 || !dead(uint16(o)) {
-		return 0
-	}
-	acked, head := i.Acked.Load(), i.Head.Load()
-	from := acked
-	if head-from > q.mask+1 {
-		from = head - min(head, q.mask+1)
-	}
-	for p := from; p != head; p++ {
-		if q.giveBack(p, q.ready(p), 1) { // R
-			leases++
-		}
-	}
-	i.Acked.CompareAndSwap(acked, head) // after R: until then the slots are not the producer's
-	i.ReceiveOwner.CompareAndSwap(o, 0)
-	return leases
 }

@@ -58,8 +58,36 @@ func (l *Lane) ReceiveBatch(owner uint16, keeper Keeper) (lease Lease, b []byte,
 			sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery
 		}
 	}
+	if n > 1 {
+		l.fetchBatch(lease.slot, len(b))
+	}
 	l.receiveMu.Unlock()
 	return lease, b, n, err
+}
+
+// fetchSeen is fetch for slots of many lines, where the producer would pay dearly for a line that is taken from it while it writes: it asks for nothing that is not known to be
+// committed. For that it looks at Tail, which is the producer's as well, once in 32 slots at most.
+func (l *Lane) fetchSeen(p uint64) {
+	if int64(l.seen-p) <= 0 && int64(l.head-l.look) >= 0 {
+		l.seen, l.look = l.q.info.Tail.Load(), l.head+32
+	}
+	if int64(l.seen-p) > 0 {
+		l.q.fetch(p)
+	}
+}
+
+// fetchBatch asks for what fetchSeen does not of a slot some 2 KiB behind position p, if one is there; it is expected to be as long as that at p. What is read message by message is
+// asked for too late by the reads themselves.
+func (l *Lane) fetchBatch(p uint64, length int) {
+	const fetched, most = 192, 17 * 64 // with the header: 16 messages of 64 bytes
+	n := min(SizeofSlotHeader+frameData+length, most)
+	if n <= fetched {
+		return
+	}
+	if p += 1 + uint64(aheadBytes/length); int64(l.seen-p) > 0 {
+		at := l.q.offset + (p&l.q.mask)*l.q.stride
+		sys.PrefetchLoads(l.q.b[at+fetched:at+uint64(n)], 64)
+	}
 }
 
 // AckBatch ends a batch and its lease. Errors: ErrLost.

@@ -153,18 +153,17 @@ func (q *Queue) putBatch(at uint64, msgs [][]byte) (n int, meta uint64) {
 
 // putEqual copies messages one after another into b, which has room for all, up to one that is not of the size. It returns how many.
 func putEqual(b []byte, msgs [][]byte, size int) int {
+	switch size {
+	case 8:
+		return sys.Gather8(b, msgs)
+	case 64:
+		return sys.Gather64(b, msgs)
+	}
 	for n, m := range msgs {
 		if len(m) != size {
 			return n
 		}
-		switch size { // these without a call, as in Topic.write
-		case 8:
-			*(*[8]byte)(b) = *(*[8]byte)(m)
-		case 64:
-			*(*[64]byte)(b) = *(*[64]byte)(m)
-		default:
-			copy(b, m)
-		}
+		copy(b, m)
 		b = b[size:]
 	}
 	return len(msgs)

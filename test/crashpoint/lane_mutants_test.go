@@ -2,7 +2,7 @@ package crashpoint
 
 import "testing"
 
-// laneMutants are for lane.go, laneend.go, lanebatch.go, frame.go and what frames have of deadletter.go; laneHunters hunt them.
+// laneMutants are for lane.go, lanerepair.go, laneend.go, lanebatch.go, frame.go and what frames have of deadletter.go; laneHunters hunt them.
 var laneMutants = []mutant{
 	{"acked moves before the stamps [Y]", "kill", true, "lane.go", "		l.stampLeases(p)\n		l.done(p + 1)\n	default: // it was overtaken",
 		"		old := l.acked\n		l.done(p + 1)\n		now := l.acked\n		l.acked = old\n		l.stampLeases(p)\n		l.acked = now\n	default: // it was overtaken"},
@@ -23,8 +23,8 @@ var laneMutants = []mutant{
 	{"a nack does not count [G]", "unit", false, "lane.go", "	if leased {\n		l.done(p + 1) // after N\n	}\n", ""},
 	{"a nack before the stamps", "kill", false, "lane.go", "	if leased {\n		l.stampLeases(p)\n	}\n	if !how(p, w) { // N\n		return ErrLost\n	}\n", "	if leased {\n		old := l.acked\n		l.done(p + 1)\n		l.acked, old = old, l.acked\n		l.stampLeases(p)\n		l.acked = old\n		leased = false\n	}\n	if !how(p, w) { // N\n		return ErrLost\n	}\n"},
 	{"a new consumer goes back to tail", "parked", false, "lane.go", "t-l.head+1 > q.mask+2", "t-l.head > q.mask+1"},
-	{"a new producer does not look at head", "unit", false, "lane.go", " && int64(q.info.Head.Load()-t) <= 0 ||", " ||"},
-	{"a new producer does not mend tail", "kill", false, "lane.go", "		t := q.info.Tail.Load()\n		if Word(q.slot(t).State.Load()) != q.ready(t) && ", "		t := q.info.Tail.Load()\n		if "},
+	{"a new producer does not look at head", "unit", false, "lanerepair.go", " && int64(q.info.Head.Load()-t) <= 0 ||", " ||"},
+	{"a new producer does not mend tail", "kill", false, "lanerepair.go", "		t := q.info.Tail.Load()\n		if Word(q.slot(t).State.Load()) != q.ready(t) && ", "		t := q.info.Tail.Load()\n		if "},
 	{"no look at acked again before full", "unit", false, "lane.go", "if room == l.room {", "if true {"},
 	{"what came back is not announced", "unit", false, "queue.go", "		q.info.Returned.Add(1)\n		return\n", "		return\n"},
 	{"Producer.SendRun before its messages", "kill", false, "laneend.go", "	n, meta := p.l.q.putRun(at, b, size)\n	p.l.commitAt(at, meta, n)\n", "	n, meta := p.l.q.putRun(at, make([]byte, len(b)), size)\n	p.l.commitAt(at, meta, n)\n	p.l.q.putRun(at, b, size)\n"},
@@ -33,13 +33,13 @@ var laneMutants = []mutant{
 	{"Lane.ReceiveBatch without head", "kill", false, "lanebatch.go", "			sys.StoreRelease(&l.q.info.Head, l.head) // before the caller sees it: a repair counts the delivery\n", "			_ = sys.FutexWake\n"},
 	{"Lane.AckBatch counts and frees nothing", "kill", false, "lanebatch.go", "	if l.end(lease) {\n", "	if lease.open > 0 {\n"},
 	{"lane: rejected by way of acked", "kill", false, "lane.go", "	if leased {\n		l.stampLeases(p)\n	}\n	if !how(p, w) { // N", "	if leased {\n		l.stampLeases(p)\n		if q := l.q; w.Phase() == PhaseReady && q.maxDeliveries > 0 {\n			sys.StoreRelease(&q.info.Acked, p+1)\n		}\n	}\n	if !how(p, w) { // N"},
-	{"repair: owner cleared first", "repair", true, "lane.go", "	acked, head := i.Acked.Load(), i.Head.Load()\n	from", "	i.ReceiveOwner.CompareAndSwap(o, 0)\n	acked, head := i.Acked.Load(), i.Head.Load()\n	from"},
-	{"repair: acked moves first", "repair", false, "lane.go", "	for p := from; p != head; p++ {\n		if q.giveBack", "	i.Acked.CompareAndSwap(acked, head)\n	for p := from; p != head; p++ {\n		if q.giveBack"},
-	{"repair: acked does not move", "kill", false, "lane.go", "	i.Acked.CompareAndSwap(acked, head) // after R", "	// after R"},
-	{"repair: leases are forgotten", "kill", false, "lane.go", "		if q.giveBack(p, q.ready(p), 1) { // R\n			leases++\n		}\n", ""},
-	{"repair: the living producer's end is given free", "pairs", false, "lane.go", "if o := i.SendOwner.Load(); o != 0 && dead(uint16(o)) {", "if o := i.SendOwner.Load(); o != 0 {"},
-	{"repair: the living consumer's leases come back", "pairs", false, "lane.go", "	if o == 0 || !dead(uint16(o)) {\n		return 0\n	}\n	acked,", "	if o == 0 {\n		return 0\n	}\n	acked,"},
-	{"repair: the producer's end stays", "kill", false, "lane.go", "i.SendOwner.CompareAndSwap(o, 0)", "_ = o"},
+	{"repair: owner cleared first", "repair", true, "lanerepair.go", "	acked, head := i.Acked.Load(), i.Head.Load()\n	from", "	i.ReceiveOwner.CompareAndSwap(o, 0)\n	acked, head := i.Acked.Load(), i.Head.Load()\n	from"},
+	{"repair: acked moves first", "repair", false, "lanerepair.go", "	for p := from; p != head; p++ {\n		if q.giveBack", "	i.Acked.CompareAndSwap(acked, head)\n	for p := from; p != head; p++ {\n		if q.giveBack"},
+	{"repair: acked does not move", "kill", false, "lanerepair.go", "	i.Acked.CompareAndSwap(acked, head) // after R", "	// after R"},
+	{"repair: leases are forgotten", "kill", false, "lanerepair.go", "		if q.giveBack(p, q.ready(p), 1) { // R\n			leases++\n		}\n", ""},
+	{"repair: the living producer's end is given free", "pairs", false, "lanerepair.go", "if o := i.SendOwner.Load(); o != 0 && dead(uint16(o)) {", "if o := i.SendOwner.Load(); o != 0 {"},
+	{"repair: the living consumer's leases come back", "pairs", false, "lanerepair.go", "	if o == 0 || !dead(uint16(o)) {\n		return 0\n	}\n	acked,", "	if o == 0 {\n		return 0\n	}\n	acked,"},
+	{"repair: the producer's end stays", "kill", false, "lanerepair.go", "i.SendOwner.CompareAndSwap(o, 0)", "_ = o"},
 	{"send without wake [E]", "wake", false, "lane.go", "	l.commitAt(p, uint64(len(b)), 1)\n	l.q.Receivers.RingBrisk(&l.calm) // E\n", "	l.commitAt(p, uint64(len(b)), 1)\n"},
 	{"a repair takes brisk away", "unit", false, "waiters.go", "			next |= w & brisk", "			next |= 0"},
 	{"a sleeper that a repair forgot takes brisk away", "unit", false, "waiters.go", "if Ticket(w>>32) != t || w&brisk == 0 ||", "if w&brisk == 0 ||"},
