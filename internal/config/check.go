@@ -23,6 +23,7 @@ import (
 //     group's dir and in PATH of its env, as at the start of the worker
 //   - scripts whose interpreter is not there
 //   - directories, users and CPUs that are not there
+//   - limits of open files above what the kernel lets any process have
 //   - segments that do not fit into memory, as far as is known before they are made
 //   - limits of cgroups that the machine or the region's systemd unit has not
 //   - more descriptors than the daemon may have open, or than fit into the fd store of its systemd unit
@@ -41,6 +42,7 @@ type system struct {
 	memory    func() (limit int64, source string, err error)
 	hugePages func() (n int, size int64, err error)
 	nofile    func() (most uint64, err error)
+	nrOpen    func() (most int64, err error) // of open files, for any process
 	store     func(region string) (unit string, most int, ok bool)
 	cpus      func() ([]int, error) // that are there
 
@@ -59,6 +61,7 @@ func host() system {
 		memory:    sys.MemoryLimit,
 		hugePages: sys.HugePagesFree,
 		nofile:    nofile,
+		nrOpen:    nrOpen,
 		store:     unitStore,
 		cpus:      onlineCPUs,
 
@@ -91,6 +94,7 @@ func (v *validator) starts(s system) {
 	for i := range c.Groups {
 		v.onHost(&c.Groups[i], s)
 		v.cpusOnHost(&c.Groups[i], s)
+		v.limitsOnHost(&c.Groups[i], s)
 	}
 	v.people(path{"access", "observe"}, c.Access.Observe, s)
 	v.people(path{"access", "operate"}, c.Access.Operate, s)

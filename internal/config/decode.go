@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -323,6 +324,7 @@ func (d *decoder) value(n *node, title string, k key, dst reflect.Value) bool {
 			if err != nil {
 				d.fail(e.at, "%s.%s in %s: %v", k.name, bare(e.key), title, err)
 				ok = false
+				continue
 			}
 			m[e.key] = limit
 		}
@@ -338,7 +340,11 @@ func (d *decoder) value(n *node, title string, k key, dst reflect.Value) bool {
 func limitOf(n *node) (int64, error) {
 	switch {
 	case n.kind == unstable.Integer:
-		return parseInteger(n.text)
+		limit, err := parseInteger(n.text)
+		if err == nil && limit < 0 { // Unlimited is one of these, and is not for the file
+			err = errors.New("it is below 0; write \"unlimited\" for none")
+		}
+		return limit, err
 	case n.kind == unstable.String && n.text == "unlimited":
 		return Unlimited, nil
 	case n.kind == unstable.String:

@@ -71,6 +71,29 @@ func (v *validator) resources(at path, g *Group) {
 	}
 }
 
+// limitsOnHost refuses more open files than the kernel lets any process have, root too.
+func (v *validator) limitsOnHost(g *Group, s system) {
+	n, given := g.Limits["nofile"]
+	if !given || s.nrOpen == nil {
+		return
+	}
+	most, err := s.nrOpen()
+	if err != nil || n >= 0 && n <= most { // or nobody can tell
+		return
+	}
+	v.errs = append(v.errs, v.c.src.problem(path{"worker", g.Name, "limits", "nofile"}, "limits.nofile in [worker.%s]: the kernel lets no process have more than %d; use that at most, or raise it (sysctl fs.nr_open=N)",
+		bare(g.Name), most))
+}
+
+// nrOpen is the most open files that a process may be allowed.
+func nrOpen() (int64, error) {
+	b, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+}
+
 // cgroup checks what a group says of its cgroup.
 func (v *validator) cgroup(at path, g *Group) {
 	limits := at.key("cgroup_limits")

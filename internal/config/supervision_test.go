@@ -14,6 +14,7 @@ func TestSupervisionIsRefused(t *testing.T) {
 		"[worker.w]\ncommand = [\"true\"]\nwatchdog = \"5s\"":                                               `add ready = "call"`,
 		w + `limits = { nofiles = 1 }`:                                                                      `limits.nofiles in [worker.w]: there is no such limit; did you mean "nofile"?`,
 		w + `limits = { core = -2 }`:                                                                        `it is below 0; write "unlimited" for none`,
+		w + `limits = { core = -1 }`:                                                                        `limits.core in [worker.w]: it is below 0; write "unlimited" for none`,
 		w + `limits = { core = true }`:                                                                      `must be an integer, a size such as "64MiB", or "unlimited"`,
 		w + `limits = 3`:                                                                                    `must be a table of limits`,
 		"[channel.q]\nstall_after = \"1ms\"":                                                                `stall_after in [channel.q]: 1ms is out of range; use 100ms to 24h`,
@@ -79,6 +80,25 @@ func TestCgroupsThatAreNotThere(t *testing.T) {
 		v.cgroupsOnHost(tt.s)
 		if got := v.errs.Error(); tt.want == "" && len(v.errs) > 0 || !strings.Contains(got, tt.want) {
 			t.Errorf("got  %s\nwant %s", got, tt.want)
+		}
+	}
+}
+
+// More open files than the kernel lets even root have.
+func TestFilesThatNobodyMayOpen(t *testing.T) {
+	for limit, want := range map[string]string{
+		"1048576":       "",
+		"1048577":       "x.toml:3:12: limits.nofile in [worker.w]: the kernel lets no process have more than 1048576",
+		"\"unlimited\"": "limits.nofile in [worker.w]: the kernel lets no process have more than 1048576",
+	} {
+		c, err := Parse("x.toml", []byte("[worker.w]\nbuiltin = \"idle\"\nlimits = { nofile = "+limit+" }\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := lab()
+		s.nrOpen = func() (int64, error) { return 1 << 20, nil }
+		if got := Errors(c.check(s)).Error(); want == "" && got != Errors(nil).Error() || !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %q", limit, got, want)
 		}
 	}
 }
