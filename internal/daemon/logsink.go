@@ -50,6 +50,7 @@ type sink struct {
 	region string
 	out    *os.File
 	spool  *spool
+	torn   bool // the last line that was written to out has no end; the spool's goroutine has it
 
 	mu      sync.Mutex   // the order is the same everywhere, and the log segment has one writer at a time
 	text    hclog.Logger // writes to line; nil: the journal gets the records
@@ -205,9 +206,19 @@ func (s *sink) give(r protocol.Record, pairs []any, room int) {
 	s.text.Log(levelOf(r.Level), r.Text, pairs...)
 	line := bytes.Clone(s.line.Bytes())
 	s.spool.put(len(line), room, func() {
-		s.out.Write(line)
+		s.write(line)
 		s.given(r.Seq)
 	})
+}
+
+// write writes a line. A disk that is full may take a part of it: the next one begins on a line of its own then.
+func (s *sink) write(line []byte) {
+	if s.torn {
+		line = append([]byte("\n"), line...)
+	}
+	if n, _ := s.out.Write(line); n > 0 {
+		s.torn = line[n-1] != '\n'
+	}
 }
 
 // given writes down that everything up to a record is handed over.

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"bytes"
+	"io"
 	"maps"
 	"os"
 	"testing"
@@ -56,5 +58,32 @@ func TestThrottle(t *testing.T) {
 	}
 	if ok, dropped := z.allow(now.Add(time.Second)); !ok || dropped != 5 {
 		t.Errorf("the zero value: %v, %d dropped", ok, dropped)
+	}
+}
+
+// A line that was written in part, as a full disk has it, does not take the next one with it.
+func TestTornLine(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := &sink{out: w}
+	w.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+	long := append(bytes.Repeat([]byte("x"), 1<<20), '\n') // a pipe takes less
+	s.write(long)
+	s.write([]byte("not at all\n"))
+	if n, err := io.ReadFull(r, make([]byte, 4096)); err != nil {
+		t.Fatal(n, err)
+	}
+	w.SetWriteDeadline(time.Time{})
+	go func() {
+		s.write([]byte("a\n"))
+		s.write([]byte("b\n"))
+		w.Close()
+	}()
+	rest, err := io.ReadAll(r)
+	if got := bytes.TrimLeft(rest, "x"); err != nil || string(got) != "\na\nb\n" {
+		t.Errorf("behind the torn line: %q, %v", got, err)
 	}
 }
