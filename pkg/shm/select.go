@@ -123,24 +123,26 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 		return r.selectSpinning(ctx, blockers, try)
 	}
 	if r.many && how == WaitAdaptive && r.spinning.CompareAndSwap(false, true) {
-		i, err := -1, error(nil)
-		looks := r.selecting.begin()
-		for i < 0 && looks.more(ctx, r) {
-			sys.Pause()
-			i, err = try()
-		}
-		r.spinning.Store(false)
-		looks.end(i >= 0)
-		if i >= 0 {
+		if i, err := r.selectLooking(ctx, try); i >= 0 {
 			return i, err
 		}
 	}
 	words, values, tickets := make([]*atomic.Uint32, len(cases)), make([]uint32, len(cases)), make([]protocol.Ticket, len(cases))
+	registered := false
+	defer func() {
+		for j := range cases {
+			if registered { // what a case gave its message to panicked
+				cases[j].bell.Unregister(tickets[j])
+				cases[j].bell.PassOn()
+			}
+		}
+	}()
 	for slept := false; ; slept = true {
 		for i := range cases {
 			words[i], values[i] = cases[i].bell.Word(), cases[i].bell.Value()
 			tickets[i] = cases[i].bell.Register() // S
 		}
+		registered = true
 		i, err := try() // T
 		if i < 0 {
 			limited, cancel := blockers.limit(ctx)
@@ -151,6 +153,7 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 			}
 			blockers.evict()
 		}
+		registered = false
 		for j := range cases {
 			cases[j].bell.Unregister(tickets[j])
 			if slept && i >= 0 && j != i || err != nil && (slept || i < 0) {
@@ -175,6 +178,18 @@ func howAll(cases []Case) Wait {
 		}
 	}
 	return how
+}
+
+// selectLooking is what Select does before it sleeps. The caller has set spinning. The index is -1 if nothing came.
+func (r *Region) selectLooking(ctx context.Context, try func() (int, error)) (i int, err error) {
+	defer r.spinning.Store(false) // also if what a case gave its message to panics
+	looks := r.selecting.begin()
+	for i = -1; i < 0 && looks.more(ctx, r); {
+		sys.Pause()
+		i, err = try()
+	}
+	looks.end(i >= 0)
+	return i, err
 }
 
 // selectSpinning is the waiting of Select if one of the ends spins.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
@@ -281,5 +282,38 @@ func TestSelectPublish(t *testing.T) {
 				t.Error(i, err)
 			}
 		})
+	}
+}
+
+// A panic of what a case gives its message to, which the caller survives, leaves nobody counted as asleep.
+func TestSelectPanic(t *testing.T) {
+	d := testregion.Start(t, allKinds)
+	r := d.Attach(shm.Options{Produce: []string{"a", "b"}, Consume: []string{"a", "b"}})
+	a, b := queue(t, r, "a"), queue(t, r, "b")
+	a.SetWait(shm.WaitBlock)
+	b.SetWait(shm.WaitBlock)
+	ended := make(chan any)
+	go func() {
+		defer func() { ended <- recover() }()
+		panics := func(m *shm.Message) { m.Ack(); panic("x") }
+		r.Select(within(t), a.CaseReceive(panics), b.CaseReceive(panics))
+	}()
+	asleep := func(channel, n string) bool {
+		out, errs, code := d.Shmctl("ch", "info", channel, "-o", "json")
+		if code != 0 {
+			t.Fatal(errs)
+		}
+		return strings.Contains(out, `"receivers_asleep":`+n+",")
+	}
+	for !asleep("a", "1") || !asleep("b", "1") {
+	}
+	if err := a.Send(within(t), []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if x := <-ended; x != "x" {
+		t.Fatalf("it ended with %v", x)
+	}
+	if !asleep("a", "0") || !asleep("b", "0") {
+		t.Error("somebody seems to sleep")
 	}
 }
