@@ -1,8 +1,11 @@
 package daemon_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,6 +87,11 @@ func TestTheSocketIsMadeAnew(t *testing.T) {
 // The same with its directory. The lock is lost then, which is told, and another daemon is refused all the same.
 func TestTheSocketIsMadeAnewWithItsDirectory(t *testing.T) {
 	t.Parallel()
+	t.Run("moved away", func(t *testing.T) { t.Parallel(); loseDirectory(t, false) })
+	t.Run("removed", func(t *testing.T) { t.Parallel(); loseDirectory(t, true) })
+}
+
+func loseDirectory(t *testing.T, removed bool) {
 	d := testregion.Start(t, named+idle("w", "count = 1"))
 	d.WaitReady()
 	toml, err := os.ReadFile(filepath.Join(d.Dir, "shmd.toml"))
@@ -94,8 +102,10 @@ func TestTheSocketIsMadeAnewWithItsDirectory(t *testing.T) {
 	if err := os.Rename(d.Dir, away); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.RemoveAll(away); err != nil {
-		t.Fatal(err)
+	if removed {
+		if err := os.RemoveAll(away); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.WaitLog("it was made anew", d.Socket)
 	d.WaitLog("somebody has removed a file of this region", d.Name+".lock")
@@ -134,12 +144,17 @@ func TestASecondDaemonSaysThatTheSocketIsAway(t *testing.T) {
 	d.WaitLog("it was made anew", d.Socket)
 }
 
-// A socket that went away with its directory, which a daemon does not notice, is made anew by an upgrade.
+// A socket that goes away with its directory beside an upgrade is made anew, by the program before or by the next.
 func TestTheSocketIsMadeAnewByAnUpgrade(t *testing.T) {
 	t.Parallel()
 	d := testregion.Start(t, named+idle("w", "count = 1"))
 	before := d.WaitReady()
 	away := filepath.Join(t.TempDir(), "away")
+	d.Cmd.Process.Signal(syscall.SIGSTOP)
+	defer d.Cmd.Process.Signal(syscall.SIGCONT)
+	if _, err := syscall.Wait4(d.Cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err != nil { // a signal stops a process some time later
+		t.Fatal(err)
+	}
 	if err := os.Rename(d.Dir, away); err != nil {
 		t.Fatal(err)
 	}
@@ -149,8 +164,24 @@ func TestTheSocketIsMadeAnewByAnUpgrade(t *testing.T) {
 	if err := os.Rename(filepath.Join(away, "shmd.toml"), filepath.Join(d.Dir, "shmd.toml")); err != nil {
 		t.Fatal(err)
 	}
-	shmctl(t, d, "-s", filepath.Join(away, filepath.Base(d.Socket)), "-r", d.Name, "upgrade")
+	upgrade := exec.Command(filepath.Join(testregion.Binaries(t), "shmctl"), "-s", filepath.Join(away, filepath.Base(d.Socket)), "-r", d.Name, "upgrade", "--timeout=60s")
+	upgrade.Env = append(os.Environ(), "RUNTIME_DIRECTORY="+d.Dir)
+	says, err := upgrade.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := upgrade.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := bufio.NewReader(says)
+	asks, _ := said.ReadString('\n') // that the daemon is stopped: it is connected
+	d.Cmd.Process.Signal(syscall.SIGCONT)
+	rest, _ := io.ReadAll(said)
+	if err := upgrade.Wait(); err != nil {
+		t.Errorf("%v: %s%s", err, asks, rest)
+	}
 	d.WaitLog("it was made anew", d.Socket)
+	d.WaitLog("somebody has removed a file of this region", d.Name+".lock")
 	if _, errs, code := d.Shmctl("status"); code != 0 || errs != "" {
 		t.Errorf("exit code %d: %s", code, errs)
 	}

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
-// A NameWatch tells when files lose their names: by a removal, or because another file takes the name. One goroutine uses it; Close may be
+// A NameWatch tells when files lose their names: by a removal, because another file takes the name, or with a directory that is moved. One goroutine uses it; Close may be
 // called from another one.
 type NameWatch struct {
 	f     *os.File
@@ -40,6 +41,17 @@ func WatchNames(paths ...string) (*NameWatch, error) {
 	return w, nil
 }
 
+// directories watches the directories above a file as well: one that is moved takes the file's name with it, of which nothing tells the file. Those that may
+// not be read cannot be watched.
+func (w *NameWatch) directories(fd int, path string) {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		unix.InotifyAddWatch(fd, dir, unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+		if dir == filepath.Dir(dir) {
+			return
+		}
+	}
+}
+
 // Again watches the file that has one of the names now. Errors: fs.ErrNotExist, and then Next tells of the name once more.
 func (w *NameWatch) Again(path string) error {
 	for i := range w.names {
@@ -57,6 +69,7 @@ func (w *NameWatch) Again(path string) error {
 				}
 				// IN_ATTRIB: the number of links. IN_DELETE_SELF comes only when nobody has the file open any more.
 				n.mark, err = unix.InotifyAddWatch(fd, path, unix.IN_ATTRIB|unix.IN_MOVE_SELF)
+				w.directories(fd, path)
 				return err
 			})
 		}
