@@ -398,4 +398,4 @@ func (x *storeTracer) protect(tid int, m *watched, at, size, prot uint64) error 
 }
 
 // patienceWithDaemon is how long a daemon may take to do what it has to do.
-const patienceWithDaemon = 30 * time.Second
+const patienceWithDaemon = 60 * time.Second
