@@ -376,7 +376,10 @@ func (a *app) chDead(ctx context.Context, name, read string) error {
 		if why := s.missing[name+deadSuffix]; why != nil {
 			return fmt.Errorf("channel %q: %w", name+deadSuffix, why)
 		}
-		if names := channelNames(s); !slices.Contains(names, name+deadSuffix) {
+		switch names := channelNames(s); {
+		case !slices.Contains(names, name):
+			return fmt.Errorf("region %q has no channel %q; there are: %s", s.name(), name, strings.Join(names, ", "))
+		case !slices.Contains(names, name+deadSuffix):
 			return fmt.Errorf("channel %q has no dead letters: there is no channel %q; there are: %s", name, name+deadSuffix, strings.Join(names, ", "))
 		}
 		return fmt.Errorf("channel %q: its memory is for root and the daemon's user: %w", name+deadSuffix, os.ErrPermission)

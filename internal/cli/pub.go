@@ -288,6 +288,8 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 		err = stopped(fmt.Sprintf("%s sent, the rest not", count(int(p.sent), "message")))
 	case errors.Is(err, shm.ErrDraining), errors.Is(err, shm.ErrNotPublisher):
 		err = fmt.Errorf("%w; %s sent, the rest not", err, count(int(p.sent), "message"))
+	case errors.Is(err, context.Canceled):
+		err = fmt.Errorf("interrupted: %s sent, the rest not", count(int(p.sent), "message"))
 	case ctx.Err() != nil:
 		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; channel %q is full or there is no more input", count(int(p.sent), "message"), o.channel))
 	}

@@ -73,7 +73,7 @@ func Find(name, dir string, dirOwner uint32) (*Living, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("region %q: %w (user %d): start it (systemctl start shmd, or shmd -c FILE)", name, ErrNoRegion, dirOwner)
+	return nil, fmt.Errorf("region %q: %w that belongs to the runtime directory %s (user %d): start it (systemctl start shmd, or shmd -c FILE)", name, ErrNoRegion, dir, dirOwner)
 }
 
 // FindAll returns all generations of a region that live, newest first: none is no error. The caller closes them. Beside

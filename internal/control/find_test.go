@@ -69,7 +69,7 @@ func TestFind(t *testing.T) {
 func TestFindNothing(t *testing.T) {
 	noLeak(t)
 	uid := uint32(os.Geteuid())
-	if _, err := Find("no-such-region", testDir, uid); !errors.Is(err, ErrNoRegion) || !strings.Contains(err.Error(), "start it") {
+	if _, err := Find("no-such-region", testDir, uid); !errors.Is(err, ErrNoRegion) || !strings.Contains(err.Error(), "belongs to the runtime directory "+testDir) || !strings.Contains(err.Error(), "start it") {
 		t.Error(err)
 	}
 	if all, err := FindAll("no-such-region", testDir, uid); err != nil || len(all) != 0 {

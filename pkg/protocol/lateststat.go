@@ -31,10 +31,10 @@ func (l *Latest) Stat() LatestStat {
 	return s
 }
 
-// Summary takes a snapshot; see Channel. Every version counts as sent, and the newest as there.
+// Summary takes a snapshot; see Channel. Every version counts as sent. Nothing waits: a value is there for whoever looks, and is never done, so Depth is 0.
 func (l *Latest) Summary() Summary {
 	s := l.Stat()
-	return Summary{Depth: int(min(s.Version, 1)), Sent: s.Version, Aborted: s.Aborted, Receivers: s.Sleepers}
+	return Summary{Sent: s.Version, Aborted: s.Aborted, Receivers: s.Sleepers}
 }
 
 // LatestSlotInfo is one slot of a latest value, for those who look at memory.
