@@ -10,3 +10,8 @@ import "sync/atomic"
 //
 //go:noescape
 func StoreRelease(p *atomic.Uint64, v uint64)
+
+// StoreRelease4 is four times StoreRelease, in this order, and one call: who slept before finds little of its code in the nearest cache.
+//
+//go:noescape
+func StoreRelease4(p0 *atomic.Uint64, v0 uint64, p1 *atomic.Uint64, v1 uint64, p2 *atomic.Uint64, v2 uint64, p3 *atomic.Uint64, v3 uint64)

@@ -137,3 +137,81 @@ func TestLaneBatches(t *testing.T) {
 		}
 	})
 }
+
+// Send and Receive of the ends do what those of Lane do also where the usual case is none: full, empty after a lap, beside a loan and a lease that are overtaken, and
+// for what came back.
+func TestLaneEndsCopy(t *testing.T) {
+	l := newLane(t, QueueOptions{Slots: 4, SlotSize: 48})
+	out := l.peer(t)
+	p, err := l.Producer(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := out.Consumer(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(s string, want error) {
+		t.Helper()
+		if err := p.Send([]byte(s)); err != want {
+			t.Fatalf("send %q: %v, want %v", s, err, want)
+		}
+	}
+	receive := func(want string) {
+		t.Helper()
+		b, lease, err := c.Receive([]byte("<"))
+		if want == "" && err == ErrEmpty && string(b) == "<" {
+			return
+		}
+		if err != nil || lease.Open() != 0 || string(b) != "<"+want {
+			t.Fatalf("received %q, %v; want %q", b, err, want)
+		}
+	}
+	for range 3 { // laps
+		receive("")
+		for _, s := range []string{"a", "", "message2", "d"} {
+			send(s, nil)
+		}
+		send("e", ErrFull)
+		for _, s := range []string{"a", "", "message2", "d"} {
+			if b, _, err := c.Receive(nil); err != nil || string(b) != s {
+				t.Fatalf("received %q, %v; want %q", b, err, s)
+			}
+		}
+		receive("")
+	}
+	loan, err := p.TryLoan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send("younger", nil)
+	if err := p.Commit(loan, copy(l.q.LoanBytes(loan), "older")); err != nil {
+		t.Fatal(err)
+	}
+	receive("older") // what came behind head comes first
+	receive("younger")
+	receive("")
+
+	send("kept", nil)
+	send("next", nil)
+	kept, b, _, err := c.TryReceive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	receive("next")
+	for i := range 7 { // around the slot that is kept
+		send("round", nil)
+		if i > 0 {
+			receive("round")
+		}
+	}
+	if string(b) != "kept" {
+		t.Fatalf("a message that is kept became %q", b)
+	}
+	if err := out.Nack(kept); err != nil {
+		t.Fatal(err)
+	}
+	receive("kept")
+	receive("round")
+	receive("")
+}

@@ -63,9 +63,15 @@ func (r *Region) Beat() {
 	}
 }
 
-// beat answers the daemon if it has asked.
+// beat answers the daemon if it has asked. Of an outsider it asks nothing.
 func (r *Region) beat() {
-	if r.ask != nil && r.ask.Load() != r.answered.Load() { // D
+	if r.ask != nil {
+		r.answer()
+	}
+}
+
+func (r *Region) answer() {
+	if r.ask.Load() != r.answered.Load() { // D
 		r.Beat()
 	}
 }

@@ -47,14 +47,25 @@ func (q *Queue) Producer() (*Producer, error) {
 
 // Send is Queue.Send.
 func (p *Producer) Send(ctx context.Context, b []byte) error {
-	err := p.TrySend(b)
-	if err == ErrFull {
-		var l protocol.Loan
-		if l, err = p.wait(ctx); err == nil {
-			err = p.p.Commit(l, copy(p.q.q.LoanBytes(l), b))
-		}
+	if len(b) > p.size || !p.open { // as in TrySend: who has slept finds no code in the near cache, and so little of it is best
+		return p.refuse(len(b))
 	}
+	p.r.beat()
+	err := p.p.Send(b)
+	if err == ErrFull {
+		err = p.sendLong(ctx, b)
+	}
+	p.r.sent()
 	return err
+}
+
+// sendLong is Send while the queue is full.
+func (p *Producer) sendLong(ctx context.Context, b []byte) error {
+	l, err := p.wait(ctx)
+	if err != nil {
+		return err
+	}
+	return p.p.Commit(l, copy(p.q.q.LoanBytes(l), b))
 }
 
 // TrySend is Queue.TrySend.
@@ -290,9 +301,14 @@ func (c *Consumer) TryReceiveCopy(buf []byte) ([]byte, error) {
 	c.q.r.beat()
 	out, l, err := c.c.Receive(buf)
 	c.run++
-	if err != nil || l.Open() == 0 {
-		return out, err
+	if err == nil && l.Open() > 0 {
+		return c.copyOfFrame(buf, l)
 	}
+	return out, err
+}
+
+// copyOfFrame copies and acks the first message of a frame that was just leased.
+func (c *Consumer) copyOfFrame(buf []byte, l protocol.Lease) ([]byte, error) {
 	f, err := c.q.q.Frame(l)
 	if err != nil {
 		c.c.Ack(l)
@@ -476,6 +492,7 @@ func (c *Consumer) idle(ctx context.Context) error {
 			return nil
 		}
 	case r.yields.sent.Load():
+		c.c.Await()
 		r.yields.sent.Store(false)
 		r.yield(&c.q.receiving, mostUnyielded)
 	}

@@ -113,6 +113,8 @@ const (
 	seqEndBatch                  // Producer.SendBatch, three messages
 	seqEndAck                    // Consumer.TryReceive, all messages in one piece if they are of one size, Ack
 	seqBatchAck                  // Lane.ReceiveBatch, in the same way, AckBatch
+	seqEndSend                   // Producer.Send
+	seqEndTo                     // Consumer.Receive
 	seqs
 )
 
@@ -124,7 +126,7 @@ func init() {
 		seqFrameNack: "receive+AckMessage+nack", seqReject: "receive+reject", seqCrossReject: "two leases, younger rejected, older acked",
 		seqEndLoan: "Producer.TryLoan+Commit", seqEndRun: "Producer.SendRun", seqEndLoanRun: "Producer.TryLoan+CommitRun",
 		seqEndBatch: "Producer.SendBatch",
-		seqEndAck:   "Consumer.TryReceive+Ack",
+		seqEndAck:   "Consumer.TryReceive+Ack", seqEndSend: "Producer.Send", seqEndTo: "Consumer.Receive",
 		seqBatchAck: "Lane.ReceiveBatch+AckBatch"} {
 		opNames[op] = name
 	}
@@ -249,9 +251,18 @@ func sequence(b []byte, e ends, op uint64) uint64 {
 			note(b, int(i), v+i, 'c', ended)
 		}
 		return resultOK
-	case seqTo:
+	case seqTo, seqEndTo:
+		take := func() ([]byte, protocol.Lease, error) { return e.l.ReceiveTo(owner, scratchBuffer[:0]) }
+		if op == seqEndTo {
+			c, err := e.l.Consumer(owner)
+			if err != nil { // leases are out
+				return resultEmpty
+			}
+			defer c.Close()
+			take = func() ([]byte, protocol.Lease, error) { return c.Receive(scratchBuffer[:0]) }
+		}
 		note(b, 0, 0, 't', begun) // one message may be taken and acked before we hear of it
-		p, l, err := e.l.ReceiveTo(owner, scratchBuffer[:0])
+		p, l, err := take()
 		if err != nil {
 			return result(err)
 		}
@@ -264,7 +275,7 @@ func sequence(b []byte, e ends, op uint64) uint64 {
 			return resultTorn
 		}
 		return resultOK
-	case seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch:
+	case seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch, seqEndSend:
 		return e.asProducer(b, op, owner, v)
 	case seqBatchAck:
 		return e.ackBatch(b, owner)
@@ -411,6 +422,15 @@ func (e ends) asProducer(b []byte, op uint64, owner uint16, v uint64) uint64 {
 		fill(e.q.LoanBytes(l), v)
 		note(b, 0, v, 'c', begun)
 		if err := p.Commit(l, length(v)); err != nil {
+			return result(err)
+		}
+		note(b, 0, v, 'c', ended)
+		return resultOK
+	}
+	if op == seqEndSend {
+		fill(scratchBuffer[:64], v)
+		note(b, 0, v, 'c', begun)
+		if err := p.Send(scratchBuffer[:length(v)]); err != nil {
 			return result(err)
 		}
 		note(b, 0, v, 'c', ended)

@@ -359,6 +359,8 @@ func TestLaneWake(t *testing.T) {
 		{seqCross, func(b *sceneBuilder) {}, "receive"},
 		{seqAck, func(b *sceneBuilder) { b.send(4) }, "send 88"},
 		{seqCrossAck, func(b *sceneBuilder) { b.send(4) }, "send 88"},
+		{seqEndSend, func(b *sceneBuilder) {}, "receive"},
+		{seqEndTo, func(b *sceneBuilder) { b.send(4) }, "send 88"},
 	} {
 		if (c.op == seqCross || c.op == seqCrossAck) && !torture() {
 			continue

@@ -241,13 +241,13 @@ func (s *scene) operations() []uint64 {
 	case len(s.dead) > 0:
 		return []uint64{opMove}
 	case s.sends && s.lane:
-		return []uint64{seqSend, seqLoan, seqCross, seqAbort, seqMixed, seqFrame, seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch}
+		return []uint64{seqSend, seqLoan, seqCross, seqAbort, seqMixed, seqFrame, seqEndLoan, seqEndRun, seqEndLoanRun, seqEndBatch, seqEndSend}
 	case s.sends:
 		return []uint64{seqFrame}
 	case s.lane && s.max > 0:
-		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqBatchAck, seqReject, seqCrossReject}
+		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqBatchAck, seqEndTo, seqReject, seqCrossReject}
 	case s.lane:
-		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqBatchAck}
+		return []uint64{seqAck, seqTo, seqCrossAck, seqNack, seqCrossNack, seqReturn, seqFrameAck, seqFrameNack, seqEndAck, seqBatchAck, seqEndTo}
 	case s.max > 0:
 		return []uint64{seqAck, seqCrossAck, seqNack, seqReturn, seqFrameAck, seqFrameNack, seqReject}
 	}
