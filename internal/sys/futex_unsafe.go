@@ -203,7 +203,3 @@ func escape(p *atomic.Uint32) {
 		escapeSink = p
 	}
 }
-
-// Yield lets a thread run that waits for this CPU, and takes a fraction of a microsecond if there is none. The kernel counts it as a whole time slice that the caller
-// has had: beside threads that compute, who yields often gets less than its share.
-func Yield() { syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

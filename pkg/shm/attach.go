@@ -122,6 +122,7 @@ func Attach(ctx context.Context, o Options) (*Region, error) {
 
 func newRegion(name string, wait Wait) *Region {
 	r := &Region{name: name, wait: wait, hub: sys.NewHub(), index: -1, procs: int32(runtime.GOMAXPROCS(0)), many: manyProcs(), alone: !manyProcs() && runtime.NumCPU() == 1, segments: map[string]*region.Segment{}, channels: map[string]protocol.Channel{}, broken: map[string]error{}, queues: map[string]*Queue{}}
+	r.yields.ticks, r.yields.ns = sys.Ticks(), sys.MonotonicNs()
 	r.hub.CountIn(&r.own)
 	quit, end := context.WithCancelCause(context.Background())
 	r.quit, r.endQuit = quit, func(cause error) {

@@ -20,7 +20,7 @@ func Unyielded(ns ...int64) int {
 	r := newRegion("test", WaitAdaptive)
 	defer r.hub.Close()
 	for _, ns := range ns {
-		r.yielded(ns, mostUnyielded)
+		r.yields.took(ns, mostUnyielded)
 	}
 	n := 0
 	for !r.yield(new(spinner), mostUnyielded) {

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"math"
 	"sync/atomic"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -18,6 +19,10 @@ import (
 type yields struct {
 	sent  atomic.Bool   // by an end of a queue with one producer and one consumer, and the process has not yielded since
 	pause atomic.Uint32 // after:16 | left:16: the next one in vain is followed by 2 * after + 1 times without; left are to come
+
+	perNs atomic.Uint64 // ticks of sys.Yield a nanosecond, a float64; 0 until one was timed
+	ticks uint64        // sys.Ticks and
+	ns    int64         // sys.MonotonicNs when the process attached
 }
 
 const (
@@ -43,15 +48,24 @@ func (r *Region) yield(s *spinner, most uint32) bool {
 		r.yields.pause.CompareAndSwap(p, p-1) // else another goroutine was here
 		return false
 	}
-	began := sys.MonotonicNs()
-	sys.Yield()
-	r.yielded(sys.MonotonicNs()-began, most)
+	y := &r.yields
+	perNs := math.Float64frombits(y.perNs.Load())
+	if perNs == 0 {
+		perNs = y.rate()
+	}
+	y.took(int64(float64(sys.Yield())/perNs), most)
 	return true
 }
 
-// yielded takes down whether a yield paid that took ns.
-func (r *Region) yielded(ns int64, most uint32) {
-	y := &r.yields
+// rate finds out how fast sys.Ticks runs: once, some time after the process attached.
+func (y *yields) rate() float64 {
+	perNs := float64(max(sys.Ticks()-y.ticks, 1)) / float64(max(sys.MonotonicNs()-y.ns, 1))
+	y.perNs.Store(math.Float64bits(perNs))
+	return perNs
+}
+
+// took takes down whether a yield paid that took ns. After a suspension or a change of the CPU it may be any number, and one yield be taken for what it was not.
+func (y *yields) took(ns int64, most uint32) {
 	var after uint32
 	switch p := y.pause.Load(); {
 	case ns > slowYield:
