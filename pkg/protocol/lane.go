@@ -361,6 +361,7 @@ func (l *Lane) Abort(loan Loan) error {
 	} else if !l.q.slot(p).State.CompareAndSwap(uint64(loan.word), uint64(MakeWord(PhaseFree, 0, 0, l.q.lap(p)+1))) {
 		return ErrLost
 	}
+	l.q.counters(l.sender).Aborted.Add(1)
 	l.loanEnded()
 	l.q.Senders.Ring(1)
 	return nil

@@ -91,3 +91,26 @@ func TestLaneEndsBesideOvertaken(t *testing.T) {
 	}
 	c.Close()
 }
+
+// A loan that is given back counts as aborted, whether it was the last one, one before it, or one that was overtaken.
+func TestLaneCountsAborted(t *testing.T) {
+	l := newLane(t, QueueOptions{Slots: 8, SlotSize: 8})
+	var loans [4]Loan
+	for i := range loans {
+		var err error
+		if loans[i], err = l.TryLoan(2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Commit(loans[1], 8); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int{0, 2, 3} {
+		if err := l.Abort(loans[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := l.q.Stat(); s.Aborted != 3 || s.Sent != 1 {
+		t.Errorf("aborted %d, sent %d", s.Aborted, s.Sent)
+	}
+}
