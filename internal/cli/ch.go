@@ -111,8 +111,15 @@ type channelNumbers struct {
 	Draining        bool   `json:"draining"`
 	Version         uint64 `json:"version"` // of a latest value
 
-	Subscribers []subscriberJSON `json:"subscribers,omitempty"`
-	topic       *protocol.TopicStat
+	*topicNumbers
+	Subscribers []subscriberJSON `json:"subscribers,omitzero"` // of a topic, [] if there is none
+}
+
+// topicNumbers are what only a topic has.
+type topicNumbers struct {
+	Kept            uint64 `json:"kept"` // messages
+	MostSubscribers int    `json:"most_subscribers"`
+	Evicted         uint64 `json:"evicted"`
 }
 
 // subscriberJSON is a subscriber of a topic.
@@ -182,7 +189,8 @@ func (s *session) channel(name string, kind protocol.Kind, told channelJSON) cha
 		n.Sparse, n.DeadLetters = st.Flags&protocol.QueueFlagSparse != 0, st.Flags&protocol.QueueFlagDeadLetter != 0
 	case *protocol.Topic:
 		st := ch.Stat()
-		n.topic, n.Loaned, n.Head, n.Tail, n.Sparse = &st, st.Writing, st.Oldest, st.Tail, st.Flags&protocol.TopicFlagSparse != 0
+		n.Loaned, n.Head, n.Tail, n.Sparse = st.Writing, st.Oldest, st.Tail, st.Flags&protocol.TopicFlagSparse != 0
+		n.topicNumbers, n.Subscribers = &topicNumbers{st.Tail - st.Oldest, st.Cursors, st.Evicted}, []subscriberJSON{}
 		n.Acked = n.Received
 		for _, c := range st.Subscribers {
 			at, _ := s.Roster.Attachment(c.Owner) // a damaged row tells no name
@@ -330,10 +338,10 @@ func (a *app) printChannel(c channelJSON) error {
 		n    uint64
 	}{{"sent", n.Sent}, {"received", n.Received}, {"acked", n.Acked}, {"redelivered", n.Redelivered}, {"dead", n.Dead}, {"lost", n.Lost}, {"aborted", n.Aborted}}
 	switch {
-	case n.topic != nil:
-		t.add("kept", fmt.Sprintf("%d messages", n.Tail-n.Head))
-		t.add("subscribers", fmt.Sprintf("%d of at most %d", len(n.Subscribers), n.topic.Cursors))
-		t.add("evicted", n.topic.Evicted)
+	case n.topicNumbers != nil:
+		t.add("kept", fmt.Sprintf("%d messages", n.Kept))
+		t.add("subscribers", fmt.Sprintf("%d of at most %d", len(n.Subscribers), n.MostSubscribers))
+		t.add("evicted", n.Evicted)
 		counts = slices.Delete(counts, 2, 5)
 	case c.Kind == protocol.KindLatest.String():
 		t.add("version", n.Version)

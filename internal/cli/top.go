@@ -56,6 +56,9 @@ or 80x24.`,
 }
 
 func (a *app) top(ctx context.Context, every time.Duration, once bool) error {
+	if !once && os.Getenv("TERM") == "dumb" {
+		return usagef("top moves the cursor, which a terminal with TERM=dumb cannot do; there: shmctl top --once, or shmctl stat --watch %v", every)
+	}
 	if !once && (!isatty.IsTerminal(a.stdout.Fd()) || !a.inTerminal()) {
 		return usagef("top needs a terminal; without one: shmctl top --once, or shmctl stat --watch %v", every)
 	}
