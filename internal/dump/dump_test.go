@@ -1,12 +1,15 @@
 package dump
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"io"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 	"time"
 )
 
@@ -106,6 +109,24 @@ func TestRefused(t *testing.T) {
 	failing := Source{Segment{Name: "s", Size: 4096}, bytes.NewReader(make([]byte, 100))}
 	if err := Write(io.Discard, Manifest{}, []Source{failing}, nil); !errors.Is(err, io.EOF) {
 		t.Errorf("memory that ends: %v", err)
+	}
+}
+
+// TestLiar: an archive of a few bytes that says a segment has half a TiB is one that ends too early, and not the end of the program.
+func TestLiar(t *testing.T) {
+	var b bytes.Buffer
+	z, err := zstd.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	if err := w.WriteHeader(&tar.Header{Name: "segments/roster", Typeflag: tar.TypeReg, Mode: 0o600, Size: 1 << 39}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(make([]byte, 4096))
+	z.Close()
+	if _, err := Read(&b, DefaultLimit); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v, want an unexpected end", err)
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/shmd/shmd/internal/sys"
 )
 
 // ErrNotADump is in the chain of the error for a file that is something else.
@@ -147,12 +149,28 @@ func Read(r io.Reader, limit int64) (*Dump, error) {
 			return nil, fmt.Errorf("segment %q has %d bytes, and there is room for %d", name, h.Size, limit)
 		}
 		limit -= h.Size
-		b := make([]byte, h.Size) // of the operating system, untouched
-		if err := fill(b, t); err != nil {
-			return nil, fmt.Errorf("segment %q: %w", name, err)
+		b, err := room(h.Size)
+		if err == nil {
+			if err = fill(b, t); err != nil && h.Size > small {
+				sys.Unmap(b)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("segment %q of %d bytes: %w", name, h.Size, err)
 		}
 		d.bytes[name] = b
 	}
+}
+
+// small is up to which size a segment is Go's memory.
+const small = 64 << 20
+
+// room makes place for a segment, zero and untouched. The size is what the archive says, and may be a lie, on which Go's allocator would end the program.
+func room(size int64) ([]byte, error) {
+	if size <= small {
+		return make([]byte, size), nil
+	}
+	return sys.MapScratch(int(size))
 }
 
 // fill reads b, which is zero, and stores only what is not.

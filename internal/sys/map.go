@@ -32,7 +32,14 @@ func Map(f *os.File, off int64, size int, write bool) (b []byte, err error) {
 	return b, err
 }
 
-// Unmap ends a mapping made by Map; b must be what Map returned (EINVAL for a part of
+// MapScratch returns size bytes of this process alone, which are zero and take memory where they are stored to, for Unmap. The system does not account for
+// what is not touched (MAP_NORESERVE): ENOMEM only if so much cannot be had at all, or overcommit is switched off.
+func MapScratch(size int) ([]byte, error) {
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	return b, fail("mmap", err)
+}
+
+// Unmap ends a mapping made by Map or MapScratch; b must be what that returned (EINVAL for a part of
 // it, and for a second time). Any later access is a fault, or worse, an access to what
 // is mapped there next: the caller has to know that nobody uses b, that no goroutine
 // waits on a word in it, and has called Hub.Forget.
