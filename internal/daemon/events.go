@@ -83,7 +83,7 @@ func (d *Daemon) eventRecord(kind, subject, cause string, fields ...any) protoco
 // stateEvent writes a worker's row with its new state, and the event of it.
 func (d *Daemon) stateEvent(w *worker, c supervise.Change) {
 	pid := w.row.Pid
-	if pid == 0 {
+	if pid == 0 && c.To != protocol.StateStarting { // that of the process whose end this is; one that starts has none yet
 		pid = w.lastPid
 	}
 	from := c.From.String()
