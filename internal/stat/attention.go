@@ -2,6 +2,7 @@ package stat
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,8 @@ func (s *Snapshot) Attention() []Notice {
 		shmctl += "-r " + s.Region + " "
 	}
 	switch {
+	case !s.Status.Alive && !slices.ContainsFunc(s.Workers, func(w Worker) bool { return w.Process() > 0 }):
+		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead, and no worker runs: nobody starts one, or gives back what the dead held", s.Daemon.Pid), "systemctl start shmd, or shmd -c FILE: it takes the region over", -1})
 	case !s.Status.Alive:
 		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead: workers go on, and nobody repairs or restarts what dies", s.Daemon.Pid), "systemctl start shmd, or shmd -c FILE: it takes the region over", -1})
 	case s.Status.Stopped:
@@ -46,7 +49,12 @@ func (s *Snapshot) Attention() []Notice {
 		}
 	}
 	for i := range s.Workers {
-		if n, ok := s.Workers[i].notice(shmctl); ok {
+		w := &s.Workers[i]
+		n, ok := w.notice(shmctl)
+		if ok && w.Unattended && w.Desired == protocol.DesiredRun {
+			n = s.unattended(w, n)
+		}
+		if ok {
 			add(n)
 		}
 	}
@@ -56,6 +64,24 @@ func (s *Snapshot) Attention() []Notice {
 		}
 	}
 	return append(grave, rest...)
+}
+
+// unattended is the notice of a worker whose end no daemon has seen: what the next does is what the group's restart policy says.
+func (s *Snapshot) unattended(w *Worker, n Notice) Notice {
+	if w.Worker.Group < 0 || w.Worker.Group >= len(s.Groups) {
+		return n
+	}
+	who := "the next daemon"
+	if s.Status.Alive {
+		who = "the daemon, when it goes on,"
+	}
+	switch s.Groups[w.Worker.Group].Restart {
+	case protocol.RestartAlways:
+		n.What, n.Next = fmt.Sprintf("%s: %s starts it again", w.Reason, who), ""
+	case protocol.RestartOnFailure:
+		n.What, n.Next = fmt.Sprintf("%s: %s starts it again, unless it is known to have done its work", w.Reason, who), ""
+	}
+	return n
 }
 
 func (w *Worker) notice(shmctl string) (Notice, bool) {
@@ -78,7 +104,7 @@ func (w *Worker) notice(shmctl string) (Notice, bool) {
 		switch {
 		case w.Desired == protocol.DesiredStop:
 			n.What, n.Next = "is stopped", shmctl+"start "+w.Name
-		case w.Cause == protocol.CauseExit:
+		case w.Cause == protocol.CauseExit && !w.Unattended: // else that is how an earlier process of it ended
 			return n, false // it has done what it is for
 		default:
 			n.Grave, n.What, n.Next = true, "has ended, and is not started again: "+w.Reason, shmctl+"logs "+w.Name+", then "+shmctl+"start "+w.Name

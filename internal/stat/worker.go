@@ -10,12 +10,13 @@ import (
 // Worker is a row of the roster as it is now, with what the instance's own page says.
 type Worker struct {
 	protocol.Worker
-	Index     int
-	Desired   protocol.Desired
-	Attached  bool          // it has attached to its page
-	Asleep    int           // goroutines that wait in the library; while above 0 no heartbeat is expected
-	Heartbeat time.Duration // age of the last heartbeat, below 0 if there is none
-	Metrics   []Metric      // that it defined, and how far they are
+	Index      int
+	Desired    protocol.Desired
+	Unattended bool          // its process ended, and no daemon has seen it yet
+	Attached   bool          // it has attached to its page
+	Asleep     int           // goroutines that wait in the library; while above 0 no heartbeat is expected
+	Heartbeat  time.Duration // age of the last heartbeat, below 0 if there is none
+	Metrics    []Metric      // that it defined, and how far they are
 }
 
 // Metric is a metric of one instance.
@@ -34,7 +35,7 @@ func ReadWorker(set control.Set, i int, kept bool) (Worker, error) {
 	}
 	if alive, _ := control.Alive(w.Process(), w.StartTicks); w.Process() > 0 && !alive {
 		w.Pid, w.ShimPid, w.StartTicks, w.Attachment, w.Stalled = 0, 0, 0, 0, false
-		w.State, w.Reason = protocol.StateExited, "ended while no daemon looked after it"
+		w.Unattended, w.State, w.Reason = true, protocol.StateExited, "ended while no daemon looked after it"
 	}
 	p := Page(set, w.Worker)
 	if w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
