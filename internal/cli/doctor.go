@@ -504,7 +504,7 @@ func (a *app) checkOrphans(s *session) []finding {
 		f.Text = err.Error()
 		return []finding{f.fail("what the error says")}
 	}
-	for _, l := range all {
+	for i, l := range all {
 		d := l.Daemon()
 		switch {
 		case s != nil && s.answers() && l.Generation == s.Roster.Header().Generation:
@@ -514,7 +514,10 @@ func (a *app) checkOrphans(s *session) []finding {
 		case d.Alive: // said above
 		default:
 			f.Text = fmt.Sprintf("%s of a dead daemon (pid %d): %s", count(len(l.Holders), "process"), d.Pid, strings.Trim(fmt.Sprint(l.Pids()), "[]"))
-			return []finding{f.fail("start a daemon, which has them quit first; or stop them: shmctl -r %s stop", a.region)}
+			if i > 0 || l.Command.RegionDesired() == protocol.DesiredStop { // no daemon adopts that
+				return []finding{f.fail("start a daemon, which has them quit first; or stop them: shmctl -r %s stop", a.region)}
+			}
+			return []finding{f.fail("start a daemon (systemctl start shmd, or shmd -c FILE): it takes them over, and they go on; to end them instead, shmctl -r %s stop", a.region)}
 		}
 	}
 	return []finding{f}
