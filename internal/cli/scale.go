@@ -189,10 +189,10 @@ func (s *session) checkScales(all []scaling) (names []string, err error) {
 	return names, nil
 }
 
-// warnUnattended says so if no daemon answers that would carry out what was just written.
+// warnUnattended says so if no daemon is at work that would carry out what was just written. One that has no attachment for this process is.
 func (a *app) warnUnattended(s *session) bool {
 	switch d := s.Daemon(); {
-	case s.answers():
+	case s.answers(), d.Alive && s.refused():
 		return false
 	case d.Alive && d.Stopped:
 		a.warn("the daemon (pid %d) is stopped by a signal: it carries this out when it goes on (kill -CONT %d)", d.Pid, d.Pid)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,10 +27,30 @@ type session struct {
 	attachment uint16          // then: this process's attachment id
 	living     *control.Living // where the memory was taken from if no daemon answers, or nil
 	why        error           // then: why no daemon answers
+
+	was protocol.DaemonState // then: what it said of itself before it did not answer
 }
 
 // answers reports whether a daemon gave the memory, so that it can be expected to act.
 func (s *session) answers() bool { return s.conn != nil }
+
+// refused reports whether the daemon answered, but gave no attachment.
+func (s *session) refused() bool {
+	var refused *attach.RefusedError
+	return errors.As(s.why, &refused)
+}
+
+// removed reports whether the daemon's socket is not there though it should be. A daemon listens before it says that it runs, and says that it stops before it
+// listens no more: that it ran before and after makes the difference from one that starts or ends.
+func (s *session) removed() bool {
+	return errors.Is(s.why, attach.ErrNoDaemon) && s.was == protocol.DaemonStateRunning && s.Roster.Daemon().State == protocol.DaemonStateRunning
+}
+
+// comesUp reports whether the daemon does not answer because it has only just started.
+func (s *session) comesUp() bool {
+	d := s.Daemon()
+	return !s.answers() && d.Alive && !d.Stopped && s.was == protocol.DaemonStateStarting
+}
 
 // Close unmaps everything.
 func (s *session) Close() {
@@ -83,12 +104,16 @@ func (a *app) openQuietly(ctx context.Context, operate bool) (*session, error) {
 	var refused *attach.RefusedError
 	switch {
 	case err2 == nil:
-		s.why = err
+		s.why, s.was = err, s.Roster.Daemon().State
 		// Once more, unless it cannot answer, or was waited for: it may just have begun to listen.
 		if d := s.Daemon(); d.Alive && !d.Stopped && !errors.As(err, &refused) && !errors.Is(err, attach.ErrSilent) {
-			if now, err := a.throughDaemon(ctx, operate, attach.Dial); err == nil {
+			now, err := a.throughDaemon(ctx, operate, attach.Dial)
+			switch {
+			case err == nil:
 				s.Close()
 				return now, nil
+			case withoutDaemon(err):
+				s.why = err
 			}
 		}
 		return s, nil
@@ -191,7 +216,9 @@ func (a *app) warnNoDaemon(s *session) {
 		what = fmt.Sprintf("the daemon (pid %d) gives no attachment (%s)", d.Pid, refused.Text)
 	case d.Alive && d.Stopped:
 		what = fmt.Sprintf("the daemon (pid %d) is stopped and does not answer", d.Pid)
-	case d.Alive && errors.Is(s.why, attach.ErrNoDaemon):
+	case s.comesUp():
+		what = fmt.Sprintf("the daemon (pid %d) is only starting, and does not answer yet", d.Pid)
+	case d.Alive && s.removed():
 		what = fmt.Sprintf("the socket of the daemon (pid %d), %s, was removed: %s", d.Pid, a.socketPath(), restartIt(d.Pid))
 	case d.Alive:
 		what = fmt.Sprintf("the daemon (pid %d) does not answer", d.Pid)
@@ -208,14 +235,19 @@ func restartIt(pid int) string {
 	return fmt.Sprintf("restart it (systemctl restart shmd; or kill -TERM %d, and start it again)", pid)
 }
 
-// unreachable is the pid of a daemon of this region that lives, and was found by its memory; 0 if there is none.
+// unreachable is the pid of a daemon of this region that runs, was found by its memory, and whose socket is not there; 0 if there is none.
 func (a *app) unreachable() int {
 	s, err := a.throughProcesses()
 	if err != nil {
 		return 0
 	}
 	defer s.Close()
-	if d := s.Daemon(); d.Alive {
+	d := s.Daemon()
+	s.was = s.Roster.Daemon().State
+	if _, s.why = os.Lstat(a.socketPath()); errors.Is(s.why, fs.ErrNotExist) {
+		s.why = attach.ErrNoDaemon
+	}
+	if d.Alive && s.removed() {
 		return d.Pid
 	}
 	return 0

@@ -109,12 +109,6 @@ func (a *app) openWait(ctx context.Context, appear bool) (*session, error) {
 	}
 }
 
-// comesUp reports whether the daemon does not answer because it has only just started.
-func (s *session) comesUp() bool {
-	d := s.Daemon()
-	return !s.answers() && d.Alive && !d.Stopped && s.Roster.Daemon().State == protocol.DaemonStateStarting
-}
-
 // plainCause is an error as what was missing.
 func plainCause(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "; ")
@@ -180,7 +174,7 @@ func (w *waiter) check() (done bool, err error) {
 		return false, err
 	}
 	alive := w.s.Daemon().Alive
-	if !alive && w.what == forReady { // also if all are ready: the next daemon has them quit
+	if !alive && w.what == forReady { // also if all are ready: nobody would start one again that ends
 		return false, errNoDaemonWorks
 	}
 	if w.list, err = w.s.workers(targets.Workers); err != nil {

@@ -308,6 +308,13 @@ func TestAttachmentsRunOut(t *testing.T) {
 	if code != 0 || !strings.Contains(errs, "gives no attachment") || strings.Count(out, "daemon.test") != 3 {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)
 	}
+	out, errs, code = d.Shmctl("scale", "w=3", "--timeout=30s") // is carried out all the same, and waited for
+	if code != 0 || !strings.Contains(errs, "gives no attachment") || strings.Contains(errs, "does not answer") {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+	if ws, err := held[0].Workers(); err != nil || len(ws) != 3 || ws[2].State != protocol.StateReady {
+		t.Errorf("%+v, %v", ws, err)
+	}
 	if err := held[1].Close(); err != nil {
 		t.Fatal(err)
 	}
