@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/stat"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -150,11 +152,28 @@ func (a *app) status(ctx context.Context) error {
 	for _, n := range now.Attention() {
 		doc.Attention = append(doc.Attention, noticeJSON{n.Grave, n.Of, n.What, n.Next})
 	}
+	if s.lockRemoved() {
+		doc.Attention = append(doc.Attention, noticeJSON{false, "shmd", "somebody has removed its lock file: all works, and nothing but the memory keeps a second daemon out",
+			fmt.Sprintf("when it suits, kill -9 %d, and start another, which takes the region over", d.Pid)})
+	}
 	doc.Outsiders = len(s.outsiders())
 	if a.json() {
 		return a.printJSON(doc)
 	}
-	return a.printStatus(doc, d.Alive, errors.Is(s.why, attach.ErrNoDaemon))
+	return a.printStatus(doc, d.Alive, s.removed())
+}
+
+// lockRemoved reports whether the lock file of a daemon that runs is not in its runtime directory, as far as this process can see that.
+func (s *session) lockRemoved() bool {
+	dir := s.Roster.Dir()
+	if !s.answers() || s.Roster.Daemon().State != protocol.DaemonStateRunning {
+		return false
+	}
+	if _, err := os.Stat(filepath.Join(dir, s.name()+".sock")); err != nil { // another file system than the daemon's, perhaps
+		return false
+	}
+	_, err := os.Stat(filepath.Join(dir, s.name()+".lock"))
+	return errors.Is(err, fs.ErrNotExist) && s.Roster.Daemon().State == protocol.DaemonStateRunning
 }
 
 // cgroupOf is the cgroup that the instances of a group have to themselves.

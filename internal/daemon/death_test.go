@@ -81,7 +81,10 @@ func TestASecondDaemonIsRefusedWithoutALock(t *testing.T) {
 	if err := os.Remove(filepath.Join(d.Dir, d.Name+".lock")); err != nil {
 		t.Fatal(err)
 	}
-	d.WaitLog("somebody has removed a file of this region", d.Name+".lock")
+	d.WaitLog("without its lock it works as before", d.Name+".lock")
+	if out, errs, code := d.Shmctl("status"); code != 0 || !strings.Contains(out, "somebody has removed its lock file") {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
 	_, errs, code := shmd(t, []string{"RUNTIME_DIRECTORY=" + d.Dir}, "-c", filepath.Join(d.Dir, "shmd.toml"))
 	want := fmt.Sprintf("is run by pid %d, which lives, though its lock %s was removed; end it alone with `kill -9 %[1]d`", d.Cmd.Process.Pid, filepath.Join(d.Dir, d.Name+".lock"))
 	if code != 1 || !strings.Contains(errs, want) {

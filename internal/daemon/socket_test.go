@@ -108,7 +108,7 @@ func loseDirectory(t *testing.T, removed bool) {
 		}
 	}
 	d.WaitLog("it was made anew", d.Socket)
-	d.WaitLog("somebody has removed a file of this region", d.Name+".lock")
+	d.WaitLog("somebody has removed a file of this region", "without its lock", d.Name+".lock")
 	if _, errs, code := d.Shmctl("status"); code != 0 || errs != "" {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
