@@ -54,7 +54,7 @@ const (
 	CodeUnknownOp  = "unknown-op"  // no such request
 	CodeBadRequest = "bad-request" // the request does not follow the protocol
 	CodeNoChannel  = "no-channel"  // a name in produce or consume is no channel
-	CodeBusy       = "busy"        // out of attachments, or the connection has one already
+	CodeBusy       = "busy"        // out of attachments, or the connection has one already, or the region is stopping
 	CodeConfig     = "config"      // the configuration is refused: nothing has changed
 	CodeUpgrade    = "upgrade"     // the other program cannot take over: the daemon goes on as it is
 )

@@ -65,6 +65,8 @@ func (a *app) reload(ctx context.Context, dry, noWait bool) error {
 			a.always("%s", printable(strings.TrimSuffix(line, "\n")))
 		}
 		return fmt.Errorf("nothing was changed: the configuration is refused")
+	case refused != nil:
+		return fmt.Errorf("nothing was changed: %w", refused)
 	case err != nil:
 		return a.unanswered(ctx, err)
 	}

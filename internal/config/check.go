@@ -78,10 +78,34 @@ func (c *Config) CheckStarts() []Problem {
 	return v.errs
 }
 
+// CheckMemory finds out whether the channels among tables ("[channel.NAME]"), and the groups ("[worker.NAME]"), fit into memory beside what there is already, as
+// far as is known before they are made.
+func (c *Config) CheckMemory(tables []string) []Problem { return c.checkMemory(tables, host()) }
+
+func (c *Config) checkMemory(tables []string, s system) []Problem {
+	part := *c
+	part.Channels, part.Groups = nil, nil
+	part.Region.LogSize, part.Region.EventsSize = 0, 0
+	for _, ch := range c.Channels {
+		if slices.Contains(tables, "[channel."+ch.Name+"]") && !ch.Sparse {
+			ch.MaxDeliveries = 0 // its dead letters are sparse, and may come much later
+			part.Channels = append(part.Channels, ch)
+		}
+	}
+	for _, g := range c.Groups {
+		if slices.Contains(tables, "[worker."+g.Name+"]") {
+			part.Groups = append(part.Groups, g)
+		}
+	}
+	v := validator{c: &part}
+	v.memory(s, "what is new")
+	return v.errs
+}
+
 func (c *Config) check(s system) []Problem {
 	v := validator{c: c, errs: c.validate()}
 	v.starts(s)
-	v.memory(s)
+	v.memory(s, "the region")
 	v.descriptors(s)
 	v.cgroupsOnHost(s)
 	v.errs.sort()
@@ -357,8 +381,8 @@ func (ch *Channel) least() int64 {
 	return n
 }
 
-// memory compares the segments with what there is.
-func (v *validator) memory(s system) {
+// memory compares the segments, which are those of what, with what there is.
+func (v *validator) memory(s system, what string) {
 	if len(v.c.Channels) == 0 {
 		return
 	}
@@ -394,8 +418,8 @@ func (v *validator) memory(s system) {
 	case err != nil:
 		v.fail(at, "cannot tell how much memory is left: %v", err)
 	case need > limit:
-		v.fail(at, "the region needs more than %s of memory, %s of it for %s, and %s are left (%s); %s",
-			roughSize(need), roughSize(largest.least()), largest.Name, roughSize(limit), source, next)
+		v.fail(at, "%s needs more than %s of memory, %s of it for %s, and %s are left (%s); %s",
+			what, roughSize(need), roughSize(largest.least()), largest.Name, roughSize(limit), source, next)
 	}
 }
 

@@ -20,6 +20,9 @@ import (
 // errReload is why nothing was done.
 type errReload struct{ error }
 
+// errReloadStopping: the configuration is not at fault.
+var errReloadStopping = errReload{errors.New("the region is stopping, and reads its configuration no more: the next daemon does, when it starts")}
+
 // reload reads the configuration again and applies what is new, unless dry. It runs in any goroutine but the supervisor's. Errors: errReload.
 func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) {
 	path := d.view.Load().conf.Path
@@ -41,20 +44,19 @@ func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) 
 	defer func() { made.Close() }() // what was not taken over
 	for {
 		var lacking []string
-		stopping := errReload{errors.New("the region is stopping")}
 		done := make(chan error, 1)
 		d.post(func() {
 			if d.stopping {
-				done <- stopping
+				done <- errReloadStopping
 				return
 			}
 			plan = d.plan(next)
-			if dry || slices.ContainsFunc(plan, func(s config.Step) bool { return s.Action == config.ActionImpossible }) {
+			if slices.ContainsFunc(plan, func(s config.Step) bool { return s.Action == config.ActionImpossible }) {
 				done <- nil
 				return
 			}
 			made.header = d.mem.header
-			if lacking = d.lacking(next, made); len(lacking) > 0 {
+			if lacking = d.lacking(next, made); len(lacking) > 0 || dry {
 				done <- nil
 				return
 			}
@@ -65,10 +67,16 @@ func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) 
 		select {
 		case err = <-done:
 		case <-d.finished:
-			return plan, false, stopping
+			return plan, false, errReloadStopping
 		}
 		if len(lacking) == 0 || err != nil {
 			return plan, applied, err
+		}
+		if problems := next.CheckMemory(lacking); len(problems) > 0 {
+			return nil, false, errReload{config.Errors(problems)}
+		}
+		if dry {
+			return plan, false, nil
 		}
 		d.log.Info("segments are made for the new configuration", "of", lacking)
 		stage := made
@@ -77,10 +85,10 @@ func (d *Daemon) reload(dry bool) (plan []config.Step, applied bool, err error) 
 		case err = <-done:
 		case <-d.finished: // the process ends, and does not wait for its memory
 			made = newStage(protocol.Header{})
-			return plan, false, stopping
+			return plan, false, errReloadStopping
 		}
 		if err != nil {
-			return plan, false, errReload{fmt.Errorf("nothing was changed: %w", err)}
+			return plan, false, errReload{err}
 		}
 	}
 }
@@ -191,7 +199,7 @@ func (d *Daemon) outdated(g *group) bool {
 func (d *Daemon) apply(next *config.Config, stage *memory) error {
 	made, err := d.takeSegments(stage)
 	if err != nil {
-		return errReload{fmt.Errorf("nothing was changed: %w", err)}
+		return errReload{err}
 	}
 	old := d.conf
 	d.conf = next
@@ -385,7 +393,10 @@ func (s *server) reload(p peer, r attach.Request) attach.Reply {
 			p.uid, s.d.view.Load().conf.Region.Name)}
 	}
 	plan, applied, err := s.d.reload(r.DryRun)
-	if err != nil {
+	switch {
+	case errors.Is(err, errReloadStopping):
+		return attach.Refusal(&attach.RefusedError{Code: attach.CodeBusy, Text: err.Error()})
+	case err != nil:
 		return attach.Refusal(&attach.RefusedError{Code: attach.CodeConfig, Text: err.Error()})
 	}
 	reply := s.hello()
