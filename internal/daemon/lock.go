@@ -193,7 +193,7 @@ func (d *Daemon) tellLost(path string, why error) {
 	}
 	matters := "without its socket nobody can attach"
 	if path == d.lock.f.Name() {
-		matters = "without its lock it works as before, and its socket, if it is lost too, may not be made anew; when it suits"
+		matters = "without its lock it works as before, and its socket, if it is lost too, may not be made anew"
 	}
 	d.log.Error("somebody has removed a file of this region, which lives on: "+matters+"; end this daemon alone (kill -9) and start another, which takes the region over, and see who cleans the runtime directory", args...)
 	d.event(eventRegion, d.conf.Region.Name, "lost", "file", path)
