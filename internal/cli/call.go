@@ -27,7 +27,7 @@ func (a *app) calls(ctx context.Context, verb, channel string, produce bool) (*s
 	}
 	if kind := r.Kind(channel); kind != protocol.KindCall {
 		r.Close()
-		return nil, nil, wrongKind(verb, channel, kind, "nobody answers there; there are pub and sub, get and put")
+		return nil, nil, wrongKind(verb, channel, kind, "nobody answers there; "+verbsFor(kind))
 	}
 	c, err := r.Call(channel)
 	if err != nil {

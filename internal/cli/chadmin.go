@@ -341,11 +341,14 @@ func letterID(s string) (position uint64, index int, err error) {
 	return position, index, nil
 }
 
-func letterName(d protocol.DeadInfo) string {
-	if d.Index > 0 {
-		return fmt.Sprintf("%d.%d", d.Position, d.Index)
+func letterName(d protocol.DeadInfo) string { return positionName(d.Position, d.Index) }
+
+// positionName is the identity of a message: its position and, in a batch, its number there.
+func positionName(position uint64, index int) string {
+	if index > 0 {
+		return fmt.Sprintf("%d.%d", position, index)
 	}
-	return fmt.Sprint(d.Position)
+	return fmt.Sprint(position)
 }
 
 // isLetter reports whether id, which was checked, means the letter.

@@ -112,6 +112,19 @@ func (a *app) attachOne(ctx context.Context, verb, channel string, produce bool)
 	return a.attach(ctx, "shmctl "+verb, nil, []string{channel})
 }
 
+// verbsFor are the verbs for what lies in a channel of a kind.
+func verbsFor(kind protocol.Kind) string {
+	switch kind {
+	case protocol.KindQueue, protocol.KindTopic:
+		return "shmctl pub sends messages there, and sub receives them"
+	case protocol.KindLatest:
+		return "shmctl put sets its value, get prints it, and watch each change"
+	case protocol.KindCall:
+		return "shmctl req sends a request, and reply serves them"
+	}
+	return "this shmctl does not know it; use the one of the daemon's release"
+}
+
 // wrongKind says which verb is for a channel of this kind.
 func wrongKind(verb, channel string, kind protocol.Kind, use string) error {
 	return fmt.Errorf("%s: channel %q is of kind %v: %s", verb, channel, kind, use)

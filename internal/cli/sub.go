@@ -597,11 +597,11 @@ func (s *subRun) runCommand(ctx context.Context, wait bool) error {
 	}
 	s.failed++
 	if s.o.ack == ackManual {
-		s.a.warn("%s: %v: the message at position %d goes back to the channel, delivered %s before", s.o.command[0], exit, m.Position(), count(m.Deliveries(), "time"))
+		s.a.warn("%s: %v: the message at position %s goes back to the channel, delivered %s before", s.o.command[0], exit, positionName(m.Position(), m.Index()), count(m.Deliveries(), "time"))
 		m.Nack()
 		return nil
 	}
-	s.a.warn("%s: %v: message at position %d", s.o.command[0], exit, m.Position())
+	s.a.warn("%s: %v: message at position %s", s.o.command[0], exit, positionName(m.Position(), m.Index()))
 	m.Ack()
 	return nil
 }

@@ -45,7 +45,7 @@ func (a *app) latest(ctx context.Context, verb, channel string, produce bool) (*
 	}
 	if kind := r.Kind(channel); kind != protocol.KindLatest {
 		r.Close()
-		return nil, nil, wrongKind(verb, channel, kind, "it keeps no value; there are pub and sub, req and reply")
+		return nil, nil, wrongKind(verb, channel, kind, "it keeps no value; "+verbsFor(kind))
 	}
 	l, err := r.Latest(channel)
 	if err != nil {

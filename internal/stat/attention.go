@@ -137,7 +137,11 @@ func (c *Channel) notice(shmctl string) (Notice, bool) {
 	}
 	switch {
 	case c.DeadLetters && c.Depth > 0:
-		n.Grave, n.What, n.Next = c.Depth >= c.Slots, fmt.Sprintf("%d dead letters, of at most %d", c.Depth, c.Slots), shmctl+"ch dead "+strings.TrimSuffix(c.Name, ".dead")
+		queue := strings.TrimSuffix(c.Name, ".dead")
+		n.Grave, n.What, n.Next = c.Depth >= c.Slots, fmt.Sprintf("%d dead letters, of at most %d", c.Depth, c.Slots), shmctl+"ch dead "+queue
+		if c.Waiting > 0 {
+			n.What += fmt.Sprintf(": %d more wait in %s, and keep their slots, until there is room", c.Waiting, queue)
+		}
 		return n, true
 	case c.Kind == protocol.KindQueue && c.Depth >= c.Slots && c.Slots > 0:
 		n.Grave, n.What, n.Next = true, "is full: producers wait until messages are done", shmctl+"ch info "+c.Name

@@ -6,6 +6,7 @@ package stat
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/shmd/shmd/internal/control"
@@ -86,6 +87,7 @@ type Channel struct {
 	Slots, SlotSize int
 	protocol.Summary
 	DeadLetters bool                // it is the dead-letter channel of a queue
+	Waiting     int                 // of a full one: slots of its queue whose messages are to be moved here, and have no room
 	Topic       *protocol.TopicStat // of a topic
 	Oldest      *Lease              // the lease that lasts longest of those seen; nil if there is none
 	Leases      int                 // that were seen
@@ -149,6 +151,13 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 		s.Bytes += g.Size
 		if protocol.IsChannel(g.Kind) {
 			s.Channels = append(s.Channels, r.channel(g, names, parts, s.Taken))
+		}
+	}
+	for i := range s.Channels {
+		c := &s.Channels[i]
+		if q, ok := r.channels[strings.TrimSuffix(c.Name, ".dead")].(*protocol.Queue); ok && c.DeadLetters && c.Depth >= c.Slots {
+			st := q.Stat()
+			c.Waiting = st.Dead + st.Moving
 		}
 	}
 	return s

@@ -103,7 +103,11 @@ func (m *Model) header() *line {
 		}
 		stalled += g.Stalled
 	}
-	l.add(plain, "  ").add(bold, strconv.Itoa(len(s.Workers))).add(plain, " workers")
+	workers := " workers"
+	if len(s.Workers) == 1 {
+		workers = " worker"
+	}
+	l.add(plain, "  ").add(bold, strconv.Itoa(len(s.Workers))).add(plain, workers)
 	for _, st := range []protocol.State{protocol.StateReady, protocol.StateStarting, protocol.StateStopping, protocol.StateBackoff, protocol.StateWaiting, protocol.StateFailed, protocol.StateExited, 0} {
 		if states[st] > 0 {
 			l.add(plain, " ").add(stateStyle(st), fmt.Sprintf("%d %s", states[st], stat.StateName(st)))
