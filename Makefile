@@ -111,7 +111,8 @@ install: $(BIN)/shmd $(BIN)/shmctl $(BIN)/share ## binaries, units, sysusers.d, 
 	install -D -m 644 '$(BIN)/share/shmctl.bash' '$(BASHCOMP)/shmctl'
 	install -D -m 644 '$(BIN)/share/shmctl.zsh' '$(ZSHCOMP)/_shmctl'
 	install -D -m 644 '$(BIN)/share/shmctl.fish' '$(FISHCOMP)/shmctl.fish'
-	install -D -m 644 -t '$(DOC)' LICENSE CHANGELOG.md $(wildcard README.md SECURITY.md docs/*.md)
+	install -D -m 644 -t '$(DOC)' LICENSE $(wildcard *.md)
+	find docs examples -type f | while read -r f; do install -D -m 644 "$$f" '$(DOC)'/"$$f" || exit; done
 	install -D -m 644 -t '$(DOC)/examples' deploy/systemd/default.toml deploy/systemd/workers.conf
 	test -e '$(DESTDIR)$(SYSCONFDIR)/shmd/default.toml' || \
 	  install -D -m 644 deploy/systemd/default.toml '$(DESTDIR)$(SYSCONFDIR)/shmd/default.toml'

@@ -19,7 +19,8 @@ func TestResources(t *testing.T) {
 	const say = `echo "$(ulimit -n) $(ulimit -Hc) $(ulimit -v), nice $(nice), cpus $(sed -n 's/^Cpus_allowed_list:\t//p' /proc/$$/status), oom $(cat /proc/$$/oom_score_adj)"; exec sleep 1000`
 	keys := []string{`limits = { nofile = 123, core = "1MiB", as = "8GiB" }`, "nice = 5", `cpus = "0"`, "oom_score_adj = 77"}
 	d := testregion.Launch(t, named+shell("own", say, keys...)+shell("other", say, append(keys, `user = "nobody"`)...)+idle("builtin", keys[1:]...)+
-		idle("free")+shell("impossible", "true", `limits = { nofile = 1000000000000 }`, `restart = "never"`))
+		idle("free")+shell("impossible", "true", `limits = { nofile = 1000000000000 }`, `restart = "never"`)+
+		shell("few", "true", `limits = { nofile = 4 }`, `restart = "never"`))
 	want := fmt.Sprintf("123 %d %d, nice 5, cpus 0, oom 77", 1<<20/512, 8<<30/1024) // dash counts core in blocks
 	for _, name := range []string{"own", "other"} {
 		d.WaitLog(fmt.Sprintf(`"worker":"%s.0"`, name), want)
@@ -36,6 +37,9 @@ func TestResources(t *testing.T) {
 		}
 	}
 	if w := awaitState(d, "impossible.0", protocol.StateFailed); w.Reason != "cannot set limit nofile = 1000000000000: setrlimit: operation not permitted; to go above its own limit the daemon needs CAP_SYS_RESOURCE, or LimitNOFILE= in its unit" {
+		t.Errorf("%+v", w)
+	}
+	if w := awaitState(d, "few.0", protocol.StateFailed); !strings.HasSuffix(w.Reason, "too many open files: its group's limit nofile = 4 is too low to start it") {
 		t.Errorf("%+v", w)
 	}
 	d = testregion.LaunchAs(t, nobody, named+shell("w", "true", "nice = -5", `restart = "never"`))

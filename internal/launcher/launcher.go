@@ -38,6 +38,9 @@ func Run() (code int, ok bool) {
 	runtime.LockOSThread() // of DropAmbient
 	status := os.NewFile(uintptr(s.Status), "status")
 	fail := func(code int, err error) (int, bool) {
+		if n, own := s.Limits["nofile"]; own && errors.Is(err, syscall.EMFILE) {
+			err = fmt.Errorf("%w: its group's limit nofile = %d is too low to start it", err, n)
+		}
 		fmt.Fprint(status, err)
 		fmt.Fprintln(os.Stderr, "shmd launcher:", err)
 		return code, true

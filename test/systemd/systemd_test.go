@@ -6,6 +6,7 @@ package systemd
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -464,4 +465,34 @@ func TestInstallElsewhere(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// What the installed documentation links to is installed, too.
+func TestDocumentationHasWhatItLinksTo(t *testing.T) {
+	const root = "/usr/share/doc/shmd"
+	link := regexp.MustCompile(`\]\(([^)#\s]+)|src="([^"]+)"`)
+	pages, links := 0, 0
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".md" {
+			return err
+		}
+		pages++
+		for _, m := range link.FindAllStringSubmatch(read(t, path), -1) {
+			to := m[1] + m[2]
+			if strings.Contains(to, "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), to)); err != nil {
+				t.Errorf("%s links to %s: %v", path, to, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pages < 20 || links < 50 {
+		t.Errorf("%d pages with %d links", pages, links)
+	}
 }
