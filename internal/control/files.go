@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -12,7 +13,8 @@ import (
 
 // removeFiles removes what a daemon that was killed left in the file system.
 func (s *stopper) removeFiles() {
-	if s.o.Lock != "" {
+	guarded := slices.ContainsFunc(s.targets, func(t *target) bool { return t.handed != 0 || t.doubted }) // then the guard had the lock, and has removed it
+	if s.o.Lock != "" && !guarded {
 		if _, err := os.Lstat(s.o.Lock); errors.Is(err, fs.ErrNotExist) {
 			return // it ended in order. And to look whether anybody listens would wake a socket unit
 		}

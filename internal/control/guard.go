@@ -41,6 +41,19 @@ func StopRest(ctx context.Context, s Set, before func() error) error {
 			return err
 		}
 	}
+	for deadline := time.Now().Add(endPatience); st.left > 0; { // an ending process holds nothing any more, a moment before it has ended
+		left := time.Until(deadline)
+		if left <= 0 {
+			break
+		}
+		tokens, err := st.ep.Wait(left)
+		if err == nil {
+			err = st.ended(tokens)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if st.left == 0 {
 		return nil
 	}
@@ -51,7 +64,9 @@ func StopRest(ctx context.Context, s Set, before func() error) error {
 	st.started = sys.MonotonicNs()
 	timeouts := st.timeouts()
 	for _, t := range st.targets {
-		st.begin(t, timeouts, nil)
+		if t.exit == 0 {
+			st.begin(t, timeouts, nil)
+		}
 	}
 	return st.wait()
 }

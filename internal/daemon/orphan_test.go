@@ -266,6 +266,9 @@ func TestBareWorkersEnd(t *testing.T) {
 			if signal == syscall.SIGSTOP {
 				d.Cmd.Wait()
 			}
+			if left, _ := filepath.Glob(filepath.Join(d.Dir, "*.sock")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
 			for _, p := range all[:len(all)-1] {
 				if p.alive() {
 					t.Errorf("pid %d runs after the stop", p.pid)
