@@ -156,7 +156,9 @@ func (g *guardProcess) end(d *Daemon) {
 	if g == nil {
 		return
 	}
-	g.process.Kill()
+	if err := g.process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		syscall.Kill(g.process.Pid, syscall.SIGKILL) // a child that nobody else reaps: the number is its own
+	}
 	g.process.Wait() // the error is that it was reaped already
 	if g.pidfd != nil {
 		d.deaths.Remove(g.pidfd) // the error is that nobody waits for deaths any more

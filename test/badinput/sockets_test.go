@@ -59,7 +59,7 @@ func TestSocketsWordForWord(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
-	const noRegion = `; region "none": no living process of the region (user `
+	noRegion := `; region "none": no living process of the region that belongs to the runtime directory ` + filepath.Dir(at("none")) + ` (user `
 
 	for _, c := range []struct {
 		name string

@@ -24,7 +24,7 @@ var allowed = map[string]string{
 	"internal/cli":            "internal/attrs internal/cgroup pkg/shm pkg/protocol pkg/region internal/dump internal/outfile internal/verify internal/sys internal/control internal/attach internal/config internal/stat internal/top internal/version",
 	"internal/cgroup":         "",
 	"internal/config":         "internal/cgroup internal/sys",
-	"internal/dump":           "internal/outfile",
+	"internal/dump":           "internal/outfile internal/sys",
 	"internal/outfile":        "",
 	"internal/verify":         "pkg/protocol",
 	"internal/control":        "pkg/protocol pkg/region internal/sys",
