@@ -121,7 +121,7 @@ line that no request asked for, reply ends too, with an error.
 
 A request that COMMAND was at when it ended, with --keep, or when reply was
 interrupted, goes to another server, or fails, as the channel's on_server_death
-says.
+says. A reply that is killed (SIGKILL) leaves its COMMAND running.
 
 It serves one request at a time: start several for more. It ends with 0 when the
 region is stopped, when it is interrupted, and after N requests (-n).`,

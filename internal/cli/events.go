@@ -23,7 +23,8 @@ func (a *app) eventsCommand() *cobra.Command {
 		Long: `events prints every change of state of the region, with its cause: workers that
 start, become ready, stop and die; what was given back after a death; dead
 letters, evictions, stalls; outsiders that attach and detach with channels or to
-operate; daemons that take over or are upgraded, reloads, changes of scale.
+operate; daemons that take over or are upgraded, reloads, changes of scale,
+rolling restarts.
 Events are numbered without gaps, also over the deaths of daemons, and kept in
 the region's memory (events_size in [region]), the newest of them. With kinds it
 prints those alone.

@@ -160,6 +160,7 @@ type consumer interface {
 	message(ctx context.Context, wait bool) (message, error)
 	batch(ctx context.Context, wait bool) (delivery, error)
 	slots() int
+	moving() bool                      // dead letters are on their way, and what was sent with one comes back behind it
 	drained(ctx context.Context) error // waits until nothing comes any more; errors.ErrUnsupported if that cannot be known
 	close()
 }
@@ -180,7 +181,13 @@ func (c queueConsumer) batch(ctx context.Context, wait bool) (delivery, error) {
 	return received[delivery](c.q.TryReceiveBatch())
 }
 
-func (c queueConsumer) slots() int                        { return c.q.Slots() }
+func (c queueConsumer) slots() int { return c.q.Slots() }
+
+func (c queueConsumer) moving() bool {
+	s, err := c.q.Stat()
+	return err == nil && s.Dead+s.Moving > 0
+}
+
 func (c queueConsumer) drained(ctx context.Context) error { return c.q.WaitDrained(ctx) }
 func (c queueConsumer) close()                            {}
 
@@ -389,6 +396,7 @@ func (*topicBatch) Ack() error  { return nil }
 func (*topicBatch) Nack() error { return nil }
 
 func (c *topicConsumer) slots() int                    { return c.most }
+func (c *topicConsumer) moving() bool                  { return false }
 func (c *topicConsumer) drained(context.Context) error { return errors.ErrUnsupported }
 func (c *topicConsumer) close()                        { c.s.Close() }
 func (c *topicConsumer) Bytes() []byte                 { return c.b }
@@ -406,6 +414,8 @@ type subRun struct {
 	out  *sink
 	end  string // behind each message
 	got  int64
+
+	empty time.Time // since when nothing could be had; zero: something could
 
 	interrupt context.Context // ends what the command does
 	failed    int64           // commands
@@ -464,6 +474,9 @@ func (s *subRun) run(ctx context.Context) error {
 	return nil
 }
 
+// movePatience is how long --until-empty waits for dead letters on their way: of one for which its channel has no room, nobody knows when it goes.
+const movePatience = time.Second
+
 var (
 	errSilence = errors.New("silence") // ends sub at --timeout
 	errEmpty   = errors.New("empty")   // ends sub at --until-empty
@@ -483,12 +496,24 @@ func (s *subRun) receive(ctx context.Context) error {
 			take = s.takeMessage
 		}
 		err := take(ctx, false)
+		if err == nil {
+			s.empty = time.Time{}
+		}
 		if errors.Is(err, shm.ErrEmpty) {
 			held := len(s.out.held) > 0
 			if err := s.out.flush(); err != nil {
 				return err
 			}
 			if held && s.o.untilEmpty { // the rest of a batch that is delivered one at a time comes back with what was held
+				continue
+			}
+			if s.empty.IsZero() {
+				s.empty = time.Now()
+			}
+			if s.o.untilEmpty && s.from.moving() && time.Since(s.empty) < movePatience {
+				if err := s.a.nap(ctx, time.Millisecond); err != nil {
+					return err
+				}
 				continue
 			}
 			if s.o.untilEmpty {

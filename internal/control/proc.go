@@ -147,6 +147,11 @@ func Holds(pid int, roster *protocol.Roster) (bool, error) {
 	return holds(pid, roster.Header().Region, Set{Roster: roster}.inodes())
 }
 
+// HoldsSegment reports whether a process holds one segment of a region, known by name and inode. Errors: as Holds.
+func HoldsSegment(pid int, region, segment string, inode uint64) (bool, error) {
+	return holds(pid, region, map[string]uint64{segment: inode})
+}
+
 // holds reports whether a process holds memory of the region: a descriptor or a mapping of a segment, by name and inode.
 func holds(pid int, region string, inodes map[string]uint64) (bool, error) {
 	some, err := scanProcess(pid, region)

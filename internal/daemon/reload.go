@@ -9,6 +9,7 @@ import (
 
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/config"
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -346,11 +347,24 @@ func (d *Daemon) inUse(name string) bool {
 // outsidersOn names an outsider that holds a channel, "" if none does.
 func (d *Daemon) outsidersOn(name string) string {
 	for _, o := range d.outsiders {
-		if slices.Contains(o.channels, name) || slices.Contains(o.channels, name+deadSuffix) {
+		if slices.Contains(o.channels, name) && d.mayUse(o, name) || slices.Contains(o.channels, name+deadSuffix) && d.mayUse(o, name+deadSuffix) {
 			return fmt.Sprintf("%q (pid %d)", o.name, o.pid)
 		}
 	}
 	return ""
+}
+
+// mayUse reports whether an outsider that may have a channel has it: what one that attached to a daemon before this one was given is not known, but what it holds can be seen.
+func (d *Daemon) mayUse(o *outsider, channel string) bool {
+	if o.visitor != nil {
+		return true
+	}
+	s := d.mem.segments[channel]
+	if s == nil {
+		return false
+	}
+	holds, err := control.HoldsSegment(o.pid, d.conf.Region.Name, channel, s.Inode())
+	return holds || err != nil
 }
 
 func (d *Daemon) groupNamed(name string) *group {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/testregion"
 	"github.com/shmd/shmd/pkg/protocol"
+	"github.com/shmd/shmd/pkg/shm"
 )
 
 // A reload that makes much memory holds nobody up: what dies meanwhile is started again meanwhile.
@@ -175,4 +177,35 @@ func TestReloadsInOrder(t *testing.T) {
 	d.WaitWorkers("three of them", func(ws []protocol.Worker) bool {
 		return len(ws) == 3 && ws[2].State == protocol.StateReady
 	})
+}
+
+// What an outsider of an earlier daemon uses is seen by what it holds: a channel that it does not can be removed.
+func TestReloadBesideAnOutsiderOfAnEarlierDaemon(t *testing.T) {
+	t.Parallel()
+	const queue = "[channel.%]\nslots = 8\nslot_size = \"64B\"\n"
+	d := testregion.Start(t, named+strings.ReplaceAll(queue, "%", "used")+strings.ReplaceAll(queue, "%", "free")+idle("w"))
+	r := d.Attach(shm.Options{Consume: []string{"used"}})
+	defer r.Close()
+	d.Kill()
+	d.Again()
+	path := filepath.Join(d.Dir, "shmd.toml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), strings.ReplaceAll(queue, "%", name), "")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	without("used")
+	out, err := exec.CommandContext(within(t), filepath.Join(testregion.Binaries(t), "shmctl"), "-s", d.Socket, "reload", "--dry-run").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "uses it: end that first") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	without("free")
+	if out := shmctl(t, d, "reload"); !strings.Contains(out, "[channel.free]") {
+		t.Errorf("%s", out)
+	}
 }
