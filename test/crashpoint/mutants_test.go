@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -265,6 +267,10 @@ func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 	caught := map[string]int{}
 	var table strings.Builder
 	found, shown := 0, 0
+	var mu sync.Mutex  // of all of these
+	t.Cleanup(func() { // when all have ended
+		t.Logf("mutants: %d of %d found (%d are known); %v%s", found, shown, len(mutants), caught, table.String())
+	})
 	for i, m := range mutants {
 		overlay, err := m.overlay(root, dir, i)
 		if err != nil {
@@ -274,17 +280,26 @@ func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 			continue
 		}
 		t.Run(m.name, func(t *testing.T) {
-			shown++
-			fmt.Fprintf(&table, "\n%-50s", m.name)
-			binaries := map[string]string{}
+			t.Parallel() // a linker and a hunter take about one processor
+			row := fmt.Sprintf("\n%-50s", m.name)
 			yes := false
+			defer func() {
+				mu.Lock()
+				defer mu.Unlock()
+				shown++
+				table.WriteString(row)
+				if yes {
+					found++
+				}
+			}()
+			binaries := map[string]string{}
 			for _, h := range m.order(hunters) {
 				if yes && os.Getenv(tortured) != "all" {
 					break
 				}
 				bin, ok := binaries[h.pkg]
 				if !ok {
-					bin = filepath.Join(dir, strings.NewReplacer("/", "_", ".", "").Replace(h.pkg))
+					bin = filepath.Join(dir, strconv.Itoa(i)+strings.NewReplacer("/", "_", ".", "").Replace(h.pkg))
 					out, err := command(root, 5*time.Minute, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", bin, h.pkg)
 					if err != nil {
 						t.Fatalf("build: %v\n%s", err, out)
@@ -294,27 +309,26 @@ func hunt(t *testing.T, mutants []mutant, hunters []hunter) {
 				out, err := command(filepath.Join(root, h.pkg), 70*time.Second, "env", "GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay, bin, "-test.run", h.run, "-test.failfast", "-test.timeout", "60s")
 				switch {
 				case err == nil:
-					fmt.Fprintf(&table, " %s: no;", h.name)
+					row += fmt.Sprintf(" %s: no;", h.name)
 					continue
 				case strings.Contains(string(out), "test timed out"):
-					fmt.Fprintf(&table, " %s: FOUND, hangs;", h.name)
+					row += fmt.Sprintf(" %s: FOUND, hangs;", h.name)
 				default:
-					fmt.Fprintf(&table, " %s: FOUND;", h.name)
+					row += fmt.Sprintf(" %s: FOUND;", h.name)
 				}
 				if why := regexp.MustCompile(`(?m)^.*_test.go:\d+: (.*)$`).FindSubmatch(out); why != nil && !yes {
-					fmt.Fprintf(&table, " (%.110s)", why[1])
+					row += fmt.Sprintf(" (%.110s)", why[1])
 				}
+				mu.Lock()
 				caught[h.name]++
+				mu.Unlock()
 				yes = true
 			}
 			if !yes {
 				t.Error("nobody found it")
-				return
 			}
-			found++
 		})
 	}
-	t.Logf("mutants: %d of %d found (%d are known); %v%s", found, shown, len(mutants), caught, table.String())
 }
 
 // order is hunters, beginning with the one who should find it.
