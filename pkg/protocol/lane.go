@@ -436,16 +436,7 @@ func (l *Lane) take(owner uint16) (Lease, error) {
 // takeAgain leases a message that became ready behind head: the oldest first.
 func (l *Lane) takeAgain(owner uint16) (Lease, bool) {
 	q := l.q
-	if n := q.info.Returned.Load(); n != l.returned {
-		l.returned = n
-		l.again = l.again[:0]
-		for i := range q.reached() {
-			if w := Word(q.slot(i).State.Load()); w.Phase() == PhaseReady && w.Passed() {
-				l.again = append(l.again, behind{i, (l.head - (uint64(w.Lap())<<q.shift | i)) & (1<<(32+q.shift) - 1)})
-			}
-		}
-		slices.SortFunc(l.again, func(a, b behind) int { return cmp.Compare(b.age, a.age) })
-	}
+	l.lookBehind()
 	for len(l.again) > 0 {
 		i := l.again[0].slot
 		l.again = l.again[1:]
@@ -456,6 +447,21 @@ func (l *Lane) takeAgain(owner uint16) (Lease, bool) {
 		}
 	}
 	return Lease{}, false
+}
+
+// lookBehind finds the messages that became ready behind head, if some did since the last look. It only reads.
+func (l *Lane) lookBehind() {
+	q := l.q
+	if n := q.info.Returned.Load(); n != l.returned {
+		l.returned = n
+		l.again = l.again[:0]
+		for i := range q.reached() {
+			if w := Word(q.slot(i).State.Load()); w.Phase() == PhaseReady && w.Passed() {
+				l.again = append(l.again, behind{i, (l.head - (uint64(w.Lap())<<q.shift | i)) & (1<<(32+q.shift) - 1)})
+			}
+		}
+		slices.SortFunc(l.again, func(a, b behind) int { return cmp.Compare(b.age, a.age) })
+	}
 }
 
 // done publishes that everything before position p is acked, or stamped, and so is what follows and ended before. receiveMu is held.

@@ -234,6 +234,7 @@ func (l *Lane) Consumer(owner uint16) (*Consumer, error) {
 	if l.acked != l.head || l.leased > 0 { // those that were overtaken are behind acked
 		return nil, errors.New("leases are out: ack or nack them first")
 	}
+	l.lookBehind() // so that the first Receive is the usual one
 	l.consuming = true
 	return &Consumer{l, owner}, nil
 }

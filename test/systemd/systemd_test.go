@@ -395,6 +395,7 @@ command = ["/bin/sh", "-c", "exec taskset -c 0 sleep infinity"]
 	watch()
 	s.expectOneRegion()
 	run(t, "shmctl", "stop")
+	s.poll("the unit has ended", func() (string, bool) { state := s.show("ActiveState"); return state, state == "inactive" }) // with what it runs after the daemon
 	s.expectNothingLeft()
 }
 
