@@ -31,8 +31,9 @@ type handover struct {
 	Pidfds   []handed     `json:"pidfds"`   // names are those of the fd store
 	Outputs  []handedPipe `json:"outputs"`
 	Conns    []handedConn `json:"conns"`
-	Guard    int          `json:"guard"`  // its pid, 0 for none
-	Stored   []string     `json:"stored"` // names in the fd store
+	Guard    int          `json:"guard"`             // its pid, 0 for none
+	Stored   []string     `json:"stored"`            // names in the fd store
+	Metrics  string       `json:"metrics,omitempty"` // path of the socket of metrics
 }
 
 // handedSchema is of this program. One that means something else gets another number.
@@ -154,6 +155,9 @@ func (d *Daemon) handOver(k *keeper, begun int64, left []unread, conns []resting
 	h.Stored = d.systemd.all()
 	if d.guard != nil {
 		h.Guard = d.guard.process.Pid
+	}
+	if network, address := d.conf.Metrics.Address(); network == "unix" && d.metrics != nil {
+		h.Metrics = address
 	}
 	h.Lock = keep("the lock", d.lock.f)
 	h.Listener = keep("the attach socket", d.server.listener)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -44,6 +45,9 @@ const (
 // listenMetrics opens the endpoint that the configuration names; nil if it names none, or it cannot be had: the region goes on without.
 func (d *Daemon) listenMetrics() *metricsServer {
 	network, address := d.conf.Metrics.Address()
+	if h := d.handed; h != nil && h.Metrics != "" && (network != "unix" || h.Metrics != address) {
+		removeDeadSocket(h.Metrics) // the program before had another one
+	}
 	if network == "" {
 		return nil
 	}
@@ -58,6 +62,21 @@ func (d *Daemon) listenMetrics() *metricsServer {
 		ErrorLog: d.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
 	d.log.Info("metrics", "listen", network+":"+l.Addr().String())
 	return m
+}
+
+// removeDeadSocket removes a socket at which nobody listens any more.
+func removeDeadSocket(path string) {
+	if st, err := os.Lstat(path); err != nil || st.Mode()&fs.ModeSocket == 0 {
+		return
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		conn.Close()
+		return
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		os.Remove(path)
+	}
 }
 
 func metricsListener(network, address string, c *config.Config) (net.Listener, error) {

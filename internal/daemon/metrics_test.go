@@ -312,3 +312,28 @@ func TestMetricsListen(t *testing.T) {
 		scrape(t, "tcp", address)
 	}
 }
+
+// An upgrade with another socket of metrics leaves nothing of the one before.
+func TestUpgradeWithAnotherMetricsSocket(t *testing.T) {
+	t.Parallel()
+	dir := testregion.Dir(t)
+	before, after := filepath.Join(dir, "before.sock"), filepath.Join(dir, "after.sock")
+	d := testregion.Start(t, named+idle("w")+"[metrics]\nlisten = \"unix:"+before+"\"\n")
+	conf := filepath.Join(d.Dir, "shmd.toml")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, []byte(strings.Replace(string(text), before, after, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(before); err != nil {
+		t.Fatal(err)
+	}
+	shmctl(t, d, "upgrade")
+	eventually(t, "the new socket and not the old one", func() bool {
+		_, old := os.Stat(before)
+		_, now := os.Stat(after)
+		return old != nil && now == nil
+	})
+}

@@ -263,7 +263,7 @@ func (c *Consumer) Receive(buf []byte) ([]byte, Lease, error) {
 	q, at := l.q, l.head
 	s := q.slot(at)
 	if Word(s.State.Load()) != q.ready(at) || at != l.acked || l.receiver != c.owner || l.gone.Load() ||
-		l.returned != q.info.Returned.Load() || len(l.again) > 0 {
+		l.returned != q.info.Returned.Load() || len(l.again) > 0 { // the state is F: pairs with C
 		return l.receiveTo(c.owner, buf)
 	}
 	length := s.meta().Load()
@@ -279,7 +279,7 @@ func (c *Consumer) Receive(buf []byte) ([]byte, Lease, error) {
 	l.ackedCount++
 	// Head before Acked, which is never beyond it.
 	sys.StoreRelease4(l.receivedAt, l.received, &q.info.Head, at+1, &q.info.Acked, at+1 /* G */, l.ackedAt, l.ackedCount)
-	if q.Senders.Sleepers() != 0 {
+	if q.Senders.Sleepers() != 0 { // W: the membarrier of a sender that registers orders it behind G
 		q.Senders.Ring(1)
 	}
 	return buf, Lease{}, nil
