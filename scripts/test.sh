@@ -68,17 +68,15 @@ stage_process() { # test/: crash points, storm, whole programs
   packages '/test(/|$)' && gotest -count=1 -timeout 40m "${found[@]}"
 }
 
-stage_systemd() { # the units under a real systemd
+stage_systemd() { # the units under a real systemd; beside them, limits of control groups in a virtual machine whose kernel has all of cgroup v2
+  local both=(./test/systemd ./test/vm) # one waits for systemd, the other keeps one processor busy
   if [ "$(id -u)" != 0 ]; then
     check "systemd" refuse "needs root (it boots a systemd in namespaces): sudo make test"
+    both=(./test/vm)
   else
     check "with-systemd.sh" test/with-systemd.sh systemctl is-system-running
-    gotest -count=1 -timeout 15m ./test/systemd
   fi
-}
-
-stage_vm() { # limits of control groups, in a virtual machine whose kernel has all of cgroup v2
-  gotest -count=1 -timeout 10m ./test/vm
+  gotest -count=1 -timeout 15m "${both[@]}"
 }
 
 # ------------------------------------------------------------------ what they are made of
@@ -112,7 +110,7 @@ c_reader() {
 refuse() { echo "$*"; return 1; }
 
 # packages [-v] PATTERN: sets found to the packages of the module that match (do not match) it, without test/systemd
-# and test/vm, which have stages of their own. False if there are none.
+# and test/vm, which have a stage of their own. False if there are none.
 packages() {
   local list
   list=$(go list ./...) || { check "go list" refuse "go list ./... fails"; return 1; }
