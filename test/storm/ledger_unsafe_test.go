@@ -36,7 +36,7 @@ const (
 	violations
 )
 
-const maxMessages = 32 << 20
+const maxMessages = 64 << 20
 
 const ledgerSize = 4096 + 4*maxMessages
 

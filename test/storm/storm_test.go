@@ -335,8 +335,13 @@ func (sc *scene) rampage(kills, gap int) time.Duration {
 				t.Logf("%d kills, %d messages, %v", n, sc.l.next.Load(), time.Since(begin).Round(time.Second))
 			}
 		}
-		// A moment of traffic before the next: until some messages more have been numbered, or somebody changed state.
-		for until, spin := sc.l.next.Load()+uint64(sc.rng.IntN(gap)), 0; sc.l.next.Load() < until && spin < 1_000; spin++ {
+		// A moment of traffic before the next: until some messages more have been numbered, or not even that. Of eight kills one waits for them
+		// however long they take: that there is traffic at all must not hang on how fast workers start beside what else the machine does.
+		until, patient := sc.l.next.Load()+uint64(sc.rng.IntN(gap)), sc.rng.IntN(8) == 0
+		for spin := 0; sc.l.next.Load() < until && (patient || spin < 1_000); spin++ {
+			if sc.ctx.Err() != nil {
+				t.Fatalf("after %d kills no message comes any more\n%s", n, tail(sc.d.Log()))
+			}
 			yield()
 		}
 	}
