@@ -116,8 +116,9 @@ last line of standard error as text.
 With --keep one COMMAND serves all requests: it gets each as a line, and answers
 with one line (-0: both end with a NUL byte). It must write each answer at once:
 sed -u, jq --unbuffered, awk with fflush(). A request with a newline in it is
-answered with an error. When COMMAND ends, reply ends; when COMMAND writes a
-line that no request asked for, reply ends too, with an error.
+answered with an error. When COMMAND ends, reply ends, also if a process that it
+started goes on; when COMMAND writes a line that no request asked for, reply
+ends too, with an error.
 
 A request that COMMAND was at when it ended, with --keep, or when reply was
 interrupted, goes to another server, or fails, as the channel's on_server_death
@@ -291,12 +292,13 @@ type kept struct {
 	out   *os.File
 	end   byte
 	limit int
-	ended chan struct{} // closed when standard output has
+	gone  chan struct{} // closed when it has ended
+	ended chan struct{} // closed when its standard output has, or it has itself and what it wrote before is in lines
 	lines chan []byte   // answers; of one that is too long the beginning, more than limit bytes
 }
 
 func (a *app) keep(o replyOptions, limit int) (*kept, error) {
-	k := &kept{o: o, c: exec.Command(o.command[0], o.command[1:]...), end: '\n', limit: limit, ended: make(chan struct{}), lines: make(chan []byte)}
+	k := &kept{o: o, c: exec.Command(o.command[0], o.command[1:]...), end: '\n', limit: limit, gone: make(chan struct{}), ended: make(chan struct{}), lines: make(chan []byte)}
 	if o.nul {
 		k.end = 0
 	}
@@ -319,6 +321,11 @@ func (a *app) keep(o replyOptions, limit int) (*kept, error) {
 		return nil, fmt.Errorf("command %s: %w", o.command[0], err)
 	}
 	go func() {
+		defer close(k.gone)
+		k.c.Wait()
+		out.SetReadDeadline(time.Now().Add(lastAnswers)) // a process that it started may have standard output open for ever
+	}()
+	go func() {
 		defer close(k.ended)
 		for r := bufio.NewReader(out); ; {
 			line, err := k.line(r)
@@ -330,6 +337,9 @@ func (a *app) keep(o replyOptions, limit int) (*kept, error) {
 	}()
 	return k, nil
 }
+
+// lastAnswers is how long it may take to read what a command wrote before it ended: that is in the pipe already.
+const lastAnswers = 100 * time.Millisecond
 
 // line reads a line without its end, and keeps of one that is too long more than limit bytes, but not all.
 func (k *kept) line(r *bufio.Reader) (line []byte, err error) {
@@ -390,20 +400,15 @@ func (k *kept) answer(ctx context.Context, m *shm.Incoming) error {
 func (k *kept) close() {
 	k.in.Close()
 	defer k.out.Close()
-	gone := make(chan struct{})
-	go func() {
-		k.c.Wait()
-		close(gone)
-	}()
 	patience := time.After(commandPatience)
 	for {
 		select {
 		case <-k.lines: // nobody asked
-		case <-gone:
+		case <-k.gone:
 			return
 		case <-patience:
 			k.c.Process.Kill()
-			<-gone
+			<-k.gone
 			return
 		}
 	}
