@@ -152,13 +152,16 @@ func (a *app) awaitReload(ctx context.Context, plan []attach.Step) error {
 		}
 	}
 	missing := ""
+	t := newTeller(a, s)
 	err = s.await(ctx, func() (bool, error) {
 		if missing, err = a.lookAtRollouts(s, rolls); missing != "" || err != nil {
+			t.look(missing, indexes(rolls))
 			return false, err
 		}
 		for _, name := range removed {
 			if _, err := control.Resolve(s.Roster, []string{name}); err == nil {
 				missing = fmt.Sprintf("workers of group %s are still quitting", name)
+				t.look(missing, nil)
 				return false, nil
 			}
 		}
@@ -167,7 +170,9 @@ func (a *app) awaitReload(ctx context.Context, plan []attach.Step) error {
 		}
 		w := waiter{s: s, names: names, what: forReady, unstopped: true}
 		done, err := w.check()
-		missing = w.missing
+		if missing = w.missing; err == nil && !done {
+			t.look(missing, w.groups())
+		}
 		return done, err
 	})
 	if errors.Is(err, errNoDaemonWorks) {

@@ -121,6 +121,7 @@ const soon = 5 * time.Second
 // awaitRollouts waits for the end of rolling restarts, tells how far they are, and prints how they ended.
 func (a *app) awaitRollouts(ctx context.Context, s *session, all []*rollout) error {
 	missing := ""
+	t := newTeller(a, s)
 	err := s.await(ctx, func() (bool, error) {
 		var err error
 		missing, err = a.lookAtRollouts(s, all)
@@ -134,6 +135,7 @@ func (a *app) awaitRollouts(ctx context.Context, s *session, all []*rollout) err
 		case s.Command.RegionDesired() == protocol.DesiredStop:
 			return false, errors.New("the region was stopped meanwhile")
 		}
+		t.look(missing, indexes(all))
 		return false, nil
 	})
 	switch {
@@ -152,6 +154,14 @@ func (a *app) awaitRollouts(ctx context.Context, s *session, all []*rollout) err
 		}
 	}
 	return a.printRollouts(s, all, explain(err, missing))
+}
+
+// indexes are the rows of the groups of rolling restarts.
+func indexes(all []*rollout) (groups []int) {
+	for _, r := range all {
+		groups = append(groups, r.index)
+	}
+	return groups
 }
 
 // lookAtRollouts returns what is missing, "" if all have ended. Errors: one was given up.

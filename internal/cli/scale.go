@@ -206,8 +206,12 @@ func (a *app) warnUnattended(s *session) bool {
 
 // awaitWorkers waits for what a waiter waits for, as long as the region is not stopped.
 func (a *app) awaitWorkers(ctx context.Context, s *session, w *waiter) error {
+	t := newTeller(a, s)
 	err := s.await(ctx, func() (bool, error) {
 		done, err := w.check()
+		if err == nil && !done {
+			t.look(w.missing, w.groups())
+		}
 		if err == nil && !done && s.Command.RegionDesired() == protocol.DesiredStop {
 			err = errors.New("the region was stopped meanwhile")
 		}

@@ -21,7 +21,9 @@ func (a *app) startCommand() *cobra.Command {
 		Short: "start workers that do not run",
 		Long: `start asks for the named workers and groups to run, or for all workers of the
 region, and waits until they are ready. Workers that run already are left
-alone; those that have failed or ended are started anew at once.
+alone; those that have failed or ended are started anew at once. What takes
+longer than a moment is told on standard error, with what to do if a group
+that has to be ready first (after) is stopped or has failed.
 
 It writes desired state into the memory, and the daemon carries it out.
 Without a daemon that answers, shmctl only writes it, and says that the next
@@ -83,8 +85,12 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 		return a.printStarted(s, list, workers, nil)
 	}
 	readyAt := map[int]int64{}
+	t := newTeller(a, s)
 	err = s.await(ctx, func() (bool, error) {
 		done, err := w.check()
+		if err == nil && !done {
+			t.look(w.missing, w.groups())
+		}
 		for _, row := range w.list {
 			if _, seen := readyAt[row.Index]; !seen && row.State == protocol.StateReady && changed(w.asked[row.Index], row.Worker) {
 				readyAt[row.Index] = sys.MonotonicNs() - began

@@ -58,7 +58,14 @@ func (a *app) wait(ctx context.Context, names []string, what string) error {
 			return explain(err, last)
 		}
 		w := waiter{s: s, names: names, what: what}
-		err = s.await(ctx, w.check)
+		t := newTeller(a, s)
+		err = s.await(ctx, func() (bool, error) {
+			done, err := w.check()
+			if err == nil && !done && what == forReady {
+				t.look("", w.groups())
+			}
+			return done, err
+		})
 		last = w.missing
 		if errors.Is(err, errNoDaemonWorks) { // no state can change in this memory any more
 			old := s.Roster.Daemon()
@@ -219,6 +226,14 @@ func (w *waiter) check() (done bool, err error) {
 	return false, nil
 }
 
+// groups are those of the workers that are waited for, as of the last check.
+func (w *waiter) groups() (groups []int) {
+	for _, row := range w.list {
+		groups = append(groups, row.Group)
+	}
+	return groups
+}
+
 // leaving reports whether a worker is to go, as its group is scaled down.
 func (w *waiter) leaving(row worker) bool {
 	for _, sc := range w.scaled {
@@ -232,7 +247,9 @@ func (w *waiter) leaving(row worker) bool {
 // look returns what is missing of one worker, "" if nothing is. Errors: it will not come.
 func (w *waiter) look(row worker, alive bool) (missing string, err error) {
 	text := fmt.Sprintf("%s is %s", row.Name, stateCell(row.State).text)
-	if row.Reason != "" {
+	if row.State == protocol.StateWaiting && strings.HasPrefix(row.Reason, "waits ") {
+		text = row.Name + " " + row.Reason
+	} else if row.Reason != "" {
 		text += fmt.Sprintf(" (%s)", row.Reason)
 	}
 	if w.what == forExited {

@@ -28,10 +28,7 @@ func (s *Snapshot) Attention() []Notice {
 			rest = append(rest, n)
 		}
 	}
-	shmctl := "shmctl "
-	if s.Region != "default" {
-		shmctl += "-r " + s.Region + " "
-	}
+	shmctl := s.shmctl()
 	switch {
 	case !s.Status.Alive && !slices.ContainsFunc(s.Workers, func(w Worker) bool { return w.Process() > 0 }):
 		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead, and no worker runs: nobody starts one, or gives back what the dead held", s.Daemon.Pid), "systemctl start shmd, or shmd -c FILE: it takes the region over", -1})
@@ -51,8 +48,11 @@ func (s *Snapshot) Attention() []Notice {
 	for i := range s.Workers {
 		w := &s.Workers[i]
 		n, ok := w.notice(shmctl)
-		if ok && w.Unattended && w.Desired == protocol.DesiredRun {
+		switch {
+		case ok && w.Unattended && w.Desired == protocol.DesiredRun:
 			n = s.unattended(w, n)
+		case ok && w.State == protocol.StateWaiting:
+			n.What, n.Next = s.Waits(w)
 		}
 		if ok {
 			add(n)
@@ -64,6 +64,72 @@ func (s *Snapshot) Attention() []Notice {
 		}
 	}
 	return append(grave, rest...)
+}
+
+// shmctl begins a command for this region.
+func (s *Snapshot) shmctl() string {
+	if s.Region == "default" {
+		return "shmctl "
+	}
+	return "shmctl -r " + s.Region + " "
+}
+
+// waitsForGroup begins the reason of a worker whose group comes after another one, which has to be ready first; its name follows.
+const waitsForGroup = "waits for group "
+
+// Waits says what a worker in state waiting waits for. next is what to do if that does not come by itself, "" if it may.
+func (s *Snapshot) Waits(w *Worker) (what, next string) {
+	name, ok := strings.CutPrefix(w.Reason, waitsForGroup)
+	if !ok {
+		return "waits: " + w.Reason, ""
+	}
+	what = w.Reason
+	for range s.Groups { // a group may wait for one that waits, and so on; in a circle only if rows are damaged
+		state, then := s.lacks(name)
+		switch state {
+		case "":
+			return what, ""
+		case "failed":
+			return what + ", which has failed", fmt.Sprintf("%slogs %s, then %[1]sstart %[2]s", s.shmctl(), name)
+		case "ended":
+			return what + ", which has ended, and is not started again", fmt.Sprintf("%slogs %s, then %[1]sstart %[2]s", s.shmctl(), name)
+		case "stopped":
+			return what + ", which is stopped", s.shmctl() + "start " + name
+		}
+		what += ", which " + waitsForGroup + then
+		name = then
+	}
+	return what, ""
+}
+
+// lacks says why a group does not get ready by itself: it is stopped, has failed or ended, or waits for the group then. "": it may.
+func (s *Snapshot) lacks(group string) (state, then string) {
+	rank := 0
+	worse := func(r int, as string) {
+		if r > rank {
+			rank, state = r, as
+		}
+	}
+	for _, w := range s.Workers {
+		if w.Worker.Group < 0 || w.Worker.Group >= len(s.Groups) || s.Groups[w.Worker.Group].Name != group {
+			continue
+		}
+		stopped := w.Desired == protocol.DesiredStop
+		switch name, waits := strings.CutPrefix(w.Reason, waitsForGroup); {
+		case w.State == protocol.StateFailed:
+			worse(3, "failed")
+		case stopped:
+			worse(1, "stopped")
+		case w.State == protocol.StateExited && w.Reason != "stopped" && w.Cause != protocol.CauseExit:
+			worse(2, "ended")
+		case w.State == protocol.StateWaiting && waits:
+			worse(4, "waits")
+			then = name
+		default:
+			return "", ""
+		}
+	}
+	return state, then
 }
 
 // unattended is the notice of a worker whose end no daemon has seen: what the next does is what the group's restart policy says.
@@ -91,8 +157,7 @@ func (w *Worker) notice(shmctl string) (Notice, bool) {
 		n.Grave, n.What, n.Next = true, "failed: "+w.Reason, shmctl+"logs "+w.Name+", then "+shmctl+"start "+w.Name
 	case protocol.StateBackoff:
 		n.What, n.Next = "waits to be started again: "+w.Reason, shmctl+"logs "+w.Name
-	case protocol.StateWaiting:
-		n.What = "waits: " + w.Reason
+	case protocol.StateWaiting: // Waits says for what
 	case protocol.StateStarting:
 		if time.Since(w.Since) < 5*time.Second {
 			return n, false
