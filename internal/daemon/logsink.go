@@ -50,7 +50,11 @@ type sink struct {
 	region string
 	out    *os.File
 	spool  *spool
-	torn   bool // the last line that was written to out has no end; the spool's goroutine has it
+
+	// The spool's goroutine has these.
+	torn    bool  // the last line that was written to out has no end
+	refused int   // records that nobody took since the last that was taken: a full disk, a reader that is gone, no journal
+	failure error // why
 
 	mu      sync.Mutex   // the order is the same everywhere, and the log segment has one writer at a time
 	text    hclog.Logger // writes to line; nil: the journal gets the records
@@ -190,35 +194,87 @@ func (s *sink) give(r protocol.Record, pairs []any, room int) {
 	}
 	if s.text == nil {
 		vars := s.fields(r, pairs)
-		s.spool.put(len(r.Text)+len(r.Attrs), room, func() {
-			text := r.Text
-			if r.Attrs != "" {
-				list, _ := attrs.Parse(r.Attrs)
-				text += " " + attrs.Text(list)
-			}
-			journal.Send(text, journal.Priority(r.Level), vars)
-			s.given(r.Seq)
-		})
+		s.spool.put(len(r.Text)+len(r.Attrs), room, func() { s.hand(r.Seq, func() error { return send(r, vars) }) })
 		return
 	}
+	line := s.format(r, pairs)
+	s.spool.put(len(line), room, func() { s.hand(r.Seq, func() error { return s.write(line) }) })
+}
+
+// send sends a record with these fields to the journal.
+func send(r protocol.Record, vars map[string]string) error {
+	text := r.Text
+	if r.Attrs != "" {
+		list, _ := attrs.Parse(r.Attrs)
+		text += " " + attrs.Text(list)
+	}
+	return journal.Send(text, journal.Priority(r.Level), vars)
+}
+
+// format makes a line of a record.
+func (s *sink) format(r protocol.Record, pairs []any) []byte {
 	s.line.Reset()
 	s.at = r.Time
 	s.text.Log(levelOf(r.Level), r.Text, pairs...)
-	line := bytes.Clone(s.line.Bytes())
-	s.spool.put(len(line), room, func() {
-		s.write(line)
-		s.given(r.Seq)
-	})
+	return bytes.Clone(s.line.Bytes())
+}
+
+// hand hands one record over. One that nobody takes is dropped, and counted: how many there were is said before the next one that is taken, so
+// that it is known where they are missing. The log segment has them all, and says when it began.
+func (s *sink) hand(seq uint64, out func() error) {
+	err := error(nil)
+	if s.refused > 0 {
+		err = s.tell()
+	}
+	if err == nil {
+		s.refused, err = 0, out()
+	}
+	if s.failure = err; err != nil {
+		s.refused++
+	}
+	if s.refused == 1 {
+		r := warning(logRefused, "error", err)
+		s.mu.Lock()
+		s.keep(&r)
+		s.mu.Unlock()
+	}
+	s.given(seq)
+}
+
+// What is said of records that nobody took: when it begins, in the log segment, and when it is over, where they are missing.
+const (
+	logRefused = "the daemon's log cannot be written: records are dropped there until it can be; shmctl logs has them"
+	logMissing = "log records were dropped: the daemon's log could not be written; shmctl logs has them"
+)
+
+// warning is a record of the daemon itself.
+func warning(text string, pairs ...any) protocol.Record {
+	return protocol.Record{Time: time.Now(), Level: int(journal.PriWarning), Stream: protocol.StreamDaemon, Pid: os.Getpid(), Worker: -1, Text: text, Attrs: attrs.Format(pairs)}
+}
+
+// tell says how many records nobody took.
+func (s *sink) tell() error {
+	pairs := []any{"records", s.refused, "error", s.failure}
+	r := warning(logMissing, pairs...)
+	if s.text == nil {
+		return send(r, s.fields(r, pairs))
+	}
+	s.mu.Lock()
+	line := s.format(r, pairs)
+	s.mu.Unlock()
+	return s.write(line)
 }
 
 // write writes a line. A disk that is full may take a part of it: the next one begins on a line of its own then.
-func (s *sink) write(line []byte) {
+func (s *sink) write(line []byte) error {
 	if s.torn {
 		line = append([]byte("\n"), line...)
 	}
-	if n, _ := s.out.Write(line); n > 0 {
+	n, err := s.out.Write(line)
+	if n > 0 {
 		s.torn = line[n-1] != '\n'
 	}
+	return err
 }
 
 // given writes down that everything up to a record is handed over.

@@ -5,8 +5,13 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -85,5 +90,78 @@ func TestTornLine(t *testing.T) {
 	rest, err := io.ReadAll(r)
 	if got := bytes.TrimLeft(rest, "x"); err != nil || string(got) != "\na\nb\n" {
 		t.Errorf("behind the torn line: %q, %v", got, err)
+	}
+}
+
+// Records that a full disk does not take are counted, and how many there were is said before the next one that it takes; the log segment has all of
+// them, and says once that the others are missing elsewhere.
+func TestRecordsThatNobodyTakesAreCounted(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	segment, err := protocol.FormatLog(make([]byte, protocol.LogSize(64<<10, 64<<10)), protocol.Header{Name: "log", Region: "test", Generation: 1, Created: time.Now()}, 64<<10, 64<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, s := newLogger(file, "test", hclog.Info)
+	s.attach(segment, nil)
+	to := func(f *os.File) { s.spool.put(0, spoolForAll, func() { s.out = f }) }
+	for range 2 {
+		to(full)
+		for range 3 {
+			log.Info("not there")
+		}
+		to(file)
+		log.Info("there")
+	}
+	s.spool.end()
+	lines, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(strings.TrimSpace(string(lines)), "\n")
+	if len(got) != 4 {
+		t.Fatalf("the file has %d lines:\n%s", len(got), lines)
+	}
+	for i, line := range got {
+		want := []string{`"records":3`, "no space left on device"}
+		if i%2 == 1 {
+			want = []string{`"there"`}
+		}
+		for _, w := range want {
+			if !strings.Contains(line, w) {
+				t.Errorf("line %d is %s, without %s", i+1, line, w)
+			}
+		}
+	}
+	said, all := 0, 0
+	for c := segment.Oldest(); ; {
+		r, _, ok, err := c.Next()
+		if !ok || err != nil {
+			break
+		}
+		if all++; r.Text == logRefused && strings.Contains(r.Attrs, "no space left on device") {
+			said++
+		}
+	}
+	if said != 2 || all != 10 {
+		t.Errorf("the segment has %d records, %d of them about the others", all, said)
+	}
+}
+
+// What the journal does not take is counted likewise.
+func TestRecordsThatTheJournalDoesNotTake(t *testing.T) {
+	s := &sink{spool: newSpool()}
+	s.give(protocol.Record{Time: time.Now(), Level: 7, Text: "shmd's own test"}, nil, spoolForAll)
+	s.spool.end()
+	if want := !journal.Enabled(); want != (s.refused == 1 && s.failure != nil) {
+		t.Errorf("there is a journal: %v; %d records count as dropped, the error is %v", !want, s.refused, s.failure)
 	}
 }
