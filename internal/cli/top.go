@@ -33,7 +33,8 @@ NO_COLOR is set, and in ASCII if the locale is not UTF-8.
 
 s stops the selected worker or group, r restarts it, + and - give a group one
 instance more or less, e evicts the selected subscriber of a topic; each asks
-first. Whoever may only observe can look. ? lists all keys, q leaves.
+first. Whoever may only observe can look. ? lists all keys, q leaves, Ctrl-Z
+suspends it (fg goes on).
 
 --once prints one frame, as large as the terminal, or of $COLUMNS times $LINES,
 or 80x24.`,
@@ -72,7 +73,7 @@ func (a *app) top(ctx context.Context, every time.Duration, once bool) error {
 		return a.topOnce(o, w, every)
 	}
 	a.quiet = true // what is to be said goes to the screen
-	return explain(top.Run(ctx, o, top.Terminal{In: a.stdin, Out: a.stdout}, w.sample, w.do), "it goes on until q")
+	return explain(top.Run(ctx, o, top.Terminal{In: a.stdin, Out: a.stdout, Suspendable: sys.Suspendable}, w.sample, w.do), "it goes on until q")
 }
 
 // inTerminal reports whether standard input is a terminal.

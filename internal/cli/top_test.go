@@ -88,12 +88,17 @@ func (s *screen) press(keys string) {
 // startTop runs shmctl top on a terminal.
 func startTop(t *testing.T, d *testregion.Region, columns, lines int, args ...string) (*screen, *exec.Cmd) {
 	t.Helper()
+	return startTopAs(t, d, &syscall.SysProcAttr{Setsid: true, Setctty: true}, columns, lines, args...)
+}
+
+func startTopAs(t *testing.T, d *testregion.Region, attr *syscall.SysProcAttr, columns, lines int, args ...string) (*screen, *exec.Cmd) {
+	t.Helper()
 	s, term := newScreen(t, columns, lines)
 	defer term.Close()
 	c := exec.Command(filepath.Join(testregion.Binaries(t), "shmctl"), append([]string{"-r", d.Name, "-s", d.Socket, "top", "--interval", "20ms"}, args...)...)
 	c.Env = append(os.Environ(), "TERM=xterm-256color", "LANG=C.UTF-8")
 	c.Stdin, c.Stdout, c.Stderr = term, term, term
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	c.SysProcAttr = attr
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +130,55 @@ func TestTopOnATerminal(t *testing.T) {
 	d.WaitReady()
 	s.press("+y")
 	d.WaitWorkers("three", func(ws []protocol.Worker) bool { return len(ws) == 3 && ws[2].State == protocol.StateReady })
+	s.press("q")
+	s.wait("\x1b[?1049l")
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Ctrl-Z stops it as a shell expects, with the terminal as it was before; when it goes on, it draws all again and works. This test is the shell: the process
+// group is another one than its own, in the same session.
+func TestTopSuspends(t *testing.T) {
+	d := testregion.Start(t, topRegion)
+	s, c := startTopAs(t, d, &syscall.SysProcAttr{Setpgid: true}, 80, 24)
+	s.wait("\x1b[?1049h", "idle.0", "q quit")
+	suspend := func() {
+		t.Helper()
+		s.press("\x1a")
+		timer := time.AfterFunc(patience, func() { c.Process.Kill() })
+		defer timer.Stop()
+		var state syscall.WaitStatus
+		if _, err := syscall.Wait4(c.Process.Pid, &state, syscall.WUNTRACED, nil); err != nil || !state.Stopped() || state.StopSignal() != syscall.SIGTSTP {
+			t.Fatalf("not suspended: %v, state %#x", err, state)
+		}
+		s.wait("\x1b[?1049l")
+		if err := c.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		suspend()
+		s.wait("\x1b[?1049h", "idle.0", "q quit")
+	}
+	s.press("\x1b[Bs")
+	s.wait("y for yes")
+	suspend() // the question stays
+	s.wait("\x1b[?1049h", "y for yes")
+	s.press("nq")
+	s.wait("\x1b[?1049l")
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where no shell is there that could let it go on, it is not stopped: nobody would get it back.
+func TestTopWithoutJobControl(t *testing.T) {
+	d := testregion.Start(t, topRegion)
+	s, c := startTop(t, d, 80, 24)
+	s.wait("\x1b[?1049h", "q quit")
+	s.press("\x1a")
+	s.wait("there is none here")
 	s.press("q")
 	s.wait("\x1b[?1049l")
 	if err := c.Wait(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,6 +106,27 @@ func Parent(pid int) (int, error) {
 		return 0, fmt.Errorf("/proc/%d/stat: parent: %w", pid, err)
 	}
 	return parent, nil
+}
+
+// Suspendable reports whether SIGTSTP stops this process, so that a shell with job control can let it go on. The kernel drops that signal where nobody would: in
+// a process group in which no process has a parent in the same session but another group, as that of a session's leader.
+func Suspendable() bool {
+	if signal.Ignored(syscall.SIGTSTP) {
+		return false
+	}
+	session, err := unix.Getsid(0)
+	for pid := os.Getpid(); err == nil; {
+		var parent, group, of int
+		if parent, err = Parent(pid); err != nil || parent == 0 {
+			return false
+		}
+		if group, err = unix.Getpgid(parent); err == nil && group != unix.Getpgrp() {
+			of, err = unix.Getsid(parent)
+			return err == nil && of == session
+		}
+		pid = parent
+	}
+	return false
 }
 
 // ProcState returns the state letter of the process: 'R' running, 'S' asleep, 'D' in

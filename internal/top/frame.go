@@ -167,6 +167,7 @@ func (m *Model) helpText() []*line {
 		"  +, -        one instance more, or less, of the selected group",
 		"  e           evict the selected subscriber of a topic",
 		"  q           leave; the region goes on",
+		"  ctrl+z      suspend; fg goes on",
 		"",
 		"  RATE        what the worker counts first, a second; of a group the sum",
 		"  DEPTH       messages that wait, and a bar of how full the channel is",

@@ -15,6 +15,8 @@ import (
 type Terminal struct {
 	In  io.Reader
 	Out *os.File
+	// Suspendable reports whether a stop by Ctrl-Z can be ended: that a shell with job control is there.
+	Suspendable func() bool
 }
 
 // Run shows the region on a terminal until the user has seen enough or ctx ends. sample and do are called on goroutines of their own,
@@ -22,7 +24,7 @@ type Terminal struct {
 func Run(ctx context.Context, o Options, t Terminal, sample func() Sample, do func(context.Context, Request) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // what was asked for and is not done: the memory says what is wanted
-	p := &program{ctx: ctx, m: New(o, 80, 24), interval: o.Interval, sample: sample, do: do}
+	p := &program{ctx: ctx, m: New(o, 80, 24), interval: o.Interval, sample: sample, do: do, suspendable: t.Suspendable}
 	options := []tea.ProgramOption{tea.WithContext(ctx), tea.WithInput(t.In), tea.WithOutput(t.Out), tea.WithoutSignalHandler(), tea.WithFPS(30)}
 	if o.Colored {
 		options = append(options, tea.WithColorProfile(colorprofile.ANSI))
@@ -43,6 +45,8 @@ type program struct {
 	interval time.Duration
 	sample   func() Sample
 	do       func(context.Context, Request) error
+
+	suspendable func() bool
 }
 
 // What comes in beside keys and sizes.
@@ -70,6 +74,13 @@ func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.WindowSizeMsg:
 		p.m.Resize(msg.Width, msg.Height)
 	case tea.KeyPressMsg:
+		if msg.String() == "ctrl+z" { // a question stays open meanwhile
+			if p.suspendable() {
+				return p, tea.Suspend
+			}
+			p.m.say(true, "ctrl+z is for a shell that lets it go on (fg), and there is none here; q leaves")
+			return p, nil
+		}
 		q, quit := p.m.Key(msg.String())
 		switch {
 		case quit:
