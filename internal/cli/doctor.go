@@ -385,7 +385,7 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 		f = f.fail("start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over; what lives on of the old one ends by shmctl -r %s stop", a.region)
 	case errors.As(err, &silent):
 		f.Text = "does not answer" + silent.Within()
-		f = f.fail("if it is stopped (state T in ps): kill -CONT its pid; else stop it through the memory: shmctl -r %s stop", a.region)
+		f = f.fail("if it is stopped (state T in ps): kill -CONT its pid; if it hangs: kill -9 its pid, and the next daemon takes the region over; or stop the region, through the memory: shmctl -r %s stop", a.region)
 	case errors.Is(err, attach.ErrPermission):
 		f.Text = "permission denied"
 		f = f.fail("be root, the daemon's user, or in the group that owns %s; [access] says who else may", filepath.Dir(path))

@@ -235,6 +235,11 @@ func restartIt(pid int) string {
 	return fmt.Sprintf("restart it (systemctl restart shmd; or kill -TERM %d, and start it again)", pid)
 }
 
+// replaceIt is what to do about a daemon that hangs.
+func replaceIt(pid int) string {
+	return fmt.Sprintf("kill -9 %d: the next daemon takes the region over (systemd starts it; else shmd -c FILE)", pid)
+}
+
 // unreachable is the pid of a daemon of this region that runs, was found by its memory, and whose socket is not there; 0 if there is none.
 func (a *app) unreachable() int {
 	s, err := a.throughProcesses()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/stat"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -156,11 +157,26 @@ func (a *app) status(ctx context.Context) error {
 		doc.Attention = append(doc.Attention, noticeJSON{false, "shmd", "somebody has removed its lock file: all works, and nothing but the memory keeps a second daemon out",
 			fmt.Sprintf("when it suits, kill -9 %d, and start another, which takes the region over", d.Pid)})
 	}
+	if s.silent() {
+		doc.Attention = append([]noticeJSON{{true, "shmd", "does not answer: workers go on, and nobody repairs or restarts what dies", "if it hangs, " + replaceIt(d.Pid)}}, doc.Attention...)
+	}
 	doc.Outsiders = len(s.outsiders())
 	if a.json() {
 		return a.printJSON(doc)
 	}
 	return a.printStatus(doc, d.Alive, s.removed())
+}
+
+// startsWithin is how long a daemon that takes over may be silent without anybody having to do something.
+const startsWithin = 10 * time.Second
+
+// silent reports whether the daemon should answer, and does not.
+func (s *session) silent() bool {
+	d := s.Daemon()
+	if !errors.Is(s.why, attach.ErrSilent) || !d.Alive || d.Stopped { // of one that is stopped the snapshot says so
+		return false
+	}
+	return !s.comesUp() || time.Since(s.Roster.Daemon().Started) > startsWithin
 }
 
 // lockRemoved reports whether the lock file of a daemon that runs is not in its runtime directory, as far as this process can see that.

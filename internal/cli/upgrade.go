@@ -60,7 +60,7 @@ func (a *app) upgrade(ctx context.Context, binary string) error {
 		return err
 	}
 	defer conn.Close()
-	answered := a.tellSilence(attachWithin, true)
+	answered := a.tellUpgrade(ctx, conn.Hello().Pid)
 	r, err := conn.Upgrade(ctx, binary)
 	answered()
 	var refused *attach.RefusedError
@@ -78,6 +78,49 @@ func (a *app) upgrade(ctx context.Context, binary string) error {
 	_, err = fmt.Fprintf(a.stdout, "shmd %s -> %s (region %s, pid %d, pause %v)\n", printable(r.From), printable(r.Version), printable(r.Region), r.Pid,
 		time.Duration(r.PauseNs).Round(time.Microsecond))
 	return err
+}
+
+// tellUpgrade says, after a moment, what an upgrade waits for, and again when that has changed. done ends it. While the new program is asked whether it can take
+// over, the old one still answers; when it has taken over, nobody does until it is ready.
+func (a *app) tellUpgrade(ctx context.Context, pid int) (done func()) {
+	if a.quiet {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		told := ""
+		tell := func(text string) {
+			if text != told && ctx.Err() == nil {
+				told = text
+				a.warn("%s", text)
+			}
+		}
+		silent := 0 // how many times in a row nobody has answered
+		for a.nap(ctx, tellAfter) == nil {
+			conn, err := attach.Dial(ctx, a.socketPath())
+			if err == nil {
+				conn.Close()
+				silent = 0
+				tell("the new program has not said yet whether it can take over; if it says nothing within 10 seconds, the daemon goes on as it was")
+				continue
+			}
+			why, stopped := a.silence()
+			switch silent++; {
+			case stopped:
+				tell(why)
+			case silent < 3:
+				tell(fmt.Sprintf("the new program has the daemon's process (pid %d), and is not ready yet", pid))
+			default:
+				tell(fmt.Sprintf("the new program (pid %d) does not get ready. Workers go on; if it hangs, %s", pid, replaceIt(pid)))
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // diedUpgrading says what came of a daemon that died in the middle of an upgrade.

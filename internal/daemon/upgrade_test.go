@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -274,6 +275,56 @@ func TestKilledInUpgrade(t *testing.T) {
 			if args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(args), "--self-check") {
 				t.Errorf("%s: the candidate lives on with the memory", c.point)
 			}
+		}
+	}
+}
+
+// A program that hangs is told of while it is waited for. One that hangs in its self-check is given up; after that it has the daemon's process, so status says
+// what to do, and that helps.
+func TestUpgradeToOneThatHangs(t *testing.T) {
+	t.Parallel()
+	const source = "package main\nimport (\"os\"; \"os/signal\")\nfunc main() { if os.Args[len(os.Args)-1] == \"--self-check\" { %s }; c := make(chan os.Signal); signal.Notify(c); for range c { } }"
+	d := testregion.Start(t, named+jobs+idle("w", "count = 2"))
+	before := d.WaitWorkers("as they were", everyone)
+	_, errs, code := d.Shmctl("upgrade", "--binary", compile(t, fmt.Sprintf(source, "")))
+	if code != 1 || !strings.Contains(errs, "the new program has not said yet whether it can take over") || !strings.Contains(errs, "goes on as it was") || !strings.Contains(errs, "no answer within 10s") {
+		t.Errorf("hangs in its self-check: exit code %d\n%s", code, errs)
+	}
+	pid := d.Cmd.Process.Pid
+	cmd := exec.Command(filepath.Join(testregion.Binaries(t), "shmctl"), "-r", d.Name, "-s", d.Socket, "upgrade", "--binary",
+		compile(t, fmt.Sprintf(source, "os.Stdout.WriteString(`{\"schema\":1,\"version\":\"v0\",\"layout\":\"1.0\"}`); return")))
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(testregion.Limit, func() { cmd.Process.Kill() }).Stop()
+	lines := bufio.NewScanner(stderr)
+	for _, want := range []string{"(pid " + strconv.Itoa(pid) + "), and is not ready yet", "does not get ready. Workers go on; if it hangs, kill -9 " + strconv.Itoa(pid)} {
+		for lines.Scan() && !strings.Contains(lines.Text(), want) {
+		}
+		if !strings.Contains(lines.Text(), want) {
+			t.Fatalf("no line %q", want)
+		}
+	}
+	status, _, _ := d.Shmctl("status")
+	if row := "shmd       does not answer: workers go on, and nobody repairs or restarts what dies  if it hangs, kill -9 " + strconv.Itoa(pid) + ": the next daemon takes the region over"; !strings.Contains(status, row) {
+		t.Errorf("no row %q in\n%s", row, status)
+	}
+	d.Kill()
+	d.Again()
+	for lines.Scan() {
+		errs += lines.Text() + "\n"
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(errs, "ended in the middle of the upgrade; the next one") {
+		t.Errorf("%v\n%s", err, errs)
+	}
+	d.WaitLog("region adopted", `"living":2`)
+	for _, w := range d.WaitWorkers("as they were", everyone) {
+		if old := byName(t, before, w.Name); w != old {
+			t.Errorf("%+v became %+v", old, w)
 		}
 	}
 }
