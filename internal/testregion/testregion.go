@@ -47,7 +47,9 @@ func Binaries(t testing.TB) string {
 			return
 		}
 		os.Chmod(build.dir, 0o755) // other users run what is in it
-		out, err := exec.Command("go", "build", "-o", build.dir+"/", "github.com/shmd/shmd/cmd/shmd", "github.com/shmd/shmd/cmd/shmctl").CombinedOutput()
+		cmd := exec.Command("go", "build", "-o", build.dir+"/", "github.com/shmd/shmd/cmd/shmd", "github.com/shmd/shmd/cmd/shmctl")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build makes them
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			build.err = fmt.Errorf("go build: %w\n%s", err, out)
 		}

@@ -410,7 +410,7 @@ func (d *domain) logged() error {
 	for pid, name := range d.seen {
 		for k := range estateRecords {
 			if text := fmt.Sprintf("%s %d %d", name, pid, k); n[text] == 0 {
-				return fmt.Errorf("the log does not have %q", text)
+				return fmt.Errorf("the log does not have %q, but %v", text, slices.Sorted(maps.Keys(n)))
 			}
 		}
 	}
@@ -535,7 +535,7 @@ func (d *domain) next(names []string, survivors map[string]int) error {
 	d.follow()
 	var never atomic.Bool
 	if err := d.settle(d.Cmd.Process.Pid, names, &never); err != nil {
-		return err
+		return fmt.Errorf("%w; the log of the daemon that follows:\n%s", err, d.Log())
 	}
 	ws, rows, err := d.workers()
 	if err != nil {
