@@ -29,6 +29,13 @@ type Reader struct {
 	source   Source
 	channels map[string]protocol.Channel
 	seen     map[string]map[leaseKey]time.Time // when each lease was seen first, by channel
+	topics   map[string]counted
+}
+
+// counted is what a topic had counted at the last snapshot.
+type counted struct {
+	of *protocol.Topic
+	protocol.Summary
 }
 
 type leaseKey struct {
@@ -39,7 +46,7 @@ type leaseKey struct {
 
 // NewReader returns a Reader.
 func NewReader(s Source) *Reader {
-	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}}
+	return &Reader{source: s, channels: map[string]protocol.Channel{}, seen: map[string]map[leaseKey]time.Time{}, topics: map[string]counted{}}
 }
 
 // Look has the next snapshot read other segments of the same region. What was seen is remembered.
@@ -212,7 +219,7 @@ func (r *Reader) channel(g protocol.Segment, names map[uint16]protocol.Attachmen
 	switch ch := ch.(type) {
 	case *protocol.Topic:
 		st := ch.Stat()
-		c.Topic = &st
+		c.Topic, c.Summary = &st, r.onward(g.Name, ch, c.Summary)
 	case *protocol.Queue:
 		c.DeadLetters = ch.Flags()&protocol.QueueFlagDeadLetter != 0
 	}
@@ -220,6 +227,16 @@ func (r *Reader) channel(g protocol.Segment, names map[uint16]protocol.Attachmen
 		c.Oldest, c.Leases = r.oldest(g.Name, ch, names, now)
 	}
 	return c
+}
+
+// onward holds the counters of a topic where they were when they go back: what a subscriber that ends has read is in neither its row nor the sum
+// for a moment, and stays so if it is killed there. Memory that takes the place of other memory begins anew.
+func (r *Reader) onward(name string, t *protocol.Topic, now protocol.Summary) protocol.Summary {
+	if last := r.topics[name]; last.of == t {
+		now.Sent, now.Received, now.Lost = max(now.Sent, last.Sent), max(now.Received, last.Received), max(now.Lost, last.Lost)
+	}
+	r.topics[name] = counted{t, now}
+	return now
 }
 
 // oldest finds the lease that was there before all others that are there now.

@@ -2,7 +2,8 @@ package protocol
 
 import "github.com/shmd/shmd/internal/sys"
 
-// TopicStat is a snapshot of a topic, for people and metrics, not of one instant.
+// TopicStat is a snapshot of a topic, for people and metrics, not of one instant. Published, Received and Lost are never more than there was when Stat
+// returned. Published does not go back from one call to the next; Received and Lost may, for a moment, by what a subscriber counted that ends meanwhile.
 type TopicStat struct {
 	Slots, SlotSize, Cursors int // Cursors: rows for subscribers
 	Flags                    TopicFlag
@@ -21,17 +22,24 @@ func (t *Topic) Stat() TopicStat {
 	s := TopicStat{
 		Slots: t.Slots(), SlotSize: t.slotSize, Cursors: t.cursors, Flags: t.flags, Publisher: uint16(t.info.Publisher.Load()),
 		Oldest: t.oldest(), Tail: t.info.Tail.Load(), Received: t.info.Received.Load(), Lost: t.info.Lost.Load(),
-		Skipped: t.info.Skipped.Load(), Evicted: t.info.Evicted.Load(), Subscribers: t.Cursors(),
+		Evicted: t.info.Evicted.Load(), Subscribers: t.Cursors(),
 		Receivers: t.Receivers.Sleepers(), Senders: t.Senders.Sleepers(),
 	}
-	if !t.single {
-		for i := range t.reached() {
-			if Word(t.slot(i).State.Load()).Phase() == PhaseWriting {
-				s.Writing++
-			}
+	without := uint64(0) // positions before tail that have no message yet; a loan may be behind it
+	for i := range t.reached() {
+		w := Word(t.slot(i).State.Load())
+		if w.Phase() != PhaseWriting {
+			continue
+		}
+		s.Writing++
+		if last := s.Tail - 1 - ((s.Tail - 1 - i) & t.mask); w.Lap() == t.lap(last) { // the last position before tail that is in this slot
+			without++
 		}
 	}
-	s.Published = s.Tail - t.first - s.Skipped - uint64(s.Writing)
+	s.Skipped = t.info.Skipped.Load() // after the slots: what is skipped meanwhile counts as no message
+	if n := int64(s.Tail - t.first - without - s.Skipped); n > 0 {
+		s.Published = uint64(n)
+	}
 	for _, c := range s.Subscribers {
 		s.Received += c.Received
 		s.Lost += c.Lost

@@ -406,7 +406,7 @@ func (t *Topic) free(row *TopicCursor, w uint64) bool {
 		return false
 	}
 	if CursorPhase(w&cursorPhaseMask) != CursorPhaseJoining {
-		t.info.Received.Add(at - begun - lost)
+		t.info.Received.Add(messages(begun, at, lost))
 		t.info.Lost.Add(lost)
 	}
 	return true
@@ -429,13 +429,10 @@ type Cursor struct {
 func (t *Topic) Cursors() []Cursor {
 	var all []Cursor
 	for i := range t.used() {
-		row := t.cursor(i)
-		w := row.State.Load()
-		c := Cursor{Row: i, Owner: cursorOwner(w), Phase: CursorPhase(w & cursorPhaseMask), Position: row.Position.Load(), Lost: row.Lost.Load(), word: w}
-		if c.Phase == CursorPhaseFree {
+		c, ok := t.look(i)
+		if !ok {
 			continue
 		}
-		c.Received = c.Position - row.Begun.Load() - c.Lost
 		if lag := t.info.Tail.Load() - c.Position; int64(lag) > 0 {
 			c.Lag = lag
 		}
@@ -443,4 +440,33 @@ func (t *Topic) Cursors() []Cursor {
 		all = append(all, c)
 	}
 	return all
+}
+
+// look reads row i; not ok: it is free, or changes hands again and again.
+func (t *Topic) look(i int) (c Cursor, ok bool) {
+	row := t.cursor(i)
+	for range 100 {
+		w := row.State.Load()
+		// The position comes first: it is stored after what is subtracted from it here.
+		c = Cursor{Row: i, Owner: cursorOwner(w), Phase: CursorPhase(w & cursorPhaseMask), Position: row.Position.Load(), Lost: row.Lost.Load(), word: w}
+		begun := row.Begun.Load()
+		if row.State.Load() != w { // some of it is another's
+			continue
+		}
+		if c.Phase == CursorPhaseJoining { // all of it is of the one before, who has counted it
+			c.Lost = 0
+		} else {
+			c.Received = messages(begun, c.Position, c.Lost)
+		}
+		return c, c.Phase != CursorPhaseFree
+	}
+	return c, false
+}
+
+// messages is how many a cursor has read. Its owner stores begun and lost before the position that goes with them, and may die in between.
+func messages(begun, position, lost uint64) uint64 {
+	if n := position - begun - lost; int64(n) > 0 {
+		return n
+	}
+	return 0
 }
