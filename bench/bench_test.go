@@ -183,6 +183,31 @@ func TestQuick(t *testing.T) {
 	}
 }
 
+// The page of the repository is what its bench.json says, and each measure there that misses its target has a limit that docs/speed.md explains.
+func TestPage(t *testing.T) {
+	doc, err := readDocument("../docs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page, err := os.ReadFile("../docs/bench.md"); err != nil || string(page) != doc.page() {
+		t.Errorf("docs/bench.md is not what docs/bench.json says (%v): cd bench && go run . -page -w ../docs", err)
+	}
+	speed, err := os.ReadFile("../docs/speed.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range limits {
+		if !strings.Contains(string(speed), "\n## "+l.section+"\n") {
+			t.Errorf("docs/speed.md has no section %q", l.section)
+		}
+	}
+	for _, m := range doc.missed() {
+		if m.Why == "" {
+			t.Errorf("%s, beside %s: it misses its target, and no limit is known", m.Measure, m.Reference)
+		}
+	}
+}
+
 // Several producers and consumers: what is sent is received, by all of them together.
 func TestCrowd(t *testing.T) {
 	l := start(t)

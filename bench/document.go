@@ -142,6 +142,19 @@ func (d *document) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%d of %d rows reach their target; %.0f s\n", metRows, len(d.Rows), d.Seconds)
 }
 
+// readDocument reads the bench.json of a directory.
+func readDocument(dir string) (*document, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "bench.json"))
+	if err != nil {
+		return nil, err
+	}
+	d := new(document)
+	if err := json.Unmarshal(text, d); err != nil {
+		return nil, fmt.Errorf("%s/bench.json: %w", dir, err)
+	}
+	return d, nil
+}
+
 // write writes bench.json, bench.md and the pictures.
 func (d *document) write(dir string) error {
 	text, err := json.MarshalIndent(d, "", "  ")

@@ -60,6 +60,7 @@ func bench(ctx context.Context, args []string) error {
 	f.StringVar(&o.output, "o", "table", "what is printed: table or json")
 	f.StringVar(&o.write, "w", "", "write bench.md, bench.json and bench-*.svg into this `directory`")
 	f.BoolVar(&o.list, "list", false, "print the names of the contests")
+	page := f.Bool("page", false, "measure nothing: write the page and the pictures anew from the bench.json in the directory of -w")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -77,6 +78,13 @@ func bench(ctx context.Context, args []string) error {
 	}
 	if o.quick {
 		o.rounds = 1
+	}
+	if *page {
+		doc, err := readDocument(o.write)
+		if err != nil {
+			return err
+		}
+		return doc.write(o.write)
 	}
 	var chosen []*contest
 	for _, c := range contests() {

@@ -74,8 +74,10 @@ func (d *document) page() string {
 			withoutGrowth = append(withoutGrowth, name)
 		}
 	}
+	missed := d.missed()
 	var s strings.Builder
 	err := t.Execute(&s, map[string]any{
+		"Missed": missed, "All": len(d.Rows), "Met": len(d.Rows) - len(missed),
 		"Doc": d, "Sections": sections, "Absent": absent, "Measured": strings.Join(measured, ", "), "Minutes": int(d.Seconds/60 + 0.5),
 		"Pictures": withoutGrowth, "Grown": sorted(slices.Collect(maps.Keys(d.growthPictures()))), "Place": d.mostRows(),
 	})
