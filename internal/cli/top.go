@@ -161,6 +161,9 @@ func (w *watched) sample() top.Sample {
 		out.Trouble = "the region is stopping"
 	case !s.Status.Alive && len(alive(s)) == 0:
 		out.Trouble = "the region has ended: waiting for the next one"
+		if s.Daemon.State != protocol.DaemonStateStopped {
+			out.Trouble = "no daemon, and no worker runs: the next one takes the region over (systemctl start shmd, or shmd -c FILE)"
+		}
 		soon, cancel := context.WithTimeout(context.Background(), look)
 		own := *w.a // this is not the goroutine of w.do
 		next := &watched{a: &own}
