@@ -286,6 +286,7 @@ func checkMemory(context.Context) []finding {
 // checkPlace looks at the runtime directory and the socket.
 func (a *app) checkPlace(context.Context) []finding {
 	var list []finding
+	var d without
 	path := a.socketPath()
 	dir := filepath.Dir(path)
 	st, err := os.Stat(dir)
@@ -313,10 +314,16 @@ func (a *app) checkPlace(context.Context) []finding {
 
 	f = fine("socket", "%s", path)
 	sst, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		d = a.unreachable()
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && a.unreachable() > 0:
+	case d.pid > 0 && d.state == protocol.DaemonStateRunning:
 		f.Text += " was removed"
-		return append(list, f.fail("%s", restartIt(a.unreachable())))
+		return append(list, f.fail("%s", restartIt(d.pid)))
+	case d.pid > 0:
+		f.Text += fmt.Sprintf(" is not there: the daemon (pid %d) is %v", d.pid, d.state)
+		return append(list, f)
 	case errors.Is(err, fs.ErrNotExist) && readOnly(dir):
 		f.Text += " is not there, and no daemon can make it: the file system is read-only"
 		return append(list, f.fail("mount it read-write, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory that can be written to"))
@@ -359,6 +366,10 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 	conn, err := attach.Dial(ctx, path)
 	f := fine("daemon", "")
 	var silent *attach.SilentError
+	var d without
+	if errors.Is(err, attach.ErrNoDaemon) || errors.Is(err, attach.ErrDeadSocket) {
+		d = a.unreachable()
+	}
 	switch {
 	case err == nil:
 		h := conn.Hello()
@@ -374,9 +385,15 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 			f.Text = fmt.Sprintf("the daemon is %s, this shmctl %s", h.Version, version.Version)
 			f = f.warn("use the shmctl of the daemon's release, or restart the region with the new shmd")
 		}
-	case errors.Is(err, attach.ErrNoDaemon) && a.unreachable() > 0:
-		f.Text = fmt.Sprintf("pid %d runs, and cannot be reached: its socket was removed", a.unreachable())
-		f = f.fail("%s", restartIt(a.unreachable()))
+	case d.pid > 0 && d.state == protocol.DaemonStateRunning:
+		f.Text = fmt.Sprintf("pid %d runs, and cannot be reached: its socket was removed", d.pid)
+		f = f.fail("%s", restartIt(d.pid))
+	case d.pid > 0 && d.state == protocol.DaemonStateStopping:
+		f.Text = fmt.Sprintf("pid %d is stopping the region, and does not answer any more", d.pid)
+		f = f.warn("wait for its end; if that takes long, shmctl -r %s ps says for whom it waits", a.region)
+	case d.pid > 0:
+		f.Text = fmt.Sprintf("pid %d is starting, and does not answer yet", d.pid)
+		f = f.warn("wait for it: shmctl -r %s wait; if that takes long, see its log (journalctl -u shmd)", a.region)
 	case errors.Is(err, attach.ErrNoDaemon):
 		f.Text = "none runs"
 		f = f.warn("start one: systemctl start shmd, or shmd -c FILE")

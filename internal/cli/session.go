@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -240,11 +241,17 @@ func replaceIt(pid int) string {
 	return fmt.Sprintf("kill -9 %d: the next daemon takes the region over (systemd starts it; else shmd -c FILE)", pid)
 }
 
-// unreachable is the pid of a daemon of this region that runs, was found by its memory, and whose socket is not there; 0 if there is none.
-func (a *app) unreachable() int {
+// without is a daemon of this region that runs, and whose socket is not there, or is that of one before it.
+type without struct {
+	pid   int // 0: there is none, as far as this process may see
+	state protocol.DaemonState
+}
+
+// unreachable looks for such a daemon: by its memory, and while it has none yet by its lock.
+func (a *app) unreachable() without {
 	s, err := a.throughProcesses()
 	if err != nil {
-		return 0
+		return without{a.lockedBy(), protocol.DaemonStateStarting}
 	}
 	defer s.Close()
 	d := s.Daemon()
@@ -252,8 +259,39 @@ func (a *app) unreachable() int {
 	if _, s.why = os.Lstat(a.socketPath()); errors.Is(s.why, fs.ErrNotExist) {
 		s.why = attach.ErrNoDaemon
 	}
-	if d.Alive && s.removed() {
-		return d.Pid
+	switch {
+	case !d.Alive: // the next one may be about to take over
+		return without{a.lockedBy(), protocol.DaemonStateStarting}
+	case s.removed():
+		return without{d.Pid, protocol.DaemonStateRunning}
+	case s.was == protocol.DaemonStateStarting, s.was == protocol.DaemonStateStopping:
+		return without{d.Pid, s.was}
+	}
+	return without{}
+}
+
+// lockedBy is the pid of the daemon that has the region's lock, 0 if none has it, or that cannot be seen. It looks at who has the file open: to try the lock
+// would be to take it for a moment.
+func (a *app) lockedBy() int {
+	path := strings.TrimSuffix(a.socketPath(), ".sock") + ".lock"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	lock, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(string(text))
+	if err != nil || pid <= 0 {
+		return 0
+	}
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if st, err := os.Stat(dir + e.Name()); err == nil && os.SameFile(st, lock) {
+			return pid
+		}
 	}
 	return 0
 }
