@@ -234,16 +234,17 @@ func exposed(m *Metric) (string, float64) {
 var kinds = map[protocol.MetricKind]string{protocol.MetricKindCounter: "counter", protocol.MetricKindGauge: "gauge", protocol.MetricKindHistogram: "histogram"}
 
 // counted is what workers count. A name is of one kind: where groups do not agree, the first that is seen is shown, and the others are counted
-// as refused. So is what has a reserved name.
+// as refused. So is what has a reserved name, and what becomes the name of another metric of its instance: jobs_bytes in bytes, beside jobs in bytes.
 func (e *exposition) counted(s *Snapshot) {
 	refused := 0
 	for i := range s.Workers {
 		w := &s.Workers[i]
 		labels := []string{"group", s.groupName(w), "worker", w.Name}
+		shown := map[string]bool{}
 		for k := range w.Metrics {
 			m := &w.Metrics[k]
 			name, many := exposed(m)
-			if reserved(name, m.Kind) {
+			if reserved(name, m.Kind) || shown[name] {
 				refused++
 				continue
 			}
@@ -252,7 +253,7 @@ func (e *exposition) counted(s *Snapshot) {
 				refused++
 				continue
 			}
-			f.unit = "in " + m.Unit
+			f.unit, shown[name] = "in "+m.Unit, true
 			switch m.Kind {
 			case protocol.MetricKindCounter:
 				f.add(float64(m.Count)/many, labels...)
@@ -265,7 +266,7 @@ func (e *exposition) counted(s *Snapshot) {
 			}
 		}
 	}
-	e.metric("shmd_worker_metrics_refused", "gauge", "Metrics of workers that are not shown: another has the name with another kind or unit, or it begins with shmd_, or ends as if it were part of a histogram.").add(float64(refused))
+	e.metric("shmd_worker_metrics_refused", "gauge", "Metrics of workers that are not shown: another has the name, of the same instance or with another kind or unit, or it begins with shmd_, or ends as if it were part of a histogram.").add(float64(refused))
 }
 
 // reserved reports whether no metric of a worker may be called so: the names of shmd itself, and those that a histogram makes of its own.

@@ -64,6 +64,7 @@ func TestPrometheus(t *testing.T) {
 				metric(protocol.MetricKindGauge, "lookup_seconds_count", "", "In the way of a histogram."),
 				counter("jobs_read_bytes", "", 1), // the same name, in another unit
 				counter("shmd_restarts", "", 1),   // ours
+				counter("jobs_total", "", 8),      // jobs once more
 				metric(protocol.MetricKindGauge, "shmd_mine", "", "Ours."),
 				metric(protocol.MetricKindGauge, "trip_count", "", "In the way of the next."), histogram("trip", "", 1),
 			}},
@@ -93,7 +94,7 @@ func TestPrometheus(t *testing.T) {
 		`lookup_seconds_count{group="a",worker="a.0"} 6`,
 		`size_bytes_bucket{group="a",worker="a.0",le="3"} 2`,
 		`shmd_worker_heartbeat_age_seconds{group="a",worker="a.0"} 1.5`,
-		`shmd_worker_metrics_refused 5`,
+		`shmd_worker_metrics_refused 6`,
 		`shmd_channel_oldest_lease_seconds{channel="jobs",kind="queue",holder="a \"quoted\" name"} 1`,
 	} {
 		if !strings.Contains(string(text), "\n"+want+"\n") && !strings.HasPrefix(string(text), want+"\n") {
@@ -104,6 +105,14 @@ func TestPrometheus(t *testing.T) {
 		if strings.Contains(string(text), no) {
 			t.Errorf("%s is there", no)
 		}
+	}
+	series := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		name := line[:strings.LastIndexByte(line, ' ')]
+		if series[name] {
+			t.Errorf("%s is there twice", name)
+		}
+		series[name] = true
 	}
 	if t.Failed() {
 		t.Logf("%s", text)
