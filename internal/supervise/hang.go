@@ -30,6 +30,9 @@ func (m *Machine) pulse(w *instance, p Pulse) {
 	default:
 		why := fmt.Sprintf("no heartbeat for %v", m.now.Sub(w.silent).Round(time.Millisecond))
 		m.hold(w, false)
+		if w.silent.Sub(w.started) >= Steady { // until it hung
+			w.delay = 0
+		}
 		w.stage, w.cause = aborted, CauseHang
 		m.change(w, protocol.StateStopping, CauseHang, why)
 		m.do(w, Action{Do: Abort, Why: why})

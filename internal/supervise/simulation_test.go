@@ -38,7 +38,7 @@ func TestSimulation(t *testing.T) {
 				s.steps, s.wrong, strings.Join(s.trace, "\n"), seed, *eventsFlag)
 			continue
 		}
-		for _, c := range []string{"launch", "crash", "hang", "adoption", "backoff", "failed", "waiting", "reset", "reset goes on", "held", "kill", "unwanted", "no id", "no process", "never ran"} {
+		for _, c := range []string{"launch", "crash", "hang", "adoption", "backoff", "failed", "waiting", "reset", "reset goes on", "held", "kill", "unwanted", "no id", "no process", "never ran", "anew"} {
 			if s.seen[c] == 0 {
 				t.Errorf("seed %d: never: %s", seed, c)
 			}
@@ -98,7 +98,7 @@ type simWorker struct {
 	due    time.Time
 	series []time.Time   // failures since somebody asked for a start
 	last   time.Duration // delay before the last restart of the series
-	launch bool          // between Prepare and Launch
+	anew   bool          // its last process ran long enough for the delay to begin anew
 }
 
 // row is what a next daemon finds.
@@ -117,7 +117,7 @@ type simProcess struct {
 	ran, ready                 bool
 	deaf, stubborn, hung, busy bool // does not see the flag; does not obey SIGTERM; answers nothing; does not sleep
 	hungAt                     time.Time
-	answered, ring             bool
+	answered, ring, aborted    bool
 	dead, clean                bool
 	never                      string
 }

@@ -50,6 +50,7 @@ func (s *world) do(w *simWorker, a Action) {
 		case silent < w.group.policy.Watchdog:
 			s.fail(w, "aborted after a silence of %v", silent)
 		}
+		p.aborted = true
 		s.die(w, p, s.span(0, time.Second), s.chance(0.7), false)
 	case Terminate:
 		s.die(w, w.proc, s.span(0, time.Second), !w.proc.stubborn, s.chance(0.5))
@@ -78,6 +79,12 @@ func (s *world) setTimer(w *simWorker, a Action) {
 	if p := w.group.policy; w.row.state == protocol.StateBackoff { // the bounds of the backoff, and that it doubles
 		if a.After < p.BackoffMin || a.After > p.BackoffMax*5/4 || a.After < min(w.last*2*4/5, p.BackoffMax) {
 			s.fail(w, "starts again after %v, %v the time before", a.After, w.last)
+		}
+		if w.anew && a.After > p.BackoffMin*5/4 {
+			s.fail(w, "starts again after %v, as one of a series, and ran for %v or more", a.After, Steady)
+		}
+		if w.anew {
+			s.seen["anew"]++
 		}
 		if !s.partway { // else it is the least there is, whatever it was
 			w.last = a.After
@@ -160,7 +167,7 @@ func (s *world) write(w *simWorker, a Action) {
 }
 
 func (s *world) prepare(w *simWorker) {
-	w.goesOn = false
+	w.goesOn, w.anew = false, false
 	for _, before := range w.group.policy.After {
 		if g := s.groups[before]; !slices.ContainsFunc(g.workers, func(o *simWorker) bool {
 			return o.row.state == protocol.StateReady || o.row.state == protocol.StateExited && o.row.reason != Stopped && o.row.clean
@@ -311,6 +318,12 @@ func (s *world) died(w *simWorker, p *simProcess) {
 	if s.now.Sub(p.born) >= Steady {
 		w.last = 0
 	}
+	switch {
+	case p.aborted: // it was seen to live until the look before it hung
+		w.anew = p.hungAt.Sub(p.born) >= Steady+w.group.policy.Watchdog
+	case w.row.state != protocol.StateStopping:
+		w.anew = s.now.Sub(p.born) >= Steady
+	}
 	w.proc, w.row.clean = nil, p.clean
 	s.tell(w, Exited{Desired: Desired{w.run, w.restart}, Flagged: w.flag, Clean: p.clean, How: "ended", Never: p.never})
 }
@@ -368,7 +381,7 @@ func (s *world) adopt() {
 	}
 	var ended []*simWorker
 	for _, w := range s.workers {
-		w.timer, w.series, w.last = 0, nil, 0
+		w.timer, w.series, w.last, w.anew = 0, nil, 0, false
 		if w.held != 0 && (w.proc == nil || w.proc.dead) { // repaired before anything is started
 			if w.row.id != w.held { // prepared, and not written down: nobody knows
 				s.ids[w.held], w.held = nil, 0
