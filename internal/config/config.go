@@ -273,7 +273,7 @@ func defaultGroup(name string) Group {
 		BackoffMin:   100 * time.Millisecond,
 		BackoffMax:   30 * time.Second,
 		CrashLimit:   10,
-		CrashWindow:  time.Minute,
+		CrashWindow:  10 * time.Minute,
 		Metrics:      48,
 		LogSize:      64 << 10,
 		LogBurst:     1000,

@@ -218,7 +218,7 @@ func TestDefaultsOfChannelAndGroup(t *testing.T) {
 		t.Errorf("got %+v", c.Channels)
 	}
 	w := Group{Name: "w", Builtin: "idle", Count: 1, Restart: "always", Wait: "adaptive", StopTimeout: 5 * time.Second, ReadyTimeout: 30 * time.Second,
-		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: time.Minute, Metrics: 48, LogSize: 64 << 10, LogBurst: 1000,
+		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second, CrashLimit: 10, CrashWindow: 10 * time.Minute, Metrics: 48, LogSize: 64 << 10, LogBurst: 1000,
 		FilterWindow: 1, Ack: "output", Delimiter: "newline", StallTimeout: 10 * time.Second, OnCrash: OnCrashRepair}
 	if !reflect.DeepEqual(c.Groups, []Group{w}) {
 		t.Errorf("got %+v", c.Groups)

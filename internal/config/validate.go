@@ -248,9 +248,8 @@ func (v *validator) group(g *Group) {
 		v.fail(which, "backoff_max (%s) is less than backoff_min (%s); raise the one or lower the other",
 			formatDuration(g.BackoffMax), formatDuration(g.BackoffMin))
 	}
-	v.between(at.key("crash_limit"), g.CrashLimit, 0, MaxCrashLimit)
+	v.crashes(at, g)
 	v.between(at.key("metrics"), g.Metrics, 0, MaxMetrics)
-	v.duration(at.key("crash_window"), g.CrashWindow, time.Millisecond)
 	v.supervision(at, g)
 	v.power(at.key("log_size"), g.LogSize, MinWorkerLog, MaxLogSize, FormatSize)
 	v.between(at.key("log_rate"), g.LogRate, 0, MaxLogRate)
@@ -266,6 +265,31 @@ func (v *validator) group(g *Group) {
 		if why := badUser(g.User); why != "" {
 			v.fail(user, "%s; give a user's name or its uid, or remove the key for the daemon's own", why)
 		}
+	}
+}
+
+// crashes checks that a worker that ends at once, each time, is given up: the delays before crash_limit restarts fit into crash_window.
+func (v *validator) crashes(at path, g *Group) {
+	limit, window := at.key("crash_limit"), at.key("crash_window")
+	limitOK := v.between(limit, g.CrashLimit, 0, MaxCrashLimit)
+	if !v.duration(window, g.CrashWindow, time.Millisecond) || !limitOK || g.BackoffMin <= 0 || g.BackoffMax < g.BackoffMin {
+		return
+	}
+	var all time.Duration
+	delay := g.BackoffMin
+	for n := 0; n < g.CrashLimit; n++ {
+		if all += delay; all > g.CrashWindow {
+			which := window
+			for _, key := range []path{limit, at.key("backoff_min"), at.key("backoff_max")} {
+				if !v.given(which) {
+					which = key
+				}
+			}
+			v.fail(which, "the delays before %d restarts (backoff_min %s, doubling up to backoff_max %s) take longer than crash_window (%s), so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never",
+				g.CrashLimit, formatDuration(g.BackoffMin), formatDuration(g.BackoffMax), formatDuration(g.CrashWindow))
+			return
+		}
+		delay = min(2*delay, g.BackoffMax)
 	}
 }
 
