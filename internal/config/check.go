@@ -24,13 +24,21 @@ import (
 //   - scripts whose interpreter is not there
 //   - directories, users and CPUs that are not there
 //   - limits of open files above what the kernel lets any process have
+//   - other limits above those of the calling process, if it may not raise them and the region has no
+//     systemd unit, which has limits of its own
 //   - segments that do not fit into memory, as far as is known before they are made
 //   - limits of cgroups that the machine or the region's systemd unit has not
 //   - more descriptors than the daemon may have open, or than fit into the fd store of its systemd unit
 //
 // It looks at the system as it is now and to the user that calls: a daemon may find another.
 // For a user other than the caller it reads mode bits and knows no ACLs.
-func (c *Config) Check() []Problem { return c.check(host()) }
+func (c *Config) Check() []Problem {
+	s := host()
+	if _, _, unit := s.store(c.Region.Name); unit {
+		s.hard = nil
+	}
+	return c.check(s)
+}
 
 // system is what Check asks; tests put their own in.
 type system struct {
@@ -43,6 +51,7 @@ type system struct {
 	hugePages func() (n int, size int64, err error)
 	nofile    func() (most uint64, err error)
 	nrOpen    func() (most int64, err error) // of open files, for any process
+	hard      func(name string) (most uint64, raise bool, err error)
 	store     func(region string) (unit string, most int, ok bool)
 	cpus      func() ([]int, error) // that are there
 
@@ -62,6 +71,7 @@ func host() system {
 		hugePages: sys.HugePagesFree,
 		nofile:    nofile,
 		nrOpen:    nrOpen,
+		hard:      hardLimit,
 		store:     unitStore,
 		cpus:      onlineCPUs,
 
@@ -70,7 +80,17 @@ func host() system {
 	}
 }
 
-// CheckStarts is Check without the memory: what a running region needs to start other workers.
+// CheckLimits finds limits of groups that this process, the daemon, cannot give to workers.
+func (c *Config) CheckLimits() []Problem {
+	v := validator{c: c}
+	for i := range c.Groups {
+		v.limitsOnHost(&c.Groups[i], host())
+	}
+	v.errs.sort()
+	return v.errs
+}
+
+// CheckStarts is Check without the memory: what a running region needs to start other workers. The calling process is the daemon.
 func (c *Config) CheckStarts() []Problem {
 	v := validator{c: c, errs: c.validate()}
 	v.starts(host())

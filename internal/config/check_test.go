@@ -32,6 +32,7 @@ func lab() system {
 		}
 		return nil
 	}
+	s.hard = nil
 	s.memory = func() (int64, string, error) { return math.MaxInt64, "lab", nil }
 	s.hugePages = func() (int, int64, error) { return math.MaxInt32, 2 << 20, nil }
 	s.nofile = func() (uint64, error) { return math.MaxUint64, nil }

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/cgroup"
+	"github.com/shmd/shmd/internal/sys"
 )
 
 // minWatchdog is the least watchdog: a process that is not scheduled for so long is not hung.
@@ -71,18 +73,49 @@ func (v *validator) resources(at path, g *Group) {
 	}
 }
 
-// limitsOnHost refuses more open files than the kernel lets any process have, root too.
+// limitsOnHost refuses more open files than the kernel lets any process have, root too, and limits above those of this process where it may not raise them.
 func (v *validator) limitsOnHost(g *Group, s system) {
-	n, given := g.Limits["nofile"]
-	if !given || s.nrOpen == nil {
-		return
+	for _, name := range slices.Sorted(maps.Keys(g.Limits)) {
+		n := g.Limits[name]
+		over := func(most uint64) bool { return n == Unlimited && most != sys.Unlimited || n >= 0 && uint64(n) > most }
+		fail := func(format string, args ...any) {
+			v.errs = append(v.errs, v.c.src.problem(path{"worker", g.Name, "limits", name}, "limits.%s in [worker.%s]: %s", name, bare(g.Name), fmt.Sprintf(format, args...)))
+		}
+		if name == "nofile" && s.nrOpen != nil {
+			if most, err := s.nrOpen(); err == nil && over(uint64(most)) {
+				fail("the kernel lets no process have more than %d; use that at most, or raise it (sysctl fs.nr_open=N)", most)
+				continue
+			}
+		}
+		if s.hard == nil || !slices.Contains(limitNames, name) {
+			continue
+		}
+		most, raise, err := s.hard(name)
+		if lateLimit(name) && raise { // of whoever the worker is by then
+			raise = s.self.uid == 0 && (g.User == "" || g.User == "root" || g.User == "0")
+		}
+		if err != nil || raise || !over(most) {
+			continue
+		}
+		have := FormatSize(int64(min(most, math.MaxInt64)))
+		if name == "nofile" || name == "nproc" {
+			have = strconv.FormatUint(most, 10)
+		}
+		fail("the daemon's own hard limit is %s, and it may not raise it; use that at most, or raise the daemon's (Limit%s= in its unit, ulimit -H in a shell)", have, strings.ToUpper(name))
 	}
-	most, err := s.nrOpen()
-	if err != nil || n >= 0 && n <= most { // or nobody can tell
-		return
+}
+
+// lateLimit reports whether a limit is set when the worker has its user already, as the launcher does.
+func lateLimit(name string) bool { return name == "as" || name == "data" || name == "stack" }
+
+// hardLimit is the hard limit of a name of this process, and whether it may raise it.
+func hardLimit(name string) (most uint64, raise bool, err error) {
+	kind, ok := sys.LimitNamed(name)
+	if !ok {
+		return 0, false, fmt.Errorf("there is no limit %q", name)
 	}
-	v.errs = append(v.errs, v.c.src.problem(path{"worker", g.Name, "limits", "nofile"}, "limits.nofile in [worker.%s]: the kernel lets no process have more than %d; use that at most, or raise it (sysctl fs.nr_open=N)",
-		bare(g.Name), most))
+	_, most, err = sys.Getrlimit(kind)
+	return most, sys.MayRaiseLimits(), err
 }
 
 // nrOpen is the most open files that a process may be allowed.

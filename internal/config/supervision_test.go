@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/shmd/shmd/internal/sys"
 )
 
 func TestSupervisionIsRefused(t *testing.T) {
@@ -99,6 +101,36 @@ func TestFilesThatNobodyMayOpen(t *testing.T) {
 		s.nrOpen = func() (int64, error) { return 1 << 20, nil }
 		if got := Errors(c.check(s)).Error(); want == "" && got != Errors(nil).Error() || !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", limit, got, want)
+		}
+	}
+}
+
+// Limits above those of the daemon, which may raise them or not, and not for a worker that is another user by then.
+func TestLimitsAboveTheDaemons(t *testing.T) {
+	const next = ", and it may not raise it; use that at most, or raise the daemon's (Limit"
+	for _, c := range []struct {
+		limits string
+		raise  bool
+		want   string
+	}{
+		{"nofile = 4096, core = \"8MiB\"", false, ""},
+		{"nofile = 4097", false, "x.toml:3:12: limits.nofile in [worker.w]: the daemon's own hard limit is 4096" + next + "NOFILE= in its unit, ulimit -H in a shell)"},
+		{"nofile = 4097", true, ""},
+		{"memlock = \"9MiB\"", false, "limits.memlock in [worker.w]: the daemon's own hard limit is 8MiB" + next + "MEMLOCK= "},
+		{"memlock = \"unlimited\"", false, "limits.memlock in [worker.w]: the daemon's own hard limit is 8MiB"},
+		{"fsize = \"unlimited\"", false, ""},
+		{"stack = \"9MiB\"", true, "limits.stack in [worker.w]: the daemon's own hard limit is 8MiB"},
+	} {
+		conf, err := Parse("x.toml", []byte("[worker.w]\nbuiltin = \"idle\"\nlimits = { "+c.limits+" }\nuser = \"daemon\"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := validator{c: conf}
+		v.limitsOnHost(&conf.Groups[0], system{hard: func(name string) (uint64, bool, error) {
+			return map[string]uint64{"nofile": 4096, "fsize": sys.Unlimited}[name] + map[string]uint64{"memlock": 8 << 20, "core": 8 << 20, "stack": 8 << 20}[name], c.raise, nil
+		}})
+		if got := v.errs.Error(); c.want == "" && len(v.errs) > 0 || !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %q, want %q", c.limits, got, c.want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/shmd/shmd/internal/testregion"
@@ -45,5 +46,29 @@ func TestResources(t *testing.T) {
 	d = testregion.LaunchAs(t, nobody, named+shell("w", "true", "nice = -5", `restart = "never"`))
 	if w := awaitState(d, "w.0", protocol.StateFailed); w.Reason != "cannot set nice = -5: setpriority: permission denied; to go below its own value the daemon needs CAP_SYS_NICE" {
 		t.Errorf("%+v", w)
+	}
+}
+
+// A limit above the daemon's own, which it may not raise, is told with its place when the daemon starts, not when a worker does, and a reload refuses it.
+func TestLimitAboveTheDaemons(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test must run as root")
+	}
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Max > 1<<30 { // unlimited; nothing here dumps so large a core
+		r = syscall.Rlimit{Cur: min(r.Cur, 1<<30), Max: 1 << 30}
+		if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := testregion.LaunchAs(t, nobody, named+idle("w", `limits = { core = "2GiB" }`, `restart = "never"`))
+	const want = "limits.core in [worker.w]: the daemon's own hard limit is "
+	d.WaitLog("workers of a group cannot be started with its limit", "shmd.toml:", want)
+	awaitState(d, "w.0", protocol.StateFailed)
+	if _, errs, code := d.Shmctl("reload", "--dry-run"); code != 1 || !strings.Contains(errs, want) || !strings.Contains(errs, "LimitCORE= in its unit") {
+		t.Errorf("exit code %d\n%s", code, errs)
 	}
 }

@@ -134,6 +134,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer d.release()
 	d.warnOfDir()
+	for _, p := range d.conf.CheckLimits() {
+		d.log.Warn("workers of a group cannot be started with its limit", "reason", p.Error())
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

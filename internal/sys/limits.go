@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +47,17 @@ func Getrlimit(kind Limit) (cur, max uint64, err error) {
 		return 0, 0, fail("getrlimit", err)
 	}
 	return r.Cur, r.Max, nil
+}
+
+// MayRaiseLimits reports whether Setrlimit may raise the hard limits of this process: CAP_SYS_RESOURCE, and that not only in a user namespace.
+func MayRaiseLimits() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&hdr, &data[0]) != nil || data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) == 0 {
+		return false
+	}
+	users, err := os.ReadFile("/proc/self/uid_map") // of the first namespace all users are themselves
+	return err != nil || slices.Equal(strings.Fields(string(users)), []string{"0", "0", "4294967295"})
 }
 
 // Setrlimit sets both limits of this process and of what it execs. EPERM to raise max
