@@ -215,12 +215,14 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 			d.mem.channels[name] = &changed
 		}
 	}
+	policies := map[*group]supervise.Policy{}
 	for i := range next.Groups {
 		conf := &next.Groups[i]
 		g := d.groupNamed(conf.Name)
 		if g == nil {
 			continue
 		}
+		policies[g] = *g.policy
 		before, hash := g.row, g.hash
 		rescaled := conf.Count != g.conf.Count
 		d.configure(g, conf)
@@ -278,6 +280,11 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 	d.log.Info("configuration reloaded", "config", next.Path)
 	d.event(eventReload, next.Region.Name, "reloaded", "config", next.Path)
 	d.reconcileAll()
+	for _, w := range d.workers {
+		if before, ok := policies[w.group]; ok && !w.gone() {
+			d.step(w, supervise.Altered{Before: before})
+		}
+	}
 	d.unsettled = true
 	return nil
 }

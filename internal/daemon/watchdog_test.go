@@ -108,6 +108,29 @@ func TestHangsUntilGivenUp(t *testing.T) {
 	}
 }
 
+// A reload that turns the watchdog on, or makes it shorter, holds for what runs already.
+func TestWatchdogOfAReload(t *testing.T) {
+	t.Parallel()
+	for _, before := range []string{"0s", "1h"} {
+		config := named + group(t, "w", "deaf", `backoff_min = "1ms"`, "crash_limit = 0", `watchdog = "WATCHDOG"`)
+		d := testregion.Start(t, strings.Replace(config, "WATCHDOG", before, 1))
+		w := awaitState(d, "w.0", protocol.StateReady)
+		path := filepath.Join(d.Dir, "shmd.toml")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), fmt.Sprintf("watchdog = %q", before), `watchdog = "300ms"`, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		shmctl(t, d, "reload")
+		await(d, "w.0", func(now protocol.Worker) bool { return now.Pid != w.Pid })
+		if n := len(records(t, d, func(r record) bool { return r.Message == "worker hangs: it gets SIGABRT" && r.Pid == w.Pid })); n != 1 {
+			t.Errorf("watchdog = %q before: %d records of the hang", before, n)
+		}
+	}
+}
+
 // switches counts how often a thread of the process was given a CPU.
 func switches(t *testing.T, pid int) (n int) {
 	t.Helper()

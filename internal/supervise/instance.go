@@ -107,6 +107,20 @@ func (m *Machine) dueNow(w *instance) {
 	}
 }
 
+// altered sets the timer of an instance again whose time is another in the new policy.
+func (m *Machine) altered(w *instance, before *Policy) {
+	p := w.group
+	switch {
+	case w.state == protocol.StateStarting && w.process && p.ReadyTimeout != before.ReadyTimeout:
+		m.setTimer(w, p.ReadyTimeout)
+	case w.state == protocol.StateReady && p.Watchdog != before.Watchdog:
+		w.silent = time.Time{}
+		m.watch(w)
+	case w.state == protocol.StateStopping && w.stage != killed && !w.ended && p.StopTimeout != before.StopTimeout:
+		m.setTimer(w, p.StopTimeout)
+	}
+}
+
 // exited decides what becomes of an instance whose process has ended.
 func (m *Machine) exited(w *instance, e Exited) {
 	m.stopTimer(w)

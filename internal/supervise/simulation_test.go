@@ -38,7 +38,7 @@ func TestSimulation(t *testing.T) {
 				s.steps, s.wrong, strings.Join(s.trace, "\n"), seed, *eventsFlag)
 			continue
 		}
-		for _, c := range []string{"launch", "crash", "hang", "adoption", "backoff", "failed", "waiting", "reset", "reset goes on", "held", "kill", "unwanted", "no id", "no process", "never ran", "anew"} {
+		for _, c := range []string{"launch", "crash", "hang", "adoption", "backoff", "failed", "waiting", "reset", "reset goes on", "held", "kill", "unwanted", "no id", "no process", "never ran", "anew", "altered"} {
 			if s.seen[c] == 0 {
 				t.Errorf("seed %d: never: %s", seed, c)
 			}
@@ -233,6 +233,7 @@ func (s *world) run(events int) {
 	s.bell(0)
 	s.after(0, s.operate)
 	s.after(time.Second, s.daemonDies)
+	s.after(time.Second, s.reload)
 	for s.steps < events && s.wrong == "" {
 		s.next()
 	}
@@ -327,6 +328,36 @@ func (s *world) operate() {
 		s.bell(s.span(0, 2*time.Millisecond))
 	}
 	s.after(s.span(0, 400*time.Millisecond), s.operate)
+}
+
+// reload changes how long things may take, for what runs too.
+func (s *world) reload() {
+	if s.seen["calm"] > 0 {
+		return
+	}
+	g := s.groups[s.random.IntN(len(s.groups))]
+	before, p := *g.policy, g.policy
+	p.StopTimeout, p.ReadyTimeout = s.span(time.Second, 5*time.Second), s.span(time.Second, 10*time.Second)
+	if p.Watchdog = 0; s.chance(0.7) {
+		p.Watchdog = s.span(2*time.Second, 10*time.Second)
+	}
+	s.note("reload of %s: %+v", p.Name, *p)
+	s.partway = true
+	for _, w := range g.workers {
+		if w.proc != nil && s.alive {
+			w.proc.ring = false // it is looked at, and asked once more
+			if w.proc.hung {    // and has the whole time from now on
+				w.proc.hungAt = s.now
+			}
+		}
+		s.seen["altered"]++
+		s.tell(w, Altered{before})
+	}
+	s.partway = false
+	for _, w := range s.workers {
+		s.check(w)
+	}
+	s.after(s.span(0, time.Minute), s.reload)
 }
 
 // bell makes the daemon look at what is wanted of everybody.

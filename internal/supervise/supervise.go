@@ -150,6 +150,9 @@ type (
 		Alive     bool // its process lives
 		Ended     bool // its process ended while nobody watched: Exited follows
 	}
+	// Altered: the policy of its group is another than it was before. What holds for processes that run holds for this one from now on: its timer is that
+	// of the new policy, and begins anew, if the time that it is for has changed.
+	Altered struct{ Before Policy }
 	// Resumed follows when all instances have been adopted, and before Exited: a reset of its group that was under way goes on.
 	Resumed struct{}
 )
@@ -168,6 +171,7 @@ func (Pulse) event()     {}
 func (Awake) event()     {}
 func (Hurry) event()     {}
 func (Adopted) event()   {}
+func (Altered) event()   {}
 func (Resumed) event()   {}
 
 // Do is what is to be done.
@@ -364,6 +368,8 @@ func (m *Machine) Step(now time.Time, worker int, e Event) []Action {
 	case Adopted:
 		w.desired = e.Desired
 		m.adopt(w, e)
+	case Altered:
+		m.altered(w, &e.Before)
 	case Resumed:
 		m.resume(w)
 	}
