@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,6 +103,7 @@ type stopper struct {
 	escalates bool // nobody else does
 	ep        *sys.Epoll
 	targets   []*target
+	wave      int      // the present one
 	left      int      // targets whose process runs
 	daemon    *process // nil: dead, or not to be stopped
 	all       bool     // the region is to stop
@@ -117,11 +119,12 @@ type target struct {
 	name     string
 	shown    int                    // its pid for people: of a filter, the filter's
 	index    int                    // of its row; -1 for one that the roster does not list
+	wave     int                    // in which it is asked to quit
 	page     *protocol.InstancePage // nil: unknown
 	timeout  time.Duration
 	flagged  int64
 	asked    int64  // before the first flag of its wave was set
-	stage    string // the last that was done to it, as in How
+	stage    string // the last that was done to it, as in How; "": its wave has not come
 	deadline int64  // of the stage; 0: none
 	exit     int64  // 0: runs
 	listed   bool   // the roster says which process it is
@@ -186,10 +189,17 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 	s.began = sys.MonotonicNs()
 	timeouts := s.timeouts()
 	waves := s.waves(targets.Workers)
-	if len(waves) > 1 { // so that none of them is started again
-		s.Command.Want(targets.Workers, targets.Groups, targets.Region)
+	if len(waves) > 1 {
+		if err = s.note(waves, timeouts); err != nil {
+			return s.report, err
+		}
+		s.Command.Want(targets.Workers, targets.Groups, targets.Region) // so that none of them is started again
+		if err = s.note(waves, timeouts); err != nil {                  // the daemon may have been in the middle of a launch
+			return s.report, err
+		}
 	}
 	for i, wave := range waves {
+		s.wave = i
 		stop := func() { s.Command.Stop(wave, nil, false) }
 		if i == len(waves)-1 {
 			stop = func() { s.Command.Stop(targets.Workers, targets.Groups, targets.Region) }
@@ -277,6 +287,7 @@ func (s *stopper) watch(i int, w protocol.Worker) error {
 }
 
 func (s *stopper) add(t *target) error {
+	t.wave = s.wave
 	s.targets = append(s.targets, t)
 	s.left++
 	if err := s.ep.Add(t.pidfd, uint64(len(s.targets))); err != nil {
@@ -306,15 +317,18 @@ func (s *stopper) timeouts() map[string]time.Duration {
 	return m
 }
 
+// timeoutOf is the stop timeout of a worker's group.
+func timeoutOf(worker string, timeouts map[string]time.Duration) time.Duration {
+	group := worker
+	if i := strings.LastIndexByte(worker, '.'); i >= 0 {
+		group = worker[:i]
+	}
+	return cmp.Or(timeouts[group], defaultStopTimeout)
+}
+
 // begin starts the clock of a target whose flag was set.
 func (s *stopper) begin(t *target, timeouts map[string]time.Duration, earlier map[int]int64) {
-	group, _, _ := strings.Cut(t.name, ".")
-	if i := strings.LastIndexByte(t.name, '.'); i >= 0 {
-		group = t.name[:i]
-	}
-	if t.timeout = timeouts[group]; t.timeout == 0 {
-		t.timeout = defaultStopTimeout
-	}
+	t.timeout = timeoutOf(t.name, timeouts)
 	t.stage, t.flagged, t.asked = HowFlag, s.started, s.started
 	if t.index >= 0 {
 		t.flagged = s.Command.WorkerFlaggedNs(t.index)
@@ -326,6 +340,9 @@ func (s *stopper) begin(t *target, timeouts map[string]time.Duration, earlier ma
 	}
 	if at, ok := earlier[t.index]; ok {
 		t.flagged = at
+		if at >= s.began { // by the daemon, which knows since then that it is to stop
+			t.asked = at
+		}
 	}
 	t.deadline = max(t.flagged, s.started) + int64(t.timeout)
 	if t.deaf() {

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -12,10 +14,12 @@ import (
 
 // What a stop reports, once the workers have ended or the time is up.
 
-// fill writes the report of the workers.
+// fill writes the report of the workers, in the order in which they were asked to quit.
 func (s *stopper) fill() {
 	s.report.Workers = make([]WorkerReport, 0, len(s.targets))
-	for _, t := range s.targets {
+	order := slices.Clone(s.targets)
+	slices.SortStableFunc(order, func(a, b *target) int { return cmp.Compare(a.wave, b.wave) })
+	for _, t := range order {
 		w := WorkerReport{Name: t.name, Pid: t.shown}
 		if t.page != nil {
 			if seen := int64(t.page.QuitSeenNs.Load()); seen >= t.flagged && seen != 0 {
@@ -40,7 +44,7 @@ func (s *stopper) how(t *target) string {
 	if t.deaf() {
 		steps++
 	}
-	how := t.stage
+	how := cmp.Or(t.stage, HowFlag)             // none: the daemon stopped it before its wave came
 	if t.handed == 0 && t.doubted && t.deaf() { // the guard was quicker than the doubt
 		t.handed = t.asked
 	}

@@ -38,6 +38,27 @@ func (s *stopper) waves(workers []int) [][]int {
 	return waves
 }
 
+// note makes targets of all who run before the first of them is asked to quit. That a worker's wave comes late does not keep it: the daemon, which knows by
+// then that it is to stop, asks it as soon as nothing that comes after its group runs any more, and others of its wave may have ended meanwhile.
+func (s *stopper) note(waves [][]int, timeouts map[string]time.Duration) error {
+	for n, wave := range waves {
+		s.wave = n
+		for _, i := range wave {
+			w, err := s.Roster.Worker(i)
+			if err != nil {
+				continue
+			}
+			if err := s.watch(i, w); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range s.targets { // for one whose wave never comes
+		t.timeout, t.flagged, t.asked = timeoutOf(t.name, timeouts), s.began, s.began
+	}
+	return nil
+}
+
 // ask makes workers targets and asks them to quit. Who runs is noted before the flag, since it may be gone a microsecond after it, and again
 // after it: the daemon may have been in the middle of a launch.
 func (s *stopper) ask(workers []int, stop func(), timeouts map[string]time.Duration) error {
@@ -47,16 +68,13 @@ func (s *stopper) ask(workers []int, stop func(), timeouts map[string]time.Durat
 		if err != nil {
 			continue
 		}
-		if page := s.page(w); protocol.Flagged(s.Command.WorkerQuit(i)) && page != nil && page.QuitSeenNs.Load() != 0 {
-			earlier[i] = s.Command.WorkerFlaggedNs(i)
+		page, at := s.page(w), s.Command.WorkerFlaggedNs(i)
+		if protocol.Flagged(s.Command.WorkerQuit(i)) && (page != nil && page.QuitSeenNs.Load() != 0 || at >= s.began) {
+			earlier[i] = at
 		}
 		if err := s.watch(i, w); err != nil {
 			return err
 		}
-	}
-	begun := len(s.targets)
-	for begun > 0 && s.targets[begun-1].stage == "" {
-		begun--
 	}
 	s.started = sys.MonotonicNs()
 	stop()
@@ -67,8 +85,10 @@ func (s *stopper) ask(workers []int, stop func(), timeouts map[string]time.Durat
 			}
 		}
 	}
-	for _, t := range s.targets[begun:] {
-		s.begin(t, timeouts, earlier)
+	for _, t := range s.targets {
+		if t.stage == "" && t.wave == s.wave {
+			s.begin(t, timeouts, earlier)
+		}
 	}
 	return nil
 }
