@@ -401,23 +401,25 @@ func (ch *Channel) least() int64 {
 	return n
 }
 
+// least returns the least that a group's instances take when they are made.
+func (g *Group) least() int64 {
+	return saturate(0, int64(max(g.Count, 0))*(pageOverhead+g.LogSize+metricRow*int64(max(g.Metrics, 0))))
+}
+
 // memory compares the segments, which are those of what, with what there is.
 func (v *validator) memory(s system, what string) {
-	if len(v.c.Channels) == 0 {
-		return
-	}
-	var channels int64
-	largest := &v.c.Channels[0]
+	need := saturate(v.c.Region.LogSize, v.c.Region.EventsSize)
+	var channels, most int64
+	var at path
+	var largest, next string
 	for i := range v.c.Channels {
 		ch := &v.c.Channels[i]
 		channels = saturate(channels, ch.least())
-		if ch.least() > largest.least() {
-			largest = ch
+		if n := ch.least(); n > most || at == nil {
+			most, largest, at, next = n, ch.Name, path{"channel", ch.Name, "slots"}, "use fewer or smaller slots, or sparse = true"
 		}
 	}
-	at := path{"channel", largest.Name, "slots"}
-	const next = "use fewer or smaller slots, or sparse = true"
-	if v.c.Region.HugePages {
+	if v.c.Region.HugePages && len(v.c.Channels) > 0 {
 		huge := path{"region", "huge_pages"}
 		switch n, size, err := s.hugePages(); {
 		case err != nil:
@@ -430,16 +432,23 @@ func (v *validator) memory(s system, what string) {
 		}
 		return
 	}
-	need := saturate(channels, v.c.Region.LogSize+v.c.Region.EventsSize)
-	for _, g := range v.c.Groups {
-		need = saturate(need, int64(g.Count)*(pageOverhead+g.LogSize+metricRow*int64(max(g.Metrics, 0))))
+	need = saturate(need, channels)
+	for i := range v.c.Groups {
+		g := &v.c.Groups[i]
+		need = saturate(need, g.least())
+		if n := g.least(); n > most || at == nil {
+			most, largest, at, next = n, g.Name, path{"worker", g.Name, "log_size"}, "use a smaller log_size, or fewer instances"
+		}
+	}
+	if at == nil {
+		return
 	}
 	switch limit, source, err := s.memory(); {
-	case err != nil:
+	case err != nil && len(v.c.Channels) > 0:
 		v.fail(at, "cannot tell how much memory is left: %v", err)
-	case need > limit:
+	case err == nil && need > limit:
 		v.fail(at, "%s needs more than %s of memory, %s of it for %s, and %s are left (%s); %s",
-			what, roughSize(need), roughSize(largest.least()), largest.Name, roughSize(limit), source, next)
+			what, roughSize(need), roughSize(most), largest, roughSize(limit), source, next)
 	}
 }
 

@@ -171,6 +171,23 @@ slot_size = "1MiB"
 	if got := checked(t, s, text); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	const groups = "[worker.few]\nbuiltin = \"idle\"\n[worker.many]\nbuiltin = \"idle\"\ncount = 240\nlog_size = \"64MiB\"\n"
+	want = "shmd.toml:6:1: log_size in [worker.many]: the region needs more than 15GiB of memory, 15GiB of it for many, and 12GiB are left (/sys/fs/cgroup/x/memory.max); use a smaller log_size, or fewer instances"
+	for _, text := range []string{groups, groups + "[channel.small]\n"} {
+		if got := checked(t, s, text); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	c, err := Parse("shmd.toml", []byte(groups))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := Errors(c.checkMemory([]string{"[worker.many]"}, s)).Error(); got != strings.Replace(want, "the region", "what is new", 1) {
+		t.Errorf("a new group alone: got  %s", got)
+	}
+	if got := c.checkMemory([]string{"[worker.few]"}, s); len(got) > 0 {
+		t.Errorf("a small one: %v", got)
+	}
 	s.memory = func() (int64, string, error) { return 0, "", errors.New("no /proc") }
 	if got := checked(t, s, "[channel.a]"); got != "shmd.toml:1:10: slots in [channel.a]: cannot tell how much memory is left: no /proc" {
 		t.Errorf("got %s", got)
