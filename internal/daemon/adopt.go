@@ -504,7 +504,7 @@ func (d *Daemon) goOn(a *adopted) {
 		if w.row.Attachment != 0 {
 			d.resumeRunning(w)
 		} else {
-			if w.row.State == protocol.StateReady { // it was, and may not be started again: no reason not to be ready now
+			if w.row.State == protocol.StateReady { // it was
 				w.group.ready = true
 			}
 			d.step(w, d.asItWas(w, false, true))
@@ -595,7 +595,10 @@ func (d *Daemon) asItWas(w *worker, alive, ended bool) supervise.Adopted {
 // resumeWaiting goes on with a worker that has no process.
 func (d *Daemon) resumeWaiting(w *worker) {
 	if w.row.State == protocol.StateFailed || w.row.State == protocol.StateExited && w.row.Reason != supervise.Stopped {
-		w.group.ready = true // as it was: it is no reason not to be ready now
+		w.group.ready = true // as it was
+	}
+	if w.row.State == protocol.StateBackoff && !w.group.ready {
+		w.group.late = w.row.Name + ": " + supervise.Lasting(w.row.Reason)
 	}
 	d.step(w, d.asItWas(w, false, false))
 }

@@ -114,6 +114,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.systemd.log = d.log
 	defer d.lines.close()
 	d.systemd.check = d.checkStore
+	if d.handed == nil { // else nothing waits for a start
+		d.mayTake(prepareLimit)
+	}
 	if err = errors.Join(handedErr, d.lines.begin(d.log, d.sink.spool)); err == nil {
 		err = d.prepare()
 	}
@@ -273,6 +276,9 @@ func (d *Daemon) prepare() (err error) {
 	if d.adopted != nil { // before the guard of the daemon before sees this one
 		d.startGuard()
 	}
+	if d.handed == nil { // from here on a SIGTERM of systemd's, whose patience is over, would stop the region
+		d.mayTake(startLimit)
+	}
 	d.mem.roster.SetDaemon(d.info)                                          // last: without it the region counts as not there yet (control.Find)
 	signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before anybody can know that the region is there
 	signal.Notify(d.children, syscall.SIGCHLD)
@@ -413,6 +419,7 @@ func (d *Daemon) supervise() {
 		d.setCgroups()
 	}
 	d.reconcileAll()
+	d.limitStart()
 	d.reportStatus()
 	d.checkStopped()
 	for {

@@ -23,7 +23,9 @@ type group struct {
 	drain     *drain         // of what its instances log
 	row       protocol.Group // as it was last written
 	instances []*worker      // by number, those on their way out included
-	ready     bool           // an instance has been ready
+	ready     bool           // an instance has been ready, or has done its work
+	late      string         // of one that is not: why none is to be expected soon. "": it has shown nothing so far
+	told      bool           // the log says so
 	removed   bool           // it is no longer in the configuration, and ends with its last instance
 	looking   bool           // another look at its rolling restart is on its way
 }
@@ -137,11 +139,6 @@ func (w *worker) keepRestarts() {
 // living lists the groups that there are.
 func (d *Daemon) living() []*group {
 	return slices.DeleteFunc(slices.Clone(d.groups), func(g *group) bool { return g == nil })
-}
-
-// groupsReady reports whether an instance of each group has been ready.
-func (d *Daemon) groupsReady() bool {
-	return !slices.ContainsFunc(d.groups, func(g *group) bool { return g != nil && !g.removed && !g.ready })
 }
 
 // wantedCount is how many instances a group is to have.

@@ -215,8 +215,8 @@ func (n *notifier) end() {
 	}
 }
 
-// reportStatus tells systemd how many workers are in which state, and that the region is ready once an instance of each group has
-// been.
+// reportStatus tells systemd how many workers are in which state, which groups are late, and that the region is ready once systemd need
+// not wait for it any more (startup.go).
 func (d *Daemon) reportStatus() {
 	count := map[protocol.State]int{}
 	workers := 0
@@ -234,11 +234,18 @@ func (d *Daemon) reportStatus() {
 			sep = ", "
 		}
 	}
-	if status == d.status {
+	over := false
+	if !d.stopping {
+		var late string
+		over, late = d.startOver()
+		status += late
+	}
+	isReady := over && !d.ready
+	if status == d.status && !isReady {
 		return
 	}
 	d.status = status
-	if !d.ready && !d.stopping && d.groupsReady() {
+	if isReady {
 		d.ready = true
 		status = "READY=1\n" + status
 	}

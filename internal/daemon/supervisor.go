@@ -134,9 +134,10 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	if c.To == protocol.StateFailed {
 		d.dumpFailure(w, c.Reason)
 	}
+	w.group.noteStart(w, c)
 	switch {
 	case c.To == protocol.StateReady:
-		w.group.ready, w.readySince = true, c.At
+		w.readySince = c.At
 		d.log.Info("worker ready", "worker", w.row.Name, "group", w.conf.Name, "pid", w.proc.pid, "after", c.At.Sub(w.proc.started).Round(time.Microsecond).String())
 	case c.To == protocol.StateStopping:
 		d.log.Info("worker asked to quit", "worker", w.row.Name, "pid", w.proc.pid, "why", c.Reason)

@@ -176,7 +176,6 @@ func TestCgroupsThatAreNotDelegated(t *testing.T) {
 			if c.dropIn != "" {
 				dropIn(t, "shmd.service.d", "cgroups.conf", c.dropIn)
 			}
-			dropIn(t, "shmd.service.d", "soon.conf", "[Service]\nTimeoutStartSec=1s\n")
 			configure(t, "default", strings.ReplaceAll(capped, "cgroup = true", "cgroup = true\nrestart = \"never\""))
 			if out, code := try("shmd", "check", "-c", "/etc/shmd/default.toml"); strings.Contains(c.want, "ExecStopPost") == (code != 0) {
 				t.Errorf("shmd check: exit code %d: %s", code, out)

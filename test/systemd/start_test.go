@@ -1,0 +1,79 @@
+package systemd
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// never is a group that does not get ready.
+const never = `
+[worker.never]
+command = ["/bin/sh", "-c", "exit 1"]
+ready = "call"
+backoff_min = "1h"
+backoff_max = "1h"
+`
+
+// silent says nothing at all.
+const silent = `
+[worker.silent]
+command = ["sleep", "infinity"]
+ready = "call"
+ready_timeout = "0s"
+`
+
+// A group that does not get ready is named, and the start does not wait for it; neither does that of a daemon that follows one that was killed. Time that a start may take is no
+// reason to end a region.
+func TestGroupThatNeverGetsReady(t *testing.T) {
+	dropIn(t, "shmd.service.d", "start.conf", "[Service]\nTimeoutStartSec=3s\n")
+	configure(t, "default", never)
+	s := start(t, unit, "default")
+	named := func() (string, bool) {
+		text := s.show("StatusText")
+		return text, strings.Contains(text, "2 ready, 1 backoff; never ready so far, see shmctl ps: never (never.0: exit code 1)")
+	}
+	s.poll("STATUS= names it", named)
+
+	// One that is added to a region that runs, and then says nothing: the next daemon knows nothing else of it.
+	const path = "/etc/shmd/default.toml"
+	if err := os.WriteFile(path, []byte(read(t, path)+silent), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.shmctl("reload", "--no-wait")
+	s.poll("it has a process", func() (string, bool) {
+		w := s.workers()["silent.0"]
+		return w.State, w.State == "starting" && w.Pid > 0
+	})
+	before := s.workers()
+	killed := s.invocation()
+	run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+	s.waitStarted(killed) // "Started": READY=1
+	for _, name := range []string{"idle.0", "idle.1", "silent.0"} {
+		if now := s.workers()[name]; now.Pid != before[name].Pid {
+			t.Errorf("%s is another process after the daemon's death: pid %d, then %d", name, before[name].Pid, now.Pid)
+		}
+	}
+	if n := s.show("NRestarts"); n != "1" {
+		t.Errorf("the unit was restarted %s times by one kill", n)
+	}
+}
+
+// A first start in which a group has shown nothing yet goes on beyond a short TimeoutStartSec=, and whatever is in the region stays.
+func TestStartLongerThanTimeoutStart(t *testing.T) {
+	dropIn(t, "shmd.service.d", "start.conf", "[Service]\nTimeoutStartSec=1s\n")
+	configure(t, "default", `
+[worker.slow]
+command = ["/bin/sh", "-c", "trap : TERM; sleep 4; exit 1"]
+ready = "call"
+backoff_min = "1h"
+backoff_max = "1h"
+`)
+	s := start(t, unit, "default")
+	if n, result := s.show("NRestarts"), s.show("Result"); n != "0" || result != "success" {
+		t.Errorf("restarted %s times, result %s", n, result)
+	}
+	if w := s.workers()["slow.0"]; w.State != "backoff" || w.Restarts != 0 {
+		t.Errorf("when the start returned: %+v", w)
+	}
+}
