@@ -10,5 +10,6 @@ esac
 if [ -d /run/systemd/system ]; then
   # shellcheck disable=SC2046 # a list of units
   systemctl disable --now --quiet shmd.socket shmd.service $(systemctl list-units --plain --no-legend 'shmd@*.service' | awk '{ print $1 }') || :
+  systemctl disable --quiet shmd@.service || : # of all regions, also those that do not run
 fi
 exit 0

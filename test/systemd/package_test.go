@@ -87,10 +87,12 @@ func TestPackage(t *testing.T) {
 		t.Error("the upgrade changed the configuration")
 	}
 
+	run(t, "systemctl", "enable", "shmd@idle") // and it never ran
 	run(t, "dpkg", "--purge", "shmd")
 	s.expectNothingLeft()
-	for _, path := range []string{"/usr/bin/shmd", "/usr/bin/shmctl", "/etc/shmd", "/var/lib/shmd", "/usr/lib/systemd/system/shmd.service", "/usr/share/doc/shmd"} {
-		if _, err := os.Stat(path); err == nil {
+	for _, path := range []string{"/usr/bin/shmd", "/usr/bin/shmctl", "/etc/shmd", "/var/lib/shmd", "/usr/lib/systemd/system/shmd.service", "/usr/share/doc/shmd",
+		"/etc/systemd/system/multi-user.target.wants/shmd@idle.service"} {
+		if _, err := os.Lstat(path); err == nil {
 			t.Errorf("purged, and %s is there", path)
 		}
 	}
