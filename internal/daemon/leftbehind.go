@@ -14,10 +14,24 @@ import (
 	"github.com/shmd/shmd/internal/sys"
 )
 
-// endLeftBehind kills what workers left behind outside of their process groups: a stopped region leaves no process. As the
-// subreaper the daemon is the parent of all of it.
+// endLeftBehind kills what workers left behind outside of their process groups: a stopped region leaves no process. As the subreaper the daemon is the parent of
+// all of it, unless an earlier daemon started the worker.
 func (d *Daemon) endLeftBehind() {
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
+	deadline := time.Now().Add(2 * time.Second)
+	d.endOwnLeftBehind(deadline)
+	if d.adopted == nil {
+		return
+	}
+	for _, p := range control.KillLeftBehind(d.mem.roster, deadline) {
+		d.log.Warn(leftBehindKilled, "pid", p.Pid, "worker", p.Worker)
+	}
+}
+
+const leftBehindKilled = "a process that a worker left behind is killed"
+
+// endOwnLeftBehind is endLeftBehind for the children of this process.
+func (d *Daemon) endOwnLeftBehind(deadline time.Time) {
+	for time.Now().Before(deadline) {
 		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err == syscall.ECHILD { // as a rule
 			return
 		}
@@ -27,7 +41,7 @@ func (d *Daemon) endLeftBehind() {
 			return
 		}
 		for _, pid := range children {
-			d.log.Warn("a process that a worker left behind is killed", "pid", pid)
+			d.log.Warn(leftBehindKilled, "pid", pid)
 			pidfd, err := sys.PidfdOpen(pid)
 			if err != nil {
 				continue

@@ -235,6 +235,30 @@ func TestOrphans(t *testing.T) {
 	d.WaitLog("region stopped")
 }
 
+// What a worker of an earlier daemon left behind is no child of the one that stops the region. It ends all the same, if it holds memory of the region and has the
+// worker's environment, both.
+func TestOrphansOfAnEarlierDaemon(t *testing.T) {
+	t.Parallel()
+	d := testregion.Launch(t, named+idle("idle")+
+		shell("w", `(setsid sh -c 'echo "left $$"; exec sleep 1000' &) ; (setsid env -i /bin/sh -c 'echo "nameless $$"; exec sleep 1000' &)
+			(setsid sh -c 'echo "empty $$"; for fd in /proc/$$/fd/*; do fd=${fd##*/}; test $fd -lt 3 || eval "exec $fd>&-"; done; echo "emptied $$"; exec sleep 1000' &) ; exec sleep 1000`))
+	left, nameless, empty := watch(t, pidIn(t, d, "left")), watch(t, pidIn(t, d, "nameless")), watch(t, pidIn(t, d, "emptied"))
+	d.Kill()
+	d.Again()
+	d.WaitLog("region adopted")
+	shmctl(t, d, "stop")
+	d.WaitLog("region stopped")
+	d.WaitLog("a process that a worker left behind is killed", fmt.Sprintf(`"pid":%d,"worker":"w.0"`, left.pid))
+	left.ended(t)
+	for what, p := range map[string]process{"has no environment": nameless, "holds nothing": empty} {
+		if !p.alive() {
+			t.Errorf("what %s may be anybody's, and was killed", what)
+		}
+		syscall.Kill(p.pid, syscall.SIGKILL)
+		p.ended(t)
+	}
+}
+
 // files are what is in the runtime directory, but for the configuration.
 func files(t *testing.T, dir string) (names []string) {
 	t.Helper()
