@@ -55,6 +55,9 @@ type app struct {
 	noColor bool
 	waiting shm.Wait // of the ends of channels; see waitFlag
 
+	chosen    string          // how the region was chosen on the command line: "-r NAME", "-s PATH" or ""
+	verbNames map[string]bool // if it was: what may follow shmctl in a hint
+
 	remarked bool // the state of the daemon was remarked upon
 }
 
@@ -105,13 +108,13 @@ func Main(args []string, stdin io.Reader, stdout, stderr *os.File) int {
 	var usage usageError
 	switch {
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "shmctl: %v\nTry \"%s --help\".\n", err, ran.CommandPath())
+		fmt.Fprintf(stderr, "shmctl: %s\nTry \"%s --help\".\n", a.hints(err.Error()), ran.CommandPath())
 		return ExitUsage
 	case errors.Is(err, errSilent):
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(stderr, "shmctl: interrupted")
 	default:
-		fmt.Fprintf(stderr, "shmctl: %v\n", err)
+		fmt.Fprintf(stderr, "shmctl: %s\n", a.hints(err.Error()))
 	}
 	return exitCode(err)
 }
@@ -173,6 +176,7 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 			} else if a.socket == "" || cmd.Flags().Changed("region") || os.Getenv("SHMCTL_REGION") != "" {
 				a.meant = a.region
 			}
+			a.choose(cmd.Root())
 			if err := noEmptyPath(cmd); err != nil {
 				return err
 			}
@@ -295,13 +299,13 @@ func explain(err error, missing string) error {
 // warn writes a line to standard error, unless --quiet.
 func (a *app) warn(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.stderr, "shmctl: "+format+"\n", args...)
+		a.always(format, args...)
 	}
 }
 
 // always writes a line to standard error, also with --quiet: it is a failure.
 func (a *app) always(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "shmctl: "+format+"\n", args...)
+	fmt.Fprintf(a.stderr, "shmctl: %s\n", a.hints(fmt.Sprintf(format, args...)))
 }
 
 func (a *app) json() bool { return a.output == "json" }

@@ -451,7 +451,7 @@ func checkRegion(s *session) []finding {
 	}
 	list = append(list, f)
 
-	var failed, restarting, stalled []string
+	var failed, restarting, stalled, which []string
 	filters, workers := 0, 0
 	kept := s.kept()
 	for i := range s.Roster.WorkerCount() {
@@ -470,15 +470,23 @@ func checkRegion(s *session) []finding {
 		case err != nil:
 			failed = append(failed, err.Error())
 		case w.State == protocol.StateFailed:
-			failed = append(failed, fmt.Sprintf("%s failed: %s", w.Name, w.Reason))
+			failed, which = append(failed, fmt.Sprintf("%s failed: %s", w.Name, w.Reason)), append(which, w.Name)
 		case w.State == protocol.StateBackoff:
-			restarting = append(restarting, fmt.Sprintf("%s waits to be started again: %s", w.Name, w.Reason))
+			restarting, which = append(restarting, fmt.Sprintf("%s waits to be started again: %s", w.Name, w.Reason)), append(which, w.Name)
 		}
 	}
 	f = fine("workers", "%s, none failed", count(workers, "worker"))
 	if all := append(failed, restarting...); len(all) > 0 {
 		f.Text = strings.Join(all, "; ")
-		f = f.warn("see shmctl -r %s logs, and then shmctl -r %s start", s.name(), s.name())
+		switch {
+		case len(which) == 0:
+			f = f.warn("see shmctl -r %s verify", s.name())
+		case len(which) > maxNotices:
+			f = f.warn("see shmctl -r %s ps, the logs of one of them, and then shmctl -r %s start WORKER", s.name(), s.name())
+		default:
+			who := strings.Join(which, " ")
+			f = f.warn("see shmctl -r %s logs %s, and then shmctl -r %s start %s", s.name(), who, s.name(), who)
+		}
 	}
 	list = append(list, f)
 	if filters == 0 {

@@ -86,7 +86,7 @@ func TestBackoffGrowsUntilTheWorkerIsGivenUp(t *testing.T) {
 	series := func(begin int) {
 		t.Helper()
 		w := awaitState(d, "w.0", protocol.StateFailed)
-		if w.Reason != "ended 6 times within 1m0s, last: exit code 1" {
+		if w.Reason != "ended 6 times within 10m0s, last: exit code 1" {
 			t.Errorf("reason %q", w.Reason)
 		}
 		var starts, ends []record
@@ -144,7 +144,7 @@ func TestReadyTimeout(t *testing.T) {
 		shell("once", "exec sleep 1000", append(keys, "ready = \"call\"", "restart = \"never\"")...)+
 		group(t, "unready", "unready", append(keys, "ready_timeout = \"3s\"", "restart = \"never\"")[1:]...))
 	for name, want := range map[string]string{
-		"deaf.0":    "ended 2 times within 1m0s, last: not ready after 300ms; killed by signal 15 (terminated)",
+		"deaf.0":    "ended 2 times within 10m0s, last: not ready after 300ms; killed by signal 15 (terminated)",
 		"once.0":    "not ready after 300ms; killed by signal 15 (terminated)",
 		"unready.0": "not ready after 3s; exit code 0",
 	} {
@@ -215,7 +215,7 @@ func TestCommandsThatCannotRun(t *testing.T) {
 		}
 	}
 	w := awaitState(d, "again.0", protocol.StateFailed)
-	if want := "ended 2 times within 1m0s, last: " + tests[0].reason; w.Reason != want {
+	if want := "ended 2 times within 10m0s, last: " + tests[0].reason; w.Reason != want {
 		t.Errorf("with restarts: %q, want %q", w.Reason, want)
 	}
 	d.WaitLog(`"stream":"stderr"`, "shmd launcher: working directory") // and its last words are in the log

@@ -142,7 +142,7 @@ func (d *Daemon) changed(w *worker, a supervise.Action) {
 	case c.To == protocol.StateStopping:
 		d.log.Info("worker asked to quit", "worker", w.row.Name, "pid", w.proc.pid, "why", c.Reason)
 	case c.Cause == supervise.CauseCrashLimit:
-		d.log.Error("worker given up", "worker", w.row.Name, "reason", c.Reason, "next", "shmctl start "+w.row.Name)
+		d.log.Error("worker given up", "worker", w.row.Name, "reason", c.Reason, "next", "shmctl -r "+d.conf.Region.Name+" start "+w.row.Name)
 	}
 }
 

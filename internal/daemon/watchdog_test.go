@@ -103,7 +103,7 @@ func TestHangsUntilGivenUp(t *testing.T) {
 	t.Parallel()
 	d := testregion.Launch(t, named+group(t, "w", "deaf", "watchdog = \"300ms\"", "backoff_min = \"1ms\"", "crash_limit = 1"))
 	w := awaitState(d, "w.0", protocol.StateFailed)
-	if !strings.HasPrefix(w.Reason, "ended 2 times within 1m0s, last: no heartbeat for ") || !strings.HasSuffix(w.Reason, "; exit code 2") {
+	if !strings.HasPrefix(w.Reason, "ended 2 times within 10m0s, last: no heartbeat for ") || !strings.HasSuffix(w.Reason, "; exit code 2") {
 		t.Errorf("%+v", w)
 	}
 }

@@ -59,7 +59,7 @@ func sampleAt(t int) Sample {
 			Reason: "killed by signal 9 (killed); starts again in 400ms"}, Heartbeat: -1}, ready(4403))
 	group("filter", stalled)
 	group("a-group-of-a-very-long-name-ok", subscriber, stat.Worker{Worker: protocol.Worker{State: protocol.StateFailed, Since: taken.Add(-49 * time.Hour), Restarts: 123456,
-		RestartsBy: [protocol.NumCauses]uint32{protocol.CauseFailure: 123456}, Reason: "ended 11 times within 1m0s, last: exit code 1\x1b[31m"}, Heartbeat: -1})
+		RestartsBy: [protocol.NumCauses]uint32{protocol.CauseFailure: 123456}, Reason: "ended 11 times within 10m0s, last: exit code 1\x1b[31m"}, Heartbeat: -1})
 	group("done", stat.Worker{Worker: protocol.Worker{State: protocol.StateExited, Since: taken, Reason: "stopped", Cause: protocol.CauseOperator}, Desired: protocol.DesiredStop})
 	s.Channels = []stat.Channel{
 		{Name: "jobs", Kind: protocol.KindQueue, Slots: 1024, Summary: protocol.Summary{Depth: 312, Sent: 12000 * n, Received: 11000*n + n*n, Dead: 2},
