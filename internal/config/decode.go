@@ -357,6 +357,9 @@ func limitOf(n *node) (int64, error) {
 func parseInteger(text string) (int64, error) {
 	var v struct{ V int64 }
 	if err := toml.Unmarshal([]byte("V = "+text), &v); err != nil {
+		if _, is := strconv.ParseInt(text, 0, 64); errors.Is(is, strconv.ErrRange) {
+			return 0, errors.New("the number has more than 63 bits; write a smaller one")
+		}
 		return 0, fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "toml: "))
 	}
 	return v.V, nil

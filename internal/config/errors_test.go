@@ -95,7 +95,7 @@ consume.x = 1
 8:1: prefault in [region]: must be true or false, not the string "maybe"
 10:1: slots in [channel.c]: must be an integer, not the string "many"
 11:1: slot_size in [channel.c]: must be a size such as "4KiB", or an integer of bytes, not an array
-12:1: max_deliveries in [channel.c]: decimal number is too large to fit in a 64-bit signed integer
+12:1: max_deliveries in [channel.c]: the number has more than 63 bits; write a smaller one
 13:1: allow_produce in [channel.c]: must be an array of strings, not the string "alice"; write allow_produce = ["alice"]
 15:1: command in [worker.w]: must be an array of strings, not the string "python3 parse.py"; write command = ["python3", "parse.py"]
 16:1: count in [worker.w]: must be an integer, not the number 2.0
