@@ -218,10 +218,11 @@ var units = map[string]struct {
 // exposed is the name of a worker's metric in Prometheus, and what its value is to be divided by.
 func exposed(m *Metric) (string, float64) {
 	unit, many := m.Unit, 1.0
+	name := strings.TrimSuffix(m.Name, "_total")
 	if u, ok := units[unit]; ok {
+		name = strings.TrimSuffix(name, "_"+unit) // it would say what the value is not any more
 		unit, many = u.base, u.many
 	}
-	name := strings.TrimSuffix(m.Name, "_total")
 	if unit != "" && name != unit && !strings.HasSuffix(name, "_"+unit) {
 		name += "_" + unit
 	}

@@ -55,7 +55,7 @@ func TestPrometheus(t *testing.T) {
 		Groups: []Group{{Group: protocol.Group{Name: "a", Count: 2}}, {Group: protocol.Group{Name: "b"}}},
 		Workers: []Worker{
 			{Worker: protocol.Worker{Name: "a.0", State: protocol.StateReady}, Heartbeat: 1500 * time.Millisecond, Metrics: []Metric{
-				counter("jobs", "", 3), counter("jobs_read", "bytes", 4096), counter("bytes", "bytes", 1), counter("seconds_total", "seconds", 2),
+				counter("jobs", "", 3), counter("jobs_read", "bytes", 4096), counter("bytes", "bytes", 1), counter("seconds_total", "seconds", 2), counter("wait_milliseconds", "milliseconds", 1500),
 				load, nan, histogram("lookup", "nanoseconds", 0, 1023, 1024, 5000, 1<<36, 1<<40), histogram("size", "bytes", 1, 2, 1<<20),
 			}},
 			{Worker: protocol.Worker{Name: "a.1"}, Heartbeat: -1, Metrics: []Metric{counter("jobs", "", 4), dead,
@@ -85,6 +85,7 @@ func TestPrometheus(t *testing.T) {
 		`jobs_read_bytes_total{group="a",worker="a.0"} 4096`,
 		`bytes_total{group="a",worker="a.0"} 1`,
 		`seconds_total{group="a",worker="a.0"} 2`,
+		`wait_seconds_total{group="a",worker="a.0"} 1.5`,
 		"# HELP load Jobs at a time,\\nnot \\\\ more \uFFFD.",
 		`load{group="a",worker="a.0"} 2.5`,
 		`ratio{group="a",worker="a.0"} NaN`,
