@@ -103,13 +103,14 @@ type stopper struct {
 	escalates bool // nobody else does
 	ep        *sys.Epoll
 	targets   []*target
-	wave      int      // the present one
-	left      int      // targets whose process runs
-	daemon    *process // nil: dead, or not to be stopped
-	all       bool     // the region is to stop
-	guard     *process // nil: there is none, or none was looked for
-	began     int64    // before the first flag was set
-	started   int64    // the same of the present wave
+	early     map[int]*target // those of later waves, by row, as they were before the first was asked
+	wave      int             // the present one
+	left      int             // targets whose process runs
+	daemon    *process        // nil: dead, or not to be stopped
+	all       bool            // the region is to stop
+	guard     *process        // nil: there is none, or none was looked for
+	began     int64           // before the first flag was set
+	started   int64           // the same of the present wave
 	report    Report
 }
 
@@ -157,6 +158,9 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 	defer s.ep.Close()
 	defer func() {
 		for _, t := range s.targets {
+			t.close()
+		}
+		for _, t := range s.early {
 			t.close()
 		}
 		for _, p := range []*process{s.daemon, s.guard} {
@@ -268,22 +272,37 @@ func (s *stopper) watchDaemon(stop bool) error {
 
 // watch makes a target of a worker's process, unless it has none, or is one already.
 func (s *stopper) watch(i int, w protocol.Worker) error {
-	if w.Process() <= 0 {
-		return nil
+	if t := s.early[i]; t != nil { // it may have ended since
+		delete(s.early, i)
+		if err := s.add(t); err != nil {
+			return err
+		}
 	}
 	for _, t := range s.targets {
 		if t.index == i && t.pid == w.Process() {
 			return nil
 		}
 	}
+	t, err := s.open(i, w)
+	if t == nil || err != nil {
+		return err
+	}
+	return s.add(t)
+}
+
+// open makes a target of a worker's process, which is none of s.targets yet; nil if it has none.
+func (s *stopper) open(i int, w protocol.Worker) (*target, error) {
+	if w.Process() <= 0 {
+		return nil, nil
+	}
 	p, err := openProcess(w.Process(), w.StartTicks)
 	if errors.Is(err, errGone) {
-		return nil // the roster has not noticed yet, or nobody is left to notice
+		return nil, nil // the roster has not noticed yet, or nobody is left to notice
 	}
 	if err != nil {
-		return fmt.Errorf("worker %s: %w", w.Name, err)
+		return nil, fmt.Errorf("worker %s: %w", w.Name, err)
 	}
-	return s.add(&target{process: p, name: w.Name, shown: w.Pid, index: i, page: s.page(w), listed: w.StartTicks != 0})
+	return &target{process: p, name: w.Name, shown: w.Pid, index: i, page: s.page(w), listed: w.StartTicks != 0}, nil
 }
 
 func (s *stopper) add(t *target) error {

@@ -59,6 +59,26 @@ func (s *stopper) note(waves [][]int, timeouts map[string]time.Duration) error {
 	return nil
 }
 
+// noteEarly opens the processes of workers whose turn comes later. A daemon at work asks them by the same order as soon as it knows of the stop, and may be done with
+// one before its turn comes here.
+func (s *stopper) noteEarly(waves [][]int) error {
+	s.early = map[int]*target{}
+	for _, i := range slices.Concat(waves...) {
+		w, err := s.Roster.Worker(i)
+		if err != nil {
+			continue // its turn comes, and says so
+		}
+		t, err := s.open(i, w)
+		if err != nil {
+			return err
+		}
+		if t != nil {
+			s.early[i] = t
+		}
+	}
+	return nil
+}
+
 // ask makes workers targets and asks them to quit. Who runs is noted before the flag, since it may be gone a microsecond after it, and again
 // after it: the daemon may have been in the middle of a launch.
 func (s *stopper) ask(workers []int, stop func(), timeouts map[string]time.Duration) error {
