@@ -52,6 +52,7 @@ func (a *app) stop(ctx context.Context, names []string) error {
 	o := control.StopOptions{Names: names, DaemonAnswers: s.answers()}
 	if all {
 		o.Socket = a.socketPath()
+		control.AskForTime(s.Roster)
 		o.Lock = filepath.Join(filepath.Dir(o.Socket), s.name()+".lock")
 	}
 	report, err := control.Stop(ctx, s.Set, o)

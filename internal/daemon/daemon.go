@@ -358,6 +358,7 @@ func (d *Daemon) stopLeftovers() error {
 	}
 	for _, l := range living {
 		d.log.Warn("an earlier daemon of this region died and its workers live on: they are asked to quit", "region", name, "processes", len(l.Holders))
+		d.mayTake(control.StopTakes(l.Set.Roster))
 		_, err := control.StopLeftovers(context.Background(), l)
 		l.Close()
 		if err != nil {

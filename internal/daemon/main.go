@@ -193,7 +193,11 @@ func checkConfig(path string, out io.Writer) error {
 	if name == "" {
 		name = "the embedded configuration"
 	}
-	_, err = fmt.Fprintf(out, "%s is fine: region %q, %s, %s\n", name, c.Region.Name, plural(len(c.Channels), "channel"), plural(len(c.Groups), "worker group"))
+	text := fmt.Sprintf("%s is fine: region %q, %s, %s\n", name, c.Region.Name, plural(len(c.Channels), "channel"), plural(len(c.Groups), "worker group"))
+	if note := c.StopNote(); note != "" {
+		text += note + "\n"
+	}
+	_, err = io.WriteString(out, text)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -31,7 +32,7 @@ var lateAtLimit = fmt.Sprintf("not ready after %v", startLimit)
 
 // mayTake asks systemd to wait for so long from now on, if it would have waited for less.
 func (d *Daemon) mayTake(long time.Duration) {
-	d.systemd.notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", long.Microseconds()))
+	d.systemd.notify(control.MayTake(long))
 }
 
 // startProgress is how far the start of a group has come.

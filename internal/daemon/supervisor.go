@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
@@ -446,7 +447,7 @@ func (d *Daemon) beginShutdown(why string) {
 	d.log.Info("region stops", "why", why)
 	d.event(eventRegion, d.conf.Region.Name, "stop", "why", why)
 	d.setDaemonState(protocol.DaemonStateStopping)
-	d.systemd.notify("STOPPING=1")
+	d.systemd.notify("STOPPING=1\n" + control.MayTake(control.StopTakes(d.mem.roster))) // or it would kill the daemon, and nobody would end the workers
 	var workers, groups []int
 	for _, w := range d.workers {
 		if !w.gone() {

@@ -13,6 +13,7 @@ command = ["/bin/sh", "-c", "exit 1"]
 ready = "call"
 backoff_min = "1h"
 backoff_max = "1h"
+crash_limit = 0
 `
 
 // silent says nothing at all.
@@ -68,6 +69,7 @@ command = ["/bin/sh", "-c", "trap : TERM; sleep 4; exit 1"]
 ready = "call"
 backoff_min = "1h"
 backoff_max = "1h"
+crash_limit = 0
 `)
 	s := start(t, unit, "default")
 	if n, result := s.show("NRestarts"), s.show("Result"); n != "0" || result != "success" {
