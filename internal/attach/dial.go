@@ -132,7 +132,7 @@ func dialError(path string, err error) error {
 		}
 		return fmt.Errorf("%s: %w; start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over", path, ErrDeadSocket)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: %w: be root, the daemon's user, or a member of the group that owns the directory", path, ErrPermission)
+		return fmt.Errorf("%s: %w: be root, the daemon's user, or a member of the group that owns the directory; what others may do, [access] in the configuration says", path, ErrPermission)
 	case errors.Is(err, syscall.EPROTOTYPE):
 		return fmt.Errorf("%s: %w: its socket is of another type", path, ErrNotShmd)
 	}

@@ -2,6 +2,7 @@ package attach
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,6 +27,14 @@ var here = where{os.Geteuid(), os.Getenv, os.Stat, systemDir}
 // colon-separated paths in $RUNTIME_DIRECTORY (set by systemd), else /run/shmd for root, else $XDG_RUNTIME_DIR/shmd,
 // else /run/user/UID/shmd. It need not exist.
 func RuntimeDir() string { return here.runtimeDir() }
+
+// CheckRuntimeDir refuses a RuntimeDir that is relative: who stands in another directory would not find it.
+func CheckRuntimeDir() error {
+	if dir := RuntimeDir(); !filepath.IsAbs(dir) {
+		return fmt.Errorf("the runtime directory %q ($RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR) is not absolute; begin it with /", dir)
+	}
+	return nil
+}
 
 // ListenPath is the socket of a daemon started here and now for a region: REGION.sock in RuntimeDir.
 func ListenPath(region string) string { return here.listenPath(region) }

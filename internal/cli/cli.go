@@ -177,6 +177,9 @@ running; 4 no daemon and no living process of the region; 5 permission denied;
 				a.meant = a.region
 			}
 			a.choose(cmd.Root())
+			if err := attach.CheckRuntimeDir(); err != nil && a.socket == "" {
+				return usageError{err}
+			}
 			if err := noEmptyPath(cmd); err != nil {
 				return err
 			}

@@ -112,7 +112,7 @@ func (d *differ) rest() {
 			}
 			d.add(ActionApply, path{name}, "%s, for who attaches from now on", strings.Join(texts, "; "))
 		default:
-			d.add(ActionImpossible, path{name}, "it is read when the daemon starts; put it back, and with it in place start the daemon again (shmctl upgrade): no worker is restarted")
+			d.add(ActionImpossible, path{name}, "it is read when the daemon starts; shmctl upgrade starts it anew with this file, and restarts no worker")
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/sys"
@@ -114,6 +115,9 @@ configuration was refused.`,
 			}
 			if err != nil {
 				return configError{err}
+			}
+			if err := attach.CheckRuntimeDir(); err != nil {
+				return usageError{err}
 			}
 			if check {
 				return selfCheck(c, version.Version, stdout)
