@@ -125,6 +125,19 @@ func verbsFor(kind protocol.Kind) string {
 	return "this shmctl does not know it; use the one of the daemon's release"
 }
 
+// unknownKind says why a channel that this process attached to is of no kind that it knows.
+func unknownKind(verb string, r *shm.Region, channel string) error {
+	kind := r.Kind(channel)
+	if kind != 0 {
+		return wrongKind(verb, channel, kind, verbsFor(kind))
+	}
+	_, err := r.Queue(channel) // says why it could not be opened
+	if errors.Is(err, protocol.ErrForeign) || errors.Is(err, protocol.ErrNotReady) {
+		return fmt.Errorf("%s: the head of the channel's memory is damaged: %w; shmctl status says what to do", verb, err)
+	}
+	return fmt.Errorf("%s: %w", verb, err)
+}
+
 // wrongKind says which verb is for a channel of this kind.
 func wrongKind(verb, channel string, kind protocol.Kind, use string) error {
 	return fmt.Errorf("%s: channel %q is of kind %v: %s", verb, channel, kind, use)

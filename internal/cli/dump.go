@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -128,10 +129,15 @@ func (a *app) sources(s *session, names []string) ([]dump.Source, error) {
 	if err != nil {
 		a.warn("%v", err)
 	}
-	directory = slices.DeleteFunc(directory, func(g protocol.Segment) bool { return g.Name == "" }) // the row of one that a reload removed
+	directory = slices.DeleteFunc(directory, func(g protocol.Segment) bool { return g.Name == "" || g.Damage() != "" }) // the row of one that a reload removed, and what is none
 	var known []string
 	for _, g := range directory {
 		known = append(known, g.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.segments)) { // the directory may be damaged
+		if !slices.Contains(known, name) {
+			directory, known = append(directory, protocol.Segment{Name: name, Inode: s.segments[name].Inode()}), append(known, name)
+		}
 	}
 	for _, name := range names {
 		if !slices.Contains(known, name) {
@@ -143,7 +149,7 @@ func (a *app) sources(s *session, names []string) ([]dump.Source, error) {
 		if len(names) > 0 && g.Name != "roster" && !slices.Contains(names, g.Name) {
 			continue
 		}
-		src := dump.Source{Segment: dump.Segment{Name: g.Name, Kind: g.Kind.String(), Size: g.Size, Inode: g.Inode}}
+		src := dump.Source{Segment: dump.Segment{Name: g.Name, Kind: g.Kind.String(), Size: max(g.Size, 0), Inode: g.Inode}}
 		switch seg, err := s.segments[g.Name], s.missing[g.Name]; {
 		case seg != nil:
 			src.Size, src.R = seg.Size(), seg.File()

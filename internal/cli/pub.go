@@ -127,7 +127,7 @@ func (a *app) publisher(r *shm.Region, o pubOptions) (publisher, error) {
 	case protocol.KindCall:
 		return nil, wrongKind("pub", o.channel, kind, "shmctl req sends a request")
 	default:
-		return nil, wrongKind("pub", o.channel, kind, "this shmctl does not know it; use the one of the daemon's release")
+		return nil, unknownKind("pub", r, o.channel)
 	}
 }
 

@@ -143,7 +143,7 @@ func (a *app) stat(ctx context.Context, names []string, every time.Duration) err
 	for {
 		now := pick.of(r.Snapshot(stat.Leases | stat.Metrics))
 		if before == nil {
-			for _, err := range now.Problems {
+			for _, err := range slices.Concat(now.Problems, now.Damaged) {
 				a.warn("%v", err)
 			}
 			a.warnChannels(now)

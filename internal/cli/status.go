@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,7 +116,7 @@ func (a *app) status(ctx context.Context) error {
 		doc.Daemon.State = "dead"
 	}
 	now := s.reader().Snapshot(0)
-	for _, err := range now.Problems {
+	for _, err := range slices.Concat(now.Problems, now.Damaged) {
 		a.warn("%v", err)
 	}
 	doc.Groups, doc.Attention = []groupJSON{}, []noticeJSON{}
@@ -141,7 +142,7 @@ func (a *app) status(ctx context.Context) error {
 		if c.Err != nil {
 			unread = append(unread, c.Name)
 			if s.segments[c.Name] != nil {
-				a.warn("%v", c.Err)
+				a.warn("channel %q: %v", c.Name, c.Err)
 			}
 		}
 	}

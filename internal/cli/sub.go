@@ -305,7 +305,7 @@ func (a *app) consumer(r *shm.Region, o subOptions) (consumer, error) {
 	case protocol.KindCall:
 		return nil, wrongKind("sub", o.channel, kind, "shmctl reply serves its requests")
 	default:
-		return nil, wrongKind("sub", o.channel, kind, "this shmctl does not know it; use the one of the daemon's release")
+		return nil, unknownKind("sub", r, o.channel)
 	}
 }
 

@@ -176,6 +176,8 @@ func (w *watched) sample() top.Sample {
 		out.Trouble = "no daemon: workers go on, and what is asked for is carried out by the next one (systemctl start shmd, or shmd -c FILE)"
 	case s.Status.Stopped:
 		out.Trouble = fmt.Sprintf("the daemon is stopped by a signal: kill -CONT %d", s.Daemon.Pid)
+	case len(s.Damaged) > 0:
+		out.Trouble = s.Damaged[0].Error()
 	case len(s.Problems) > 0:
 		out.Trouble = s.Problems[0].Error()
 	}

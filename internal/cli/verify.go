@@ -102,6 +102,9 @@ func (a *app) verifyDump(ctx context.Context, path string) error {
 		memory = append(memory, verify.Memory{Name: g.Name, Bytes: d.Bytes(g.Name), Copy: g.Moving})
 	}
 	v.violations = verify.Region(memory)
+	if len(memory) == 0 {
+		return fmt.Errorf("verify: %s has no segment that could be checked", path)
+	}
 	return a.verdict(v)
 }
 

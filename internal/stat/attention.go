@@ -1,6 +1,7 @@
 package stat
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,7 +39,14 @@ func (s *Snapshot) Attention() []Notice {
 		add(Notice{true, "shmd", "the daemon is stopped by a signal, or a debugger", fmt.Sprintf("kill -CONT %d", s.Daemon.Pid), -1})
 	}
 	for _, err := range s.Problems {
-		add(Notice{true, "roster", err.Error(), "the daemon writes it again when it starts the worker: " + shmctl + "restart", -1})
+		add(Notice{true, "roster", err.Error(), "the daemon writes it again when it starts the worker: " + shmctl + "restart --all", -1})
+	}
+	if n := len(s.Damaged); n > 0 {
+		what := s.Damaged[0].Error()
+		if n > 1 {
+			what += fmt.Sprintf(", and %d more rows", n-1)
+		}
+		add(Notice{true, "roster", "the directory is damaged: " + what, shmctl + "verify; then " + shmctl + "stop, and start the daemon: a new region", -1})
 	}
 	for _, g := range s.Groups {
 		if g.Name != "" && g.RolloutState == protocol.RolloutStopped {
@@ -58,8 +66,12 @@ func (s *Snapshot) Attention() []Notice {
 			add(n)
 		}
 	}
+	daemon := 0
+	if s.Status.Alive {
+		daemon = s.Daemon.Pid
+	}
 	for i := range s.Channels {
-		if n, ok := s.Channels[i].notice(shmctl); ok {
+		if n, ok := s.Channels[i].notice(shmctl, daemon); ok {
 			add(n)
 		}
 	}
@@ -185,10 +197,18 @@ func (w *Worker) notice(shmctl string) (Notice, bool) {
 	return n, true
 }
 
-func (c *Channel) notice(shmctl string) (Notice, bool) {
+func (c *Channel) notice(shmctl string, pid int) (Notice, bool) {
 	n := Notice{Of: c.Name, Worker: -1}
 	if c.Err != nil {
-		return n, false // its numbers are not ours
+		if !damaged(c.Err) {
+			return n, false // its numbers are not ours
+		}
+		n.Grave, n.What = true, "the head of its memory is damaged: "+c.Err.Error()
+		n.Next = shmctl + "verify; a daemon that takes the region over makes the channel anew, empty"
+		if pid > 0 {
+			n.Next += fmt.Sprintf(": kill -9 %d, and start another (systemd does)", pid)
+		}
+		return n, true
 	}
 	if c.Topic != nil {
 		for _, u := range c.Topic.Subscribers {
@@ -213,4 +233,14 @@ func (c *Channel) notice(shmctl string) (Notice, bool) {
 		return n, true
 	}
 	return n, false
+}
+
+// damaged reports whether an error of opening a channel tells of its memory, not of who may look.
+func damaged(err error) bool {
+	var corrupt *protocol.CorruptError
+	var kind *protocol.KindError
+	var version *protocol.VersionError
+	var feature *protocol.FeatureError
+	return errors.Is(err, protocol.ErrForeign) || errors.Is(err, protocol.ErrNotReady) || errors.Is(err, protocol.ErrTooShort) ||
+		errors.As(err, &corrupt) || errors.As(err, &kind) || errors.As(err, &version) || errors.As(err, &feature)
 }

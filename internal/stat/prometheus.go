@@ -108,7 +108,7 @@ func (e *exposition) region(s *Snapshot) {
 	for _, r := range []protocol.Role{protocol.RoleWorker, protocol.RoleObserve, protocol.RoleOperate} {
 		a.add(float64(s.Attachments[r]), "role", r.String())
 	}
-	e.metric("shmd_unreadable_rows", "gauge", "Rows of the roster that could not be read.").add(float64(len(s.Problems)))
+	e.metric("shmd_unreadable_rows", "gauge", "Rows of the roster that could not be read.").add(float64(len(s.Problems) + len(s.Damaged)))
 }
 
 func (e *exposition) groups(s *Snapshot) {

@@ -76,6 +76,7 @@ type Snapshot struct {
 	Segments    int
 	Bytes       int64   // of all segments
 	Problems    []error // rows that could not be read
+	Damaged     []error // rows of the directory that no daemon wrote like that, or that could not be read
 }
 
 // Group is a group of workers.
@@ -148,9 +149,15 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 			s.Attachments[a.Role]++
 		}
 	}
-	segments, err := set.Roster.Segments()
-	problem(err)
-	for _, g := range segments {
+	for i := range set.Roster.SegmentCount() {
+		g, err := set.Roster.Segment(i)
+		if why := g.Damage(); why != "" && err == nil {
+			err = fmt.Errorf("roster: segment %d, %.40q, %s", i, g.Name, why)
+		}
+		if err != nil {
+			s.Damaged = append(s.Damaged, err)
+			continue
+		}
 		if g.Name == "" { // free
 			continue
 		}

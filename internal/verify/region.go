@@ -3,6 +3,7 @@ package verify
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/shmd/shmd/pkg/protocol"
@@ -36,10 +37,13 @@ func check(segments []Memory, lives bool) []protocol.Violation {
 	}
 	for _, m := range segments {
 		o.Copy = m.Copy
-		list = append(list, protocol.Verify(m.Bytes, o)...)
+		for _, v := range protocol.Verify(m.Bytes, o) {
+			v.Segment = m.Name // its own head may say anything, or nothing
+			list = append(list, v)
+		}
 	}
 	if roster != nil {
-		list = append(list, directory(roster, segments)...)
+		list = append(list, directory(roster, segments, list)...)
 		list = append(list, attachments(roster, lives)...)
 	}
 	return list
@@ -50,6 +54,7 @@ func Lasting(segments []Memory) []protocol.Violation {
 	list := check(segments, true)
 	for wait := time.Millisecond; len(list) > 0 && wait < 200*time.Millisecond; wait *= 2 {
 		time.Sleep(wait)
+		begun := time.Now()
 		type place struct {
 			segment string
 			offset  int64
@@ -66,16 +71,23 @@ func Lasting(segments []Memory) []protocol.Violation {
 			}
 		}
 		list = still
+		if time.Since(begun) > time.Second { // rows whose writer does not come to an end are waited for, so what is still there has lasted
+			break
+		}
 	}
 	return list
 }
 
-// directory compares the segments with their rows.
-func directory(r *protocol.Roster, segments []Memory) (list []protocol.Violation) {
-	rows, _ := r.Segments() // what is torn was told of already
+// directory compares the segments with their rows. told are the rows that cannot be read, among others: to try again takes its time.
+func directory(r *protocol.Roster, segments []Memory, told []protocol.Violation) (list []protocol.Violation) {
 	byName := map[string]protocol.Segment{}
-	for _, row := range rows {
-		byName[row.Name] = row
+	for i := range r.SegmentCount() {
+		if slices.ContainsFunc(told, func(v protocol.Violation) bool { return v.Segment == "roster" && v.Offset == r.SegmentOffset(i) }) {
+			continue
+		}
+		if row, err := r.Segment(i); err == nil {
+			byName[row.Name] = row
+		}
 	}
 	for _, m := range segments {
 		h, err := protocol.ReadHeader(m.Bytes)

@@ -308,6 +308,24 @@ func (r *Roster) Segment(i int) (Segment, error) {
 	return s, nil
 }
 
+// SegmentOffset is where row i of the directory lies.
+func (r *Roster) SegmentOffset(i int) int64 { return r.segments.offset + int64(i)*r.segments.size }
+
+// Damage says why no daemon can have written a row of the directory like that; "" for one that may be.
+func (s Segment) Damage() string {
+	switch {
+	case s.Name == "": // free
+	case s.Kind < KindRoster || s.Kind > KindCall:
+		return fmt.Sprintf("is a %v, which is no kind of segment that this program knows", s.Kind)
+	case s.Size < SizeofSegmentHeader || s.Size > maxSegmentSize:
+		return fmt.Sprintf("has %d bytes, which no segment can have", s.Size)
+	}
+	return ""
+}
+
+// maxSegmentSize is more than any address space has room for.
+const maxSegmentSize = 1 << 52
+
 // AddSegment appends a row to the directory.
 func (r *Roster) AddSegment(s Segment) error { return r.SetSegment(int(r.info.SegmentCount.Load()), s) }
 

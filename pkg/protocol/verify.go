@@ -119,6 +119,9 @@ func (v *verifier) roster(r *Roster) {
 		if s.Name == "" { // free
 			continue
 		}
+		if why := s.Damage(); why != "" {
+			v.add(at(r.segments, i), "roster.segment", "segment %d, %.40q, %s", i, s.Name, why)
+		}
 		if names[s.Name] {
 			v.add(at(r.segments, i), "roster.name", "segment %d is called %q, which is another's name", i, s.Name)
 		}
