@@ -25,7 +25,7 @@ if [ -d /run/systemd/system ]; then
   if [ -n "$upgraded" ]; then
     systemctl list-units --plain --no-legend --state=active 'shmd.service' 'shmd@*.service' | while read -r unit _; do
       region=default
-      case $unit in shmd@*) region=$(systemd-escape --unescape --instance "$unit") ;; esac
+      case $unit in shmd@*) region=${unit#shmd@} region=${region%.service} ;; esac # as %i in the unit: a "-" is a "-"
       if ! shmctl --region="$region" --timeout=60s upgrade; then
         echo "shmd: region $region goes on with the program from before; look at: journalctl -u $unit" >&2
       fi

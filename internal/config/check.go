@@ -90,6 +90,15 @@ func (c *Config) CheckLimits() []Problem {
 	return v.errs
 }
 
+// CheckName finds out whether the configuration is that of the region that is wanted.
+func (c *Config) CheckName(want string) []Problem {
+	v := validator{c: c}
+	if have := c.Region.Name; have != want {
+		v.fail(path{"region", "name"}, "the region is %q, and %q is to run, which the unit's reload and stop look for; write name = %q, or call the file %s.toml and start %s", have, want, want, have, unitOf(have))
+	}
+	return v.errs
+}
+
 // CheckStarts is Check without the memory: what a running region needs to start other workers. The calling process is the daemon.
 func (c *Config) CheckStarts() []Problem {
 	v := validator{c: c, errs: c.validate()}

@@ -99,12 +99,17 @@ func unitDelegates(region string) (unit string, ok bool) {
 	return unit, settings["Delegate"] == "yes" && settings["ProtectControlGroups"] == "no"
 }
 
+// unitOf is the shipped unit of a region.
+func unitOf(region string) string {
+	if region == defaultRegion().Name {
+		return "shmd.service"
+	}
+	return "shmd@" + region + ".service"
+}
+
 // askUnit asks systemd for settings of the region's unit; nil if there is no such unit, or nobody to ask.
 func askUnit(region string, settings ...string) (unit string, values map[string]string) {
-	unit = "shmd@" + region + ".service"
-	if region == defaultRegion().Name {
-		unit = "shmd.service"
-	}
+	unit = unitOf(region)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "systemctl", "show", "-p", strings.Join(append(settings, "LoadState"), ","), unit).Output()

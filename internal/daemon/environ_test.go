@@ -88,6 +88,8 @@ func TestConfigurations(t *testing.T) {
 		}
 	}
 	const excerpt = ":5:1: unknown key \"coutn\" in [worker.w]; did you mean \"count\"?\n3| [worker.w]\n4| builtin = \"idle\"\n5| coutn = 2\n | ~~~~~\n"
+	const stranger = ":2:1: name in [region]: the region is \"other\", and \"web\" is to run, which the unit's reload and stop look for; " +
+		"write name = \"web\", or call the file other.toml and start shmd@other.service\n1| [region]\n2| name = \"other\"\n | ~~~~\n3| [worker.w]\n"
 	for _, tt := range []struct {
 		name, dirs   string
 		args         []string
@@ -98,6 +100,9 @@ func TestConfigurations(t *testing.T) {
 		{"found", "@D/none:@D/one:@D/two", []string{"check"}, "@D/one/default.toml is fine: region \"found\", 0 channels, 1 worker group\n", "", 0},
 		{"not found", "@D", []string{"check"}, "the embedded configuration is fine: region \"default\", 1 channel, 1 worker group\n", "", 0},
 		{"-c is stronger", "@D/one", []string{"check", "-c", "@D/two/default.toml"}, "@D/two/default.toml is fine: region \"other\", 0 channels, 1 worker group\n", "", 0},
+		{"the region that is wanted", "", []string{"check", "-r", "other", "-c", "@D/two/default.toml"}, "@D/two/default.toml is fine: region \"other\", 0 channels, 1 worker group\n", "", 0},
+		{"check, another region", "", []string{"check", "-r", "web", "-c", "@D/two/default.toml"}, "@D/two/default.toml" + stranger, "shmd: the configuration has 1 problem\n", 1},
+		{"start, another region", "", []string{"-r", "web", "-c", "@D/two/default.toml"}, "", "@D/two/default.toml" + stranger + "shmd: the configuration has 1 problem\n", 78},
 		{"a uid", "", []string{"check", "-c", "@D/numeric.toml"}, "@D/numeric.toml is fine: region \"default\", 0 channels, 1 worker group\n", "", 0},
 		{"check, wrong", "", []string{"check", "-c", "@D/bad.toml"}, "@D/bad.toml" + excerpt, "shmd: the configuration has 1 problem\n", 1},
 		{"start, wrong", "", []string{"-c", "@D/bad.toml"}, "", "@D/bad.toml" + excerpt + "shmd: the configuration has 1 problem\n", 78},

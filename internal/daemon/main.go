@@ -78,7 +78,7 @@ func (p *printed) Write(b []byte) (int, error) {
 
 // Command returns shmd's command line.
 func Command(stdout, stderr *os.File) *cobra.Command {
-	var path, level string
+	var path, level, region string
 	var check bool
 	root := &cobra.Command{
 		Use:   "shmd",
@@ -109,6 +109,9 @@ configuration was refused.`,
 				return usageError{fmt.Errorf("log level %q: there are trace, debug, info, warn, error", level)}
 			}
 			c, err := load(path)
+			if err == nil {
+				err = named(c, region)
+			}
 			if problems := (config.Errors)(nil); errors.As(err, &problems) {
 				fmt.Fprintln(stderr, problems.Detail())
 				return configError{wrong(problems)}
@@ -129,6 +132,7 @@ configuration was refused.`,
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file`; without it default.toml in $CONFIGURATION_DIRECTORY (set by systemd), or else an embedded one")
+	root.PersistentFlags().StringVarP(&region, "region", "r", "", "refuse a configuration whose region has another `name`; the units give the one that their reload and stop look for")
 	root.Flags().StringVar(&level, "log-level", "info", "least `level` that is logged: trace, debug, info, warn, error")
 	root.Flags().BoolVar(&check, "self-check", false, "say whether this program could take over the region of the daemon that runs it: see shmctl upgrade")
 	root.Flags().MarkHidden("self-check")
@@ -137,7 +141,7 @@ configuration was refused.`,
 		&cobra.Command{
 			Use: "check", Short: "check a configuration and say everything that is wrong with it", Args: noArgs,
 			Long: "check reads a configuration as shmd would, and also looks whether commands, directories and users exist and whether the memory suffices.\nExit code 0: nothing is wrong. 1: the problems are on standard output, each as FILE:LINE:COLUMN: TEXT with an excerpt of the file below it.",
-			RunE: func(*cobra.Command, []string) error { return checkConfig(path, stdout) },
+			RunE: func(*cobra.Command, []string) error { return checkConfig(path, region, stdout) },
 		},
 		&cobra.Command{
 			Use: "let-in", Short: "let systemd start the daemon in a unit whose workers are in cgroups of their own", Args: noArgs, Hidden: true, // for ExecStopPost=
@@ -176,9 +180,20 @@ func load(path string) (*config.Config, error) {
 	return config.Load(path)
 }
 
+// named refuses a configuration of another region than the wanted one; "": any will do.
+func named(c *config.Config, region string) error {
+	if problems := c.CheckName(region); region != "" && len(problems) > 0 {
+		return config.Errors(problems)
+	}
+	return nil
+}
+
 // checkConfig prints what is wrong with a configuration to out. A file that cannot be read is no finding but an error.
-func checkConfig(path string, out io.Writer) error {
+func checkConfig(path, region string, out io.Writer) error {
 	c, err := load(path)
+	if err == nil {
+		err = named(c, region)
+	}
 	var problems config.Errors
 	switch {
 	case errors.As(err, &problems):

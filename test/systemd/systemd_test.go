@@ -434,6 +434,7 @@ func TestTemplateIsTheSameUnit(t *testing.T) {
 	want := settings(units + "shmd.service")
 	for i, line := range want {
 		line = strings.Replace(line, "/etc/shmd/default.toml", "/etc/shmd/%i.toml", 1)
+		line = strings.Replace(line, "shmd -r default", "shmd -r %i", 1)
 		line = strings.Replace(line, "shmctl stop", "shmctl -r %i stop", 1)
 		line = strings.Replace(line, "shmctl reload", "shmctl -r %i reload", 1)
 		want[i] = strings.Replace(line, "StateDirectory=shmd", "StateDirectory=shmd/%i", 1)
