@@ -16,6 +16,7 @@ import (
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/stat"
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -234,7 +235,11 @@ func (a *app) printStatus(doc statusJSON, alive, removed bool) error {
 		case protocol.RolloutRunning.String():
 			t.add("rolling restart", cell{note, yellow})
 		case protocol.RolloutStopped.String():
-			t.add("rolling restart", cell{note + ", " + g.RolloutNote, red})
+			color := red
+			if g.RolloutNote == supervise.RolloutAborted {
+				color = yellow
+			}
+			t.add("rolling restart", cell{note + ", " + g.RolloutNote, color})
 		}
 	}
 	for _, g := range doc.Groups {

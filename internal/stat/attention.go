@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -49,7 +50,11 @@ func (s *Snapshot) Attention() []Notice {
 		add(Notice{true, "roster", "the directory is damaged: " + what, shmctl + "verify; then " + shmctl + "stop, and start the daemon: a new region", -1})
 	}
 	for _, g := range s.Groups {
-		if g.Name != "" && g.RolloutState == protocol.RolloutStopped {
+		switch {
+		case g.Name == "" || g.RolloutState != protocol.RolloutStopped:
+		case g.RolloutNote == supervise.RolloutAborted:
+			add(Notice{false, g.Name, "its rolling restart was " + g.RolloutNote + ": some instances are from before", shmctl + "restart --rolling " + g.Name, -1})
+		default:
 			add(Notice{true, g.Name, "its rolling restart was given up: " + g.RolloutNote, shmctl + "logs " + g.Name + ", then " + shmctl + "restart --rolling " + g.Name, -1})
 		}
 	}

@@ -38,6 +38,7 @@ const estateGroup = `[worker.%s]
 command = [%q]
 env = {SHMD_CRASHPOINT_ROLE = "worker", GOMAXPROCS = "2"}
 count = %d
+ready = "call" # when it has logged: one that is ready when it is executed may end before it has
 metrics = 4
 backoff_min = "1ms"
 backoff_max = "2ms"
