@@ -44,7 +44,7 @@ daemon hangs or is dead.`,
 }
 
 // eventKinds are all there are: the daemon's (internal/daemon/events.go).
-var eventKinds = []string{"adopt", "attach", "dead-letter", "detach", "evict", "region", "reload", "repair", "rollout", "scale", "stall", "state", "upgrade"}
+var eventKinds = []string{"adopt", "attach", "dead-letter", "detach", "dump", "evict", "region", "reload", "repair", "rollout", "scale", "stall", "state", "upgrade"}
 
 func (a *app) events(ctx context.Context, kinds []string, sel selection) error {
 	for _, k := range kinds {

@@ -171,6 +171,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			d.cgroups.Leave()
 		}
 	}
+	d.endDumps()
 	d.carryLast()
 	d.lines.end()
 	d.systemd.end()

@@ -25,6 +25,7 @@ const (
 	eventUpgrade    = "upgrade"     // another program took the daemon's place, in the same process
 	eventReload     = "reload"      // another configuration holds
 	eventRollout    = "rollout"     // a rolling restart of a group begins, is done, or is given up
+	eventDump       = "dump"        // the memory was written to a file, because a group failed; or was not
 	eventStall      = "stall"       // a filter does not answer, or does again
 )
 

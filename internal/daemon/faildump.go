@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/dump"
 	"github.com/shmd/shmd/pkg/protocol"
 )
@@ -20,9 +21,17 @@ type failureDumps struct {
 	dir     string // "": none are written
 	last    map[string]time.Time
 	running bool
+	waiting []failure // while one is written; no more than are kept
 	ctx     context.Context
 	cancel  context.CancelFunc
 	writing sync.WaitGroup
+}
+
+// failure is a worker that was given up.
+type failure struct {
+	worker string        // its name
+	conf   *config.Group // as it was then
+	reason string
 }
 
 // failurePause is how long after a dump for a group the next one is written at the earliest: its instances tend to fail together.
@@ -51,20 +60,66 @@ func dumpDir(configured string) string {
 	return ""
 }
 
-// dumpFailure writes a dump beside the supervisor's work. It is called in the supervisor.
+// dumpFailure has a dump written of a worker that was given up: at once, or after those of the groups that failed just before. Where there is to be none, it says
+// why. It is called in the supervisor.
 func (d *Daemon) dumpFailure(w *worker, reason string) {
 	f, r := d.dumps, d.conf.Region
-	now := time.Now()
-	if f.dir == "" || r.Dumps == 0 || f.running || now.Sub(f.last[w.conf.Name]) < failurePause {
+	if f.dir == "" || r.Dumps == 0 {
 		return
 	}
-	f.running, f.last[w.conf.Name] = true, now
+	x := failure{w.row.Name, w.conf, reason}
+	pending := len(f.waiting)
+	if f.running {
+		pending++
+	}
+	now := time.Now()
+	last, again := f.last[w.conf.Name]
+	switch ago := now.Sub(last); {
+	case again && ago < failurePause:
+		d.noDump(x, "skipped", fmt.Sprintf("its group's last one was %v ago: there is one in %v at most", ago.Round(time.Millisecond), failurePause), "")
+		return
+	case pending >= r.Dumps:
+		d.noDump(x, "skipped", fmt.Sprintf("%s of other groups come before it, and no more are kept", plural(pending, "dump")), "raise dumps in [region]")
+		return
+	}
+	f.last[w.conf.Name] = now
+	if f.running {
+		f.waiting = append(f.waiting, x)
+		return
+	}
+	d.writeDump(x)
+}
+
+// noDump tells that no dump of a failed group was written.
+func (d *Daemon) noDump(x failure, cause, why, next string) {
+	const what = "no dump of a failed group"
+	if fields := []any{"group", x.conf.Name, "worker", x.worker, "error", why}; next == "" {
+		d.log.Info(what, fields...)
+	} else {
+		d.log.Warn(what, append(fields, "next", next)...)
+	}
+	d.event(eventDump, x.conf.Name, cause, "worker", x.worker, "reason", why)
+}
+
+// endDumps gives up what is being written and what waits, at the end of the daemon, when the supervisor has ended.
+func (d *Daemon) endDumps() {
+	d.dumps.end()
+	for _, x := range d.dumps.waiting {
+		d.noDump(x, "skipped", "the daemon ends, and others were written before it", "")
+	}
+	d.dumps.waiting = nil
+}
+
+// writeDump writes a dump beside the supervisor's work, and then the next.
+func (d *Daemon) writeDump(x failure) {
+	f, r, now := d.dumps, d.conf.Region, time.Now()
+	f.running = true
 	h := d.mem.header
 	m := dump.Manifest{Region: h.Region, Generation: fmt.Sprintf("%016x", h.Generation), BootID: fmt.Sprintf("%x", h.BootID), Taken: now.UTC(),
-		Reason: fmt.Sprintf("worker %s failed: %s", w.row.Name, reason), By: "shmd " + d.version, Layout: fmt.Sprintf("%d.%d", protocol.LayoutMajor, protocol.LayoutMinor),
+		Reason: fmt.Sprintf("worker %s failed: %s", x.worker, x.reason), By: "shmd " + d.version, Layout: fmt.Sprintf("%d.%d", protocol.LayoutMajor, protocol.LayoutMinor),
 		Daemon: dump.Daemon{Pid: d.info.Pid, State: d.info.State.String(), Version: d.version, Config: d.info.Config}}
-	sources := d.dumpSources(w, r.DumpSize)
-	path := filepath.Join(f.dir, fmt.Sprintf("%s.%s.%s.dump", h.Region, w.conf.Name, m.Taken.Format("20060102T150405Z")))
+	sources := d.dumpSources(x.conf, r.DumpSize)
+	path := filepath.Join(f.dir, fmt.Sprintf("%s.%s.%s.dump", h.Region, x.conf.Name, m.Taken.Format("20060102T150405Z")))
 	f.writing.Go(func() {
 		err := os.MkdirAll(f.dir, 0o700)
 		dropUnfinished(f.dir, h.Region)
@@ -72,26 +127,35 @@ func (d *Daemon) dumpFailure(w *worker, reason string) {
 			_, err = dump.WriteFile(f.ctx, path, m, sources, nil)
 		}
 		gone := prune(f.dir, h.Region, r.Dumps)
+		if err != nil && f.ctx.Err() != nil {
+			d.noDump(x, "skipped", "the daemon ends while it is written", "")
+			return
+		}
 		d.post(func() {
 			f.running = false
 			if err != nil {
-				d.log.Warn("no dump of a failed group", "group", w.conf.Name, "error", err, "next", "mend that, or set dumps = 0 in [region]")
-				return
+				d.noDump(x, "failed", err.Error(), "mend that, or set dumps = 0 in [region]")
+			} else {
+				d.log.Info("dump of a failed group", "group", x.conf.Name, "file", path, "removed", gone, "next", "shmctl verify "+path)
+				d.event(eventDump, x.conf.Name, "written", "worker", x.worker, "file", path)
 			}
-			d.log.Info("dump of a failed group", "group", w.conf.Name, "file", path, "removed", gone, "next", "shmctl verify "+path)
+			if len(f.waiting) > 0 {
+				x, f.waiting = f.waiting[0], f.waiting[1:]
+				d.writeDump(x)
+			}
 		})
 	})
 }
 
-// dumpSources are the segments for a dump of a failed worker, those that say most about it first, as many as have no more than most bytes of memory together.
-func (d *Daemon) dumpSources(w *worker, most int64) (list []dump.Source) {
+// dumpSources are the segments for a dump of a failed group, those that say most about it first, as many as have no more than most bytes of memory together.
+func (d *Daemon) dumpSources(conf *config.Group, most int64) (list []dump.Source) {
 	rank := func(name string) int {
 		switch {
 		case name == "roster":
 			return 0
-		case name == "command", name == "log", name == "group/"+w.conf.Name:
+		case name == "command", name == "log", name == "group/"+conf.Name:
 			return 1
-		case slices.Contains(w.conf.Channels(), name):
+		case slices.Contains(conf.Channels(), name):
 			return 2
 		}
 		return 3

@@ -23,7 +23,7 @@ func TestDumpOfAFailedGroup(t *testing.T) {
 		"STATE_DIRECTORY="+dir+":/elsewhere")
 	awaitState(d, "first.0", protocol.StateFailed)
 	awaitState(d, "second.0", protocol.StateFailed)
-	// Both fail within a moment: the one that comes while the other's dump is written gets none.
+	// Both fail within a moment: the dump of the other one is written after this one.
 	var record struct{ File, Group string }
 	if err := json.Unmarshal([]byte(d.WaitLog("dump of a failed group")), &record); err != nil {
 		t.Fatal(err)
@@ -49,5 +49,68 @@ func TestDumpOfAFailedGroup(t *testing.T) {
 	}
 	if all, _ := filepath.Glob(filepath.Join(dir, "dumps", "*")); len(all) > 2 {
 		t.Errorf("dumps = 2, and there are %v", all)
+	}
+}
+
+// Groups that fail together get a dump each, as many as are kept, and it is told of whom there is none, and why.
+func TestDumpsOfGroupsThatFailTogether(t *testing.T) {
+	t.Parallel()
+	groups := ""
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		groups += shell(name, "exit 1", "crash_limit = 1", "backoff_min = \"1ms\"")
+	}
+	region := strings.Replace(named, "\n[", "\n", 1)
+	begin := func(keys string) (*testregion.Region, string) {
+		dir := t.TempDir()
+		d := testregion.Launch(t, region+keys+jobs+groups, "STATE_DIRECTORY="+dir)
+		for _, name := range []string{"a", "b", "c", "d", "e"} {
+			awaitState(d, name+".0", protocol.StateFailed)
+		}
+		return d, dir
+	}
+	told := func(d *testregion.Region, n int) []record {
+		var list []record
+		eventually(t, "each is told of", func() bool {
+			list = records(t, d, func(r record) bool {
+				return strings.HasSuffix(r.Message, "ump of a failed group")
+			})
+			return len(list) == n
+		})
+		return list
+	}
+	d, dir := begin("dumps = 10\n")
+	told(d, 5)
+	if all, _ := filepath.Glob(filepath.Join(dir, "dumps", "*.dump")); len(all) != 5 {
+		t.Errorf("five groups failed, and there are %v", all)
+	}
+	if out, _, _ := d.Shmctl("events", "dump"); strings.Count(out, "written") != 5 {
+		t.Errorf("events: %s", out)
+	}
+	shmctl(t, d, "start", "--no-wait", "a")
+	d.WaitLog("no dump of a failed group", "its group's last one was")
+
+	d, dir = begin("dumps = 1\n")
+	skipped := 0
+	for _, r := range told(d, 5) {
+		if r.Message == "no dump of a failed group" {
+			skipped++
+		}
+	}
+	if all, _ := filepath.Glob(filepath.Join(dir, "dumps", "*.dump")); len(all) != 1 {
+		t.Errorf("dumps = 1, and there are %v", all)
+	}
+	if out, _, _ := d.Shmctl("events", "dump"); strings.Count(out, "skipped") != skipped {
+		t.Errorf("%d are skipped: %s", skipped, out)
+	}
+
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, _ = begin("dumps = 10\ndump_dir = \"" + file + "\"\n")
+	for _, r := range told(d, 5) {
+		if r.Message != "no dump of a failed group" {
+			t.Errorf("%+v", r)
+		}
 	}
 }
