@@ -2,10 +2,14 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -27,14 +31,56 @@ func (s *stopper) removeFiles() {
 		}
 	}
 	if s.o.Lock != "" {
-		if _, err := removeFreeLock(s.o.Lock); err != nil {
+		if _, err := removeFreeLock(s.o.Lock, s.removeMetrics); err != nil {
 			s.warn("lock file %s: %v", s.o.Lock, err)
 		}
 	}
 }
 
+// removeMetrics removes the socket of a killed daemon's metrics, whose path is in the lock file. One outside the runtime directory is only told of: shmctl may be root, and what lies
+// on the way there may be the daemon's user's to exchange.
+func (s *stopper) removeMetrics(lock *os.File) {
+	_, path := ReadLock(lock)
+	if path == "" {
+		return
+	}
+	if filepath.Dir(path) != filepath.Dir(s.o.Lock) {
+		if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSocket != 0 {
+			s.warn("the socket %s of the daemon's metrics is left: remove it, or the next daemon does", path)
+		}
+		return
+	}
+	if removed, err := removeDead("unix", path); err != nil {
+		s.warn("dead socket %s: %v", path, err)
+	} else if removed {
+		s.warn("the dead socket %s was removed", path)
+	}
+}
+
+// LockText is what a daemon writes into its region's lock file: its pid, and the path of its metrics' socket, if it has one.
+func LockText(pid int, metrics string) string {
+	if metrics == "" {
+		return strconv.Itoa(pid)
+	}
+	return fmt.Sprintf("%d\n%s", pid, metrics)
+}
+
+// ReadLock reads what LockText made. What is not there, or cannot be read, is empty.
+func ReadLock(f *os.File) (pid, metrics string) {
+	text := make([]byte, 256)
+	n, _ := f.ReadAt(text, 0)
+	pid, metrics, _ = strings.Cut(string(text[:n]), "\n")
+	if !filepath.IsAbs(metrics) {
+		metrics = ""
+	}
+	return pid, metrics
+}
+
 // removeDeadSocket removes a socket file of this user (any, for root) if nobody listens on it.
-func removeDeadSocket(path string) (removed bool, err error) {
+func removeDeadSocket(path string) (removed bool, err error) { return removeDead("unixpacket", path) }
+
+// removeDead is removeDeadSocket for a socket of some kind.
+func removeDead(network, path string) (removed bool, err error) {
 	before, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -45,7 +91,7 @@ func removeDeadSocket(path string) (removed bool, err error) {
 	if before.Mode()&fs.ModeSocket == 0 || !ours(before) {
 		return false, nil
 	}
-	c, err := net.Dial("unixpacket", path)
+	c, err := net.Dial(network, path)
 	if err == nil {
 		c.Close()
 		return false, nil // a new daemon, or systemd
@@ -63,8 +109,8 @@ func removeDeadSocket(path string) (removed bool, err error) {
 }
 
 // removeFreeLock removes a lock file of this user (any, for root) if nobody holds its lock. It is removed while it is
-// locked, so that nobody can lock a file without a name.
-func removeFreeLock(path string) (removed bool, err error) {
+// locked, so that nobody can lock a file without a name; before that it is shown.
+func removeFreeLock(path string, show func(*os.File)) (removed bool, err error) {
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -89,6 +135,7 @@ func removeFreeLock(path string) (removed bool, err error) {
 	if now, err := os.Lstat(path); err != nil || !os.SameFile(st, now) {
 		return false, nil
 	}
+	show(f)
 	return true, os.Remove(path)
 }
 

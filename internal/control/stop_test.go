@@ -521,6 +521,7 @@ func TestRemoveFiles(t *testing.T) {
 	if ok, err := sys.Flock(f); !ok || err != nil {
 		t.Fatal(err)
 	}
+	freeLock := func(path string) (bool, error) { return removeFreeLock(path, func(*os.File) {}) }
 	for _, c := range []struct {
 		fn      func(string) (bool, error)
 		path    string
@@ -529,9 +530,9 @@ func TestRemoveFiles(t *testing.T) {
 		{removeDeadSocket, "none", false},
 		{removeDeadSocket, "file", false},
 		{removeDeadSocket, "dead", true},
-		{removeFreeLock, "none", false},
-		{removeFreeLock, "locked", false},
-		{removeFreeLock, "free", true},
+		{freeLock, "none", false},
+		{freeLock, "locked", false},
+		{freeLock, "free", true},
 	} {
 		removed, err := c.fn(at(c.path))
 		if err != nil || removed != c.removed {

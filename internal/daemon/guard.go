@@ -296,6 +296,7 @@ func (s guardSpec) end(generation uint64, stopped bool) error {
 			_, err = control.StopLeftovers(context.Background(), l)
 		}
 		if held != nil {
+			removeDeadSocket(held.before)
 			held.release()
 		}
 		if err != nil {

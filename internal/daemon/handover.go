@@ -211,7 +211,7 @@ func (d *Daemon) estateOf(h *handover, write bool) (*estate, error) {
 
 // takeLock takes over the lock.
 func (h *handover) takeLock(dir, region string) *lock {
-	return &lock{os.NewFile(uintptr(h.Lock), filepath.Join(dir, region+".lock"))}
+	return &lock{f: os.NewFile(uintptr(h.Lock), filepath.Join(dir, region+".lock"))}
 }
 
 // captureHanded goes on with the outputs of workers.

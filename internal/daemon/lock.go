@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,7 +22,10 @@ const elsewhere = "set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of yo
 var ErrRunning = errors.New("the region already has a daemon")
 
 // lock makes sure that a region has one daemon. The kernel drops it when the process ends, however it ends.
-type lock struct{ f *os.File }
+type lock struct {
+	f      *os.File
+	before string // the metrics' socket that a daemon before has written into it
+}
 
 // takeLock takes the region's lock file in dir, its runtime directory. Errors: ErrRunning.
 func takeLock(dir, region string) (*lock, error) {
@@ -40,9 +42,9 @@ func takeLock(dir, region string) (*lock, error) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		if !ok {
-			pid, _ := io.ReadAll(io.LimitReader(f, 32))
+			pid, _ := control.ReadLock(f)
 			f.Close()
-			n, err := strconv.Atoi(string(pid))
+			n, err := strconv.Atoi(pid)
 			if (err != nil || endsWithin(n, dying)) && time.Now().Before(deadline) {
 				time.Sleep(5 * time.Millisecond) // it is about to write its pid, or died between fork and exec of a worker, which still has its descriptors
 				continue
@@ -67,9 +69,10 @@ func takeLock(dir, region string) (*lock, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		f.Truncate(0)
-		f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
-		return &lock{f}, nil
+		l := &lock{f: f}
+		_, l.before = control.ReadLock(f)
+		l.write(l.before) // until it is removed
+		return l, nil
 	}
 }
 
@@ -197,6 +200,12 @@ func (d *Daemon) tellLost(path string, why error) {
 	}
 	d.log.Error("somebody has removed a file of this region, which lives on: "+matters+"; end this daemon alone (kill -9) and start another, which takes the region over, and see who cleans the runtime directory", args...)
 	d.event(eventRegion, d.conf.Region.Name, "lost", "file", path)
+}
+
+// write writes who has the lock, and the socket of the metrics, if there is one: what stops the region of a daemon that was killed removes both. Nobody depends on it, so an error is none.
+func (l *lock) write(metrics string) {
+	l.f.Truncate(0)
+	l.f.WriteAt([]byte(control.LockText(os.Getpid(), metrics)), 0)
 }
 
 // named reports whether the lock's file has its name still: then nobody else can be the region's daemon.

@@ -48,6 +48,14 @@ func (d *Daemon) listenMetrics() *metricsServer {
 	if h := d.handed; h != nil && h.Metrics != "" && (network != "unix" || h.Metrics != address) {
 		removeDeadSocket(h.Metrics) // the program before had another one
 	}
+	if before := d.lock.before; before != "" && (network != "unix" || before != address) {
+		removeDeadSocket(before)
+	}
+	if network == "unix" {
+		d.lock.write(address)
+	} else {
+		d.lock.write("")
+	}
 	if network == "" {
 		return nil
 	}

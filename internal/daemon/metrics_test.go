@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -336,4 +338,44 @@ func TestUpgradeWithAnotherMetricsSocket(t *testing.T) {
 		_, now := os.Stat(after)
 		return old != nil && now == nil
 	})
+}
+
+// The socket of a killed daemon's metrics goes with the region: by shmctl stop, by the guard, or, where the configuration has another one by then, by the next daemon.
+func TestMetricsSocketOfKilledDaemon(t *testing.T) {
+	t.Parallel()
+	elsewhere := filepath.Join(testregion.Dir(t), "metrics.sock")
+	d := testregion.Start(t, named+idle("w")+"[metrics]\nlisten = \"unix:"+elsewhere+"\"\n")
+	gone := func(path string) func() bool {
+		return func() bool { _, err := os.Lstat(path); return errors.Is(err, fs.ErrNotExist) }
+	}
+	there := func(path string) func() bool { return func() bool { return !gone(path)() } }
+	eventually(t, "the socket", there(elsewhere))
+	conf := filepath.Join(d.Dir, "shmd.toml")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside := filepath.Join(d.Dir, "metrics.sock")
+	if err := os.WriteFile(conf, []byte(strings.Replace(string(text), elsewhere, beside, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.Kill()
+	d.Again()
+	eventually(t, "the new socket", there(beside))
+	if there(elsewhere)() {
+		t.Error("the next daemon left the socket of the one before")
+	}
+	d.Kill()
+	shmctl(t, d, "stop")
+	eventually(t, "no socket after shmctl stop", gone(beside))
+
+	if err := os.WriteFile(conf, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.Again()
+	eventually(t, "the first socket again", there(elsewhere))
+	d.Kill() // outside the runtime directory shmctl only tells of it
+	if _, errs, code := d.Shmctl("stop"); code != 0 || !gone(elsewhere)() && !strings.Contains(errs, "the socket "+elsewhere+" of the daemon's metrics is left") {
+		t.Errorf("shmctl stop: exit code %d, %q, and the socket is there: %v", code, errs, there(elsewhere)())
+	}
 }
