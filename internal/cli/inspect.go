@@ -37,9 +37,9 @@ names of the fields.
 
 What is damaged is told with its place, and the rest is printed; the exit code
 is 1 then. If the first argument is a file that shmctl dump made, its segments
-are printed in place of a living region's. --file inspects a copy of a segment,
-or one that the region does not give any more: /proc/PID/fd/N. Of a file that is
-no segment nothing is printed.`,
+are printed in place of a living region's; of one that is no whole archive
+nothing is. --file inspects a copy of a segment, or one that the region does not
+give any more: /proc/PID/fd/N. Of a file that is no segment nothing is printed.`,
 		Example: `  shmctl inspect roster
   shmctl inspect --hex jobs | less
   shmctl inspect shmd-default-20260102T030405Z.dump roster

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -88,6 +90,9 @@ func (a *app) verifyLive(ctx context.Context) error {
 
 func (a *app) verifyDump(ctx context.Context, path string) error {
 	d, err := dump.Open(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("verify: %w; it takes the file of a dump (shmctl dump), or live, the default; /dev/stdin is what a pipe gives", err)
+	}
 	if err != nil {
 		return explain(err, path+" has not been read to its end")
 	}

@@ -200,8 +200,12 @@ func (d *Dump) check() error {
 		switch {
 		case seen[s.Name]:
 			return fmt.Errorf("manifest: segment %q twice", s.Name)
-		case there != (s.Missing == "") || int64(len(b)) != s.Size && there:
-			return fmt.Errorf("manifest: segment %q of %d bytes, the archive has %d (there: %v)", s.Name, s.Size, len(b), there)
+		case there && s.Missing != "":
+			return fmt.Errorf("manifest: segment %q is said to be missing, and the archive has it", s.Name)
+		case !there && s.Missing == "":
+			return fmt.Errorf("manifest: segment %q of %d bytes, which the archive does not have", s.Name, s.Size)
+		case there && int64(len(b)) != s.Size:
+			return fmt.Errorf("manifest: segment %q of %d bytes, the archive has %d of it", s.Name, s.Size, len(b))
 		}
 		seen[s.Name] = true
 	}

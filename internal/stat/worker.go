@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -36,6 +37,9 @@ func ReadWorker(set control.Set, i int, kept bool) (Worker, error) {
 	if alive, _ := control.Alive(w.Process(), w.StartTicks); w.Process() > 0 && !alive {
 		w.Pid, w.ShimPid, w.StartTicks, w.Attachment, w.Stalled = 0, 0, 0, 0, false
 		w.Unattended, w.State, w.Reason = true, protocol.StateExited, "ended while no daemon looked after it"
+	}
+	if w.State == protocol.StateBackoff {
+		w.Reason = supervise.Lasting(w.Reason) + "; to be started again, and no daemon is at work that does"
 	}
 	p := Page(set, w.Worker)
 	if w.State == protocol.StateStarting && p != nil && p.Ready.Load() != 0 {
