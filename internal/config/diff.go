@@ -33,7 +33,7 @@ var inSegment = []string{"metrics", "log_size"}
 
 // regionAtOnce and channelAtOnce are the keys of these tables that hold at once. All others are in the memory.
 var (
-	regionAtOnce  = []string{"max_attachments_per_user", "dumps", "dump_size"}
+	regionAtOnce  = []string{"max_attachments_per_user", "dumps", "dump_size", "dump_dir"}
 	channelAtOnce = []string{"allow_produce", "allow_consume"}
 )
 

@@ -97,7 +97,7 @@ type Daemon struct {
 // Errors: ErrRunning; those of making the memory and the socket.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
-		conf: o.Config, version: o.Version, hub: sys.NewHub(), stored: map[string]uint64{}, dumps: newFailureDumps(dumpDir(o.Config.Region.DumpDir)), outsiders: map[uint16]*outsider{},
+		conf: o.Config, version: o.Version, hub: sys.NewHub(), stored: map[string]uint64{}, dumps: newFailureDumps(), outsiders: map[uint16]*outsider{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
 		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1), wentOn: make(chan struct{}),
 	}

@@ -18,7 +18,6 @@ import (
 
 // failureDumps writes a dump when a worker is given up: what its group did is in the memory, and the next start changes it.
 type failureDumps struct {
-	dir     string // "": none are written
 	last    map[string]time.Time
 	running bool
 	waiting []failure // while one is written; no more than are kept
@@ -37,8 +36,8 @@ type failure struct {
 // failurePause is how long after a dump for a group the next one is written at the earliest: its instances tend to fail together.
 const failurePause = time.Minute
 
-func newFailureDumps(dir string) *failureDumps {
-	f := &failureDumps{dir: dir, last: map[string]time.Time{}}
+func newFailureDumps() *failureDumps {
+	f := &failureDumps{last: map[string]time.Time{}}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
 }
@@ -49,7 +48,7 @@ func (f *failureDumps) end() {
 	f.writing.Wait()
 }
 
-// dumpDir is where dumps go: as the configuration says, else below the state directory that systemd made, else nowhere.
+// dumpDir is where dumps go: as the configuration says, else below the state directory that systemd made, else nowhere, "".
 func dumpDir(configured string) string {
 	if configured != "" {
 		return configured
@@ -64,7 +63,7 @@ func dumpDir(configured string) string {
 // why. It is called in the supervisor.
 func (d *Daemon) dumpFailure(w *worker, reason string) {
 	f, r := d.dumps, d.conf.Region
-	if f.dir == "" || r.Dumps == 0 {
+	if dumpDir(r.DumpDir) == "" || r.Dumps == 0 {
 		return
 	}
 	x := failure{w.row.Name, w.conf, reason}
@@ -113,20 +112,21 @@ func (d *Daemon) endDumps() {
 // writeDump writes a dump beside the supervisor's work, and then the next.
 func (d *Daemon) writeDump(x failure) {
 	f, r, now := d.dumps, d.conf.Region, time.Now()
+	dir := dumpDir(r.DumpDir)
 	f.running = true
 	h := d.mem.header
 	m := dump.Manifest{Region: h.Region, Generation: fmt.Sprintf("%016x", h.Generation), BootID: fmt.Sprintf("%x", h.BootID), Taken: now.UTC(),
 		Reason: fmt.Sprintf("worker %s failed: %s", x.worker, x.reason), By: "shmd " + d.version, Layout: fmt.Sprintf("%d.%d", protocol.LayoutMajor, protocol.LayoutMinor),
 		Daemon: dump.Daemon{Pid: d.info.Pid, State: d.info.State.String(), Version: d.version, Config: d.info.Config}}
 	sources := d.dumpSources(x.conf, r.DumpSize)
-	path := filepath.Join(f.dir, fmt.Sprintf("%s.%s.%s.dump", h.Region, x.conf.Name, m.Taken.Format("20060102T150405Z")))
+	path := filepath.Join(dir, fmt.Sprintf("%s.%s.%s.dump", h.Region, x.conf.Name, m.Taken.Format("20060102T150405Z")))
 	f.writing.Go(func() {
-		err := os.MkdirAll(f.dir, 0o700)
-		dropUnfinished(f.dir, h.Region)
+		err := os.MkdirAll(dir, 0o700)
+		dropUnfinished(dir, h.Region)
 		if err == nil {
 			_, err = dump.WriteFile(f.ctx, path, m, sources, nil)
 		}
-		gone := prune(f.dir, h.Region, r.Dumps)
+		gone := prune(dir, h.Region, r.Dumps)
 		if err != nil && f.ctx.Err() != nil {
 			d.noDump(x, "skipped", "the daemon ends while it is written", "")
 			return
@@ -139,8 +139,12 @@ func (d *Daemon) writeDump(x failure) {
 				d.log.Info("dump of a failed group", "group", x.conf.Name, "file", path, "removed", gone, "next", "shmctl verify "+path)
 				d.event(eventDump, x.conf.Name, "written", "worker", x.worker, "file", path)
 			}
-			if len(f.waiting) > 0 {
+			for len(f.waiting) > 0 && !f.running {
 				x, f.waiting = f.waiting[0], f.waiting[1:]
+				if dumpDir(d.conf.Region.DumpDir) == "" { // a reload took it away
+					d.noDump(x, "skipped", "there is no directory for it any more", "set dump_dir in [region]")
+					continue
+				}
 				d.writeDump(x)
 			}
 		})

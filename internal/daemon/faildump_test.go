@@ -114,3 +114,22 @@ func TestDumpsOfGroupsThatFailTogether(t *testing.T) {
 		}
 	}
 }
+
+// A reload gives dumps another directory.
+func TestDumpDirOfAReload(t *testing.T) {
+	t.Parallel()
+	one, two := t.TempDir(), t.TempDir()
+	d := testregion.Launch(t, strings.Replace(named, "\n[", "\n", 1)+"dump_dir = \""+one+"\"\n"+jobs+shell("a", "exit 1", "crash_limit = 1", "backoff_min = \"1ms\""))
+	d.WaitLog("dump of a failed group", one)
+	path := filepath.Join(d.Dir, "shmd.toml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), one, two, 1) + shell("b", "exit 1", "crash_limit = 1", "backoff_min = \"1ms\"")
+	if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	shmctl(t, d, "reload", "--no-wait")
+	d.WaitLog("dump of a failed group", filepath.Join(two, d.Name+".b."))
+}
