@@ -176,7 +176,7 @@ func TestAccess(t *testing.T) {
 		wants              []want
 	}{
 		{"the file system refuses by default", "", "", nobody, nobody, "", []want{
-			{observe, "SOCKET: permission denied: be root, the daemon's user, or a member of the group that owns the directory", ""},
+			{observe, "SOCKET: permission denied: be root, the daemon's user, or a member of the group that owns the directory; what others may do, [access] in the configuration says", ""},
 		}},
 		{"the daemon refuses who is not listed", `observe = ["daemon"]`, `allow_consume = ["@no-such-group", "no-such-user", "65535"]`, nobody, nobody, "jobs: jobs.dead: results: results.dead:", []want{
 			{observe, noObserve, ""},

@@ -103,7 +103,7 @@ func TestBackoffGrowsUntilTheWorkerIsGivenUp(t *testing.T) {
 		}
 	}
 	series(0)
-	d.WaitLog("worker given up", "shmctl start w.0")
+	d.WaitLog("worker given up", "shmctl -r "+d.Name+" start w.0")
 	shmctl(t, d, "start", "--no-wait", "w.0") // from a short delay on again
 	await(d, "w.0", func(w protocol.Worker) bool { return w.State != protocol.StateFailed || w.Restarts > 5 })
 	series(6)

@@ -201,7 +201,7 @@ func pidIn(t *testing.T, d *testregion.Region, what string) int {
 // The children of a worker do not outlive it.
 func TestProcessGroupEndsWithItsWorker(t *testing.T) {
 	t.Parallel()
-	d := testregion.Launch(t, named+shell("killed", `sleep 1000 & echo "child $!"; wait`, "backoff_min = \"1h\"", "backoff_max = \"1h\"")+
+	d := testregion.Launch(t, named+shell("killed", `sleep 1000 & echo "child $!"; wait`, "crash_limit = 0", "backoff_min = \"1h\"", "backoff_max = \"1h\"")+
 		shell("clean", `sleep 1000 & echo "other $!"; exit 0`, "restart = \"never\""))
 	child, other := pidIn(t, d, "child"), pidIn(t, d, "other")
 	p := watch(t, child)
