@@ -132,6 +132,9 @@ func (d *decoder) root(root *node, c *Config) {
 			for _, kid := range d.named(n) {
 				g := defaultGroup(kid.key)
 				d.table(kid, []string{n.key, kid.key}, reflect.ValueOf(&g).Elem())
+				if _, given := d.src.where[join([]string{n.key, kid.key, "crash_window"})]; !given {
+					g.roomForCrashes()
+				}
 				c.Groups = append(c.Groups, g)
 			}
 		}

@@ -328,9 +328,7 @@ builtin = "idle"
 crash_limit = 0
 crash_window = "1ms"
 `, `
-5:1: crash_window in [worker.a]: the delays before 10 restarts (backoff_min 100ms, doubling up to backoff_max 30s) take longer than crash_window (1m), so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never
-8:1: crash_limit in [worker.b]: the delays before 30 restarts (backoff_min 100ms, doubling up to backoff_max 30s) take longer than crash_window (10m), so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never
-11:1: backoff_min in [worker.c]: the delays before 10 restarts (backoff_min 2m, doubling up to backoff_max 3m) take longer than crash_window (10m), so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never`},
+5:1: crash_window in [worker.a]: the delays before 10 restarts (backoff_min 100ms, doubling up to backoff_max 30s) take longer than 1m, so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never`},
 	{"group values", `
 [worker.a]
 builtin = "idel"

@@ -1,6 +1,9 @@
 package config
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Open reports whether users other than root and the daemon's own may have any access at all.
 func (c *Config) Open() bool {
@@ -44,4 +47,19 @@ func (c *Config) Most(g *Group) int {
 		}
 	}
 	return MaxWorkers
+}
+
+// delays returns how long the delays before CrashLimit restarts are together, without their random part, or something longer than most if they are longer than that.
+func (g *Group) delays(most time.Duration) (all time.Duration) {
+	delay := g.BackoffMin
+	for n := 0; n < g.CrashLimit && delay > 0 && all <= most; n++ {
+		all += delay
+		delay = max(delay, min(2*delay, g.BackoffMax))
+	}
+	return all
+}
+
+// roomForCrashes makes the default of CrashWindow long enough for CrashLimit restarts with long delays.
+func (g *Group) roomForCrashes() {
+	g.CrashWindow = min(max(g.CrashWindow, 2*g.delays(maxDuration)), maxDuration)
 }

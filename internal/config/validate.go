@@ -270,26 +270,11 @@ func (v *validator) group(g *Group) {
 
 // crashes checks that a worker that ends at once, each time, is given up: the delays before crash_limit restarts fit into crash_window.
 func (v *validator) crashes(at path, g *Group) {
-	limit, window := at.key("crash_limit"), at.key("crash_window")
-	limitOK := v.between(limit, g.CrashLimit, 0, MaxCrashLimit)
-	if !v.duration(window, g.CrashWindow, time.Millisecond) || !limitOK || g.BackoffMin <= 0 || g.BackoffMax < g.BackoffMin {
-		return
-	}
-	var all time.Duration
-	delay := g.BackoffMin
-	for n := 0; n < g.CrashLimit; n++ {
-		if all += delay; all > g.CrashWindow {
-			which := window
-			for _, key := range []path{limit, at.key("backoff_min"), at.key("backoff_max")} {
-				if !v.given(which) {
-					which = key
-				}
-			}
-			v.fail(which, "the delays before %d restarts (backoff_min %s, doubling up to backoff_max %s) take longer than crash_window (%s), so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never",
-				g.CrashLimit, formatDuration(g.BackoffMin), formatDuration(g.BackoffMax), formatDuration(g.CrashWindow))
-			return
-		}
-		delay = min(2*delay, g.BackoffMax)
+	window := at.key("crash_window")
+	limitOK := v.between(at.key("crash_limit"), g.CrashLimit, 0, MaxCrashLimit)
+	if v.duration(window, g.CrashWindow, time.Millisecond) && limitOK && v.given(window) && g.delays(g.CrashWindow) > g.CrashWindow { // the default gives room
+		v.fail(window, "the delays before %d restarts (backoff_min %s, doubling up to backoff_max %s) take longer than %s, so crash_limit is never reached and a worker that always ends at once is never given up; use a longer crash_window, a lower crash_limit, or crash_limit = 0 for never",
+			g.CrashLimit, formatDuration(g.BackoffMin), formatDuration(g.BackoffMax), formatDuration(g.CrashWindow))
 	}
 }
 
