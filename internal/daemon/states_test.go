@@ -117,7 +117,7 @@ func TestBackoffGrowsUntilTheWorkerIsGivenUp(t *testing.T) {
 // In backoff a worker says when it starts again; shmctl start does not wait for that, and shmctl stop ends it.
 func TestBackoffCanBeCutShort(t *testing.T) {
 	t.Parallel()
-	d := testregion.Launch(t, named+shell("w", "exit 7", "backoff_min = \"1h\"", "backoff_max = \"2h\""))
+	d := testregion.Launch(t, named+shell("w", "exit 7", "crash_limit = 0", "backoff_min = \"1h\"", "backoff_max = \"2h\""))
 	w := awaitState(d, "w.0", protocol.StateBackoff)
 	if !strings.HasPrefix(w.Reason, "exit code 7; starts again in 1h") || w.ExitCode != 7 || w.Pid != 0 || w.Restarts != 0 {
 		t.Errorf("%+v", w)
