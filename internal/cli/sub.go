@@ -64,7 +64,10 @@ With COMMAND it runs that once for each message, with the message on standard
 input. With --ack=manual the message is acked if COMMAND exits with 0, and is
 else given back for another try, by whoever comes first; after the channel's
 max_deliveries it is a dead letter. Without --ack=manual it is acked when
-COMMAND has ended, and sub fails at the end if one failed.
+COMMAND has ended, and sub fails at the end if one failed. An interrupt tells
+COMMAND to end (SIGTERM); if it fails then, its message goes back. A sub that is
+killed (SIGKILL) leaves its COMMAND running, beside the next try of its message.
+With -n each try counts.
 
 All that receive from a queue compete; --group NAME only says how ps -a lists
 this one. A topic begins with the next message, with --last with the newest one,
@@ -83,7 +86,7 @@ whom the channel names in allow_consume.`,
   shmctl sub --until-empty numbers | sort -n
   shmctl sub --raw -n 1 frames >picture.png
   shmctl sub --ack=manual jobs -- ./convert.sh
-  shmctl sub -o json jobs.dead`,
+  shmctl sub -o json jobs | jq -r .text`,
 		ValidArgsFunction: a.ofKind(protocol.KindQueue, protocol.KindTopic),
 	}, func(cmd *cobra.Command, args []string) error {
 		if n := cmd.ArgsLenAtDash(); n >= 0 {
@@ -415,7 +418,8 @@ type subRun struct {
 	end  string // behind each message
 	got  int64
 
-	empty time.Time // since when nothing could be had; zero: something could
+	empty   time.Time // since when nothing could be had; zero: something could
+	settled bool      // nothing could be had, and then nothing was on its way
 
 	interrupt context.Context // ends what the command does
 	failed    int64           // commands
@@ -497,7 +501,7 @@ func (s *subRun) receive(ctx context.Context) error {
 		}
 		err := take(ctx, false)
 		if err == nil {
-			s.empty = time.Time{}
+			s.empty, s.settled = time.Time{}, false
 		}
 		if errors.Is(err, shm.ErrEmpty) {
 			held := len(s.out.held) > 0
@@ -511,9 +515,14 @@ func (s *subRun) receive(ctx context.Context) error {
 				s.empty = time.Now()
 			}
 			if s.o.untilEmpty && s.from.moving() && time.Since(s.empty) < movePatience {
+				s.settled = false
 				if err := s.a.nap(ctx, time.Millisecond); err != nil {
 					return err
 				}
+				continue
+			}
+			if s.o.untilEmpty && !s.settled { // what was on its way when nothing could be had may have come before the look for it
+				s.settled = true
 				continue
 			}
 			if s.o.untilEmpty {
@@ -619,6 +628,11 @@ func (s *subRun) runCommand(ctx context.Context, wait bool) error {
 	case !errors.As(err, &exit):
 		m.Nack()
 		return fmt.Errorf("command %s: %w", s.o.command[0], err)
+	}
+	if s.interrupt.Err() != nil { // it was told to end
+		s.a.warn("%s: %v, as sub was interrupted: the message at position %s goes back to the channel", s.o.command[0], exit, positionName(m.Position(), m.Index()))
+		m.Nack()
+		return nil
 	}
 	s.failed++
 	if s.o.ack == ackManual {

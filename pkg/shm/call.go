@@ -611,7 +611,10 @@ func (c *Call) Serve(ctx context.Context, fn func(req []byte, reply *Answer) err
 		}
 	}()
 	for {
-		var err error
+		err := ctx.Err() // accept looks at it only when it waits
+		if err != nil {
+			return err
+		}
 		if c.r.alone && answered {
 			c.r.yield(&c.serving, serverUnyielded)
 		}

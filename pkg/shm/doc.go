@@ -20,6 +20,11 @@
 //
 // Everything but Loan and Message may be used by many goroutines at once. Waiting costs no thread per goroutine.
 //
+// # Contexts
+//
+// A context bounds how long a call waits. A call that need not wait, since a message or a free slot is there, does not look at it; the loops
+// (Messages, Values, Serve) look at it in each turn. The quit flag ends a receive also when messages are there.
+//
 // # Validity
 //
 // Bytes of a Loan are valid until Commit or Abort, bytes of a Message until Ack or Nack. Close waits for both, so end them first.

@@ -201,7 +201,7 @@ func (l *Latest) Wait(ctx context.Context, after uint64) (version uint64, err er
 func (l *Latest) Values(ctx context.Context) iter.Seq2[Value, error] {
 	return func(yield func(Value, error) bool) {
 		var buf []byte
-		for version := uint64(0); ; {
+		for version := uint64(0); ctx.Err() == nil; {
 			_, err := l.Wait(ctx, version)
 			if err == nil {
 				buf, version, err = l.Get(buf[:0])

@@ -3,7 +3,9 @@ package shm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"strings"
 	"sync/atomic"
 
 	"github.com/shmd/shmd/internal/sys"
@@ -287,11 +289,11 @@ func (q *Queue) copyOfFrame(l protocol.Lease, buf []byte) ([]byte, error) {
 	return buf, m.Ack()
 }
 
-// Messages returns the messages as they come, for range. It ends after ctx or the quit flag, silently, and after any other error,
-// which is the last thing that it yields. Each message is to be ended, as with Receive.
+// Messages returns the messages as they come, for range. It ends after ctx or the quit flag, silently, also while messages wait, and after any
+// other error, which is the last thing that it yields. Each message is to be ended, as with Receive.
 func (q *Queue) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
-		for {
+		for ctx.Err() == nil { // Receive looks at it only when it waits
 			m, err := q.Receive(ctx)
 			switch {
 			case err == nil:
@@ -326,8 +328,13 @@ func (m *Message) Position() uint64 { return m.q.q.Position(m.l) }
 func (m *Message) Index() int { return m.index }
 
 // Dead returns what the head of a dead letter says, and the payload of the original message. The channel must be a dead-letter
-// channel (its name ends in ".dead"). Errors: *protocol.CorruptError.
-func (m *Message) Dead() (protocol.DeadInfo, []byte, error) { return m.q.q.ReadDead(m.l) }
+// channel (its name ends in ".dead"). Errors: that it is none, *protocol.CorruptError.
+func (m *Message) Dead() (protocol.DeadInfo, []byte, error) {
+	if !strings.HasSuffix(m.q.name, ".dead") {
+		return protocol.DeadInfo{}, nil, fmt.Errorf("channel %q is no dead-letter channel: its messages have no head to read", m.q.name)
+	}
+	return m.q.q.ReadDead(m.l)
+}
 
 // Ack says that the message is done. Errors: ErrLost.
 func (m *Message) Ack() error { return m.end(true) }
@@ -339,8 +346,12 @@ func (m *Message) Nack() error { return m.end(false) }
 
 // Reject gives the message up: no consumer is to try it again, and it goes to the dead-letter channel with the reason, whatever
 // max_deliveries says. Of a batch, one that is not acked and was sent before comes first: then the message comes once more.
-// Errors: ErrNoDeadLetters (the message is still the caller's), ErrLost.
+// A reason is 1 to 63; those that [protocol.DeadReason] names are shmd's, and a program does well to count its own from 63 down.
+// Errors: ErrNoDeadLetters and a reason out of range (the message is still the caller's), ErrLost.
 func (m *Message) Reject(reason protocol.DeadReason) error {
+	if most := protocol.DeadReason(1<<protocol.SlotPassedBits - 1); reason < 1 || reason > most {
+		return fmt.Errorf("channel %q: dead reason %d is outside 1 to %d", m.q.name, uint32(reason), uint32(most))
+	}
 	if m.q.q.MaxDeliveries() == 0 {
 		return ErrNoDeadLetters
 	}

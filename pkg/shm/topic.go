@@ -527,7 +527,7 @@ func (s *Subscription) receiveBatch(ctx context.Context, wait bool, limit int, f
 // asked to quit, and after any other error.
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*TopicMessage, error] {
 	return func(yield func(*TopicMessage, error) bool) {
-		for {
+		for ctx.Err() == nil { // Receive looks at it only when it waits
 			m, err := s.Receive(ctx)
 			if err == nil {
 				more := yield(m, nil)
