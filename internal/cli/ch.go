@@ -46,12 +46,12 @@ The dead letters of a queue are in the channel NAME.dead.`,
 			Long: `info tells the geometry of a channel, its counters, what its slots hold, and
 who sleeps on it.
 
-depth is how many messages there are. What follows are slots, of which each holds
-one message, or those of one batch: ready waits for a consumer, leased is being
-worked on, and dead waits to be moved to NAME.dead. loaned is being written. Of a
-topic there is a table of subscribers: who, how far behind, and whether
-publishers wait for it. A kill may cost a counter one count; the slots are the
-truth.`,
+depth is how many messages there are. What follows are slots, of which each
+holds one message, or those of one batch: ready waits for a consumer, leased is
+being worked on, and dead waits to be moved to NAME.dead. loaned is being
+written. Of a topic there is a table of subscribers: who, how far behind, and
+whether publishers wait for it. A kill may cost a counter one count; the slots
+are the truth.`,
 			Example:           `  shmctl ch info jobs`,
 			ValidArgsFunction: a.complete(channelNames),
 		}, func(_ *cobra.Command, args []string) error {
