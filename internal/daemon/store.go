@@ -37,7 +37,8 @@ func outputName(id uint16) string   { return fmt.Sprintf("o%04x", id) }
 func errorName(id uint16) string    { return fmt.Sprintf("e%04x", id) }
 func storeNames(id uint16) []string { return []string{pidfdName(id), outputName(id), errorName(id)} }
 
-// storeSegments puts the segments into the fd store, before anything uses them. What a dead daemon left there of them stays.
+// storeSegments puts the segments into the fd store, before anything uses them. What a dead daemon left there of them stays, and what the program before an upgrade put
+// there: between a removal and the next message a kill would leave the store without them.
 func (d *Daemon) storeSegments() error {
 	rows, err := d.mem.roster.Segments()
 	if err != nil {
@@ -45,7 +46,7 @@ func (d *Daemon) storeSegments() error {
 	}
 	for i, row := range rows {
 		name := segmentName(i)
-		if s := d.mem.segments[row.Name]; s != nil && (!d.systemd.has(name) || d.stored[name] != s.Inode()) {
+		if s := d.mem.segments[row.Name]; s != nil && (!d.systemd.has(name) || d.handed == nil && d.stored[name] != s.Inode()) {
 			d.systemd.remove(name)
 			d.systemd.store(name, s.File())
 		}
@@ -376,6 +377,9 @@ func (d *Daemon) takeFrom(l *control.Living, e *estate) error {
 
 // complete looks for what the fd store should have had in the processes of the region, and tells what it was.
 func (d *Daemon) complete(e *estate) {
+	if e.segments["roster"] == nil {
+		d.findRoster(e)
+	}
 	s := e.segments["roster"]
 	if s == nil {
 		return
@@ -406,4 +410,26 @@ func (d *Daemon) complete(e *estate) {
 	if err != nil {
 		d.log.Warn("not all processes of the region could be looked into", "error", err)
 	}
+}
+
+// findRoster takes the roster, by which all else is found, from the processes of the region that the other segments are of: a daemon was killed between two messages to systemd. At the end of a
+// region it is the last to leave the store, so without it none has ended.
+func (d *Daemon) findRoster(e *estate) {
+	var generation uint64
+	for _, s := range e.segments {
+		if h, err := protocol.ReadHeader(s.Bytes()); err == nil {
+			generation = h.Generation
+		}
+	}
+	all, err := control.FindAll(d.conf.Region.Name, d.dir, uint32(os.Geteuid()))
+	for i, l := range all {
+		if err == nil && (l.Generation == generation || generation == 0 && i == 0) { // 0: it has none at all
+			err = d.takeFrom(l, e)
+		}
+		l.Close()
+	}
+	if err != nil {
+		d.log.Warn("not all processes of the region could be looked into", "error", err)
+	}
+	d.log.Warn("the roster was not in the fd store: it is taken from the processes of the region", "found", e.segments["roster"] != nil)
 }

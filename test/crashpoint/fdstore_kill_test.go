@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -104,6 +106,43 @@ func (d *domain) reapedUser() {
 	for {
 		if _, err := unix.Wait4(user, nil, unix.WALL, nil); err != unix.EINTR {
 			return
+		}
+	}
+}
+
+// TestRosterKeptOut has a daemon die while its roster, or all segments, are not in the fd store: the next one finds them in its workers, and goes on with those. And an
+// upgrade takes none of them out of the store, not for a moment.
+func TestRosterKeptOut(t *testing.T) {
+	adoptOrphans(t)
+	d := newDomainOf(t, newFDStore(t), team{"stay", 2, ""}, team{"user", 1, useJobs})
+	names := []string{"stay.0", "stay.1", "user.0"}
+	var never atomic.Bool
+	if err := d.settle(d.Cmd.Process.Pid, names, &never); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{"s0000", "s0001", "s"} { // the roster, the command segment, all
+		pids := d.pids(names...)
+		d.Kill()
+		d.store.sync()
+		d.store.mu.Lock()
+		d.store.keep(func(e entry) bool { return !strings.HasPrefix(e.name, out) })
+		d.store.mu.Unlock()
+		if err := d.next(names, pids); err != nil {
+			t.Fatalf("without %s: %v", out, err)
+		}
+		d.store.sync()
+		d.store.mu.Lock()
+		before := d.store.removals
+		d.store.mu.Unlock()
+		if text, errs, code := d.Shmctl("upgrade"); code != 0 {
+			t.Fatalf("upgrade: %s%s", text, errs)
+		}
+		d.store.sync()
+		d.store.mu.Lock()
+		after := d.store.removals
+		d.store.mu.Unlock()
+		if after != before {
+			t.Errorf("an upgrade took %d segments out of the fd store", after-before)
 		}
 	}
 }

@@ -30,6 +30,8 @@ type fdStore struct {
 	entries []entry    // as systemd hands them over: what was stored last comes first
 	synced  int        // own messages that were read
 	syncs   int        // and sent
+
+	removals int // messages that took a segment out
 }
 
 type entry struct {
@@ -91,6 +93,9 @@ func (s *fdStore) receive() bool {
 	}
 	if said["FDSTOREREMOVE"] == "1" {
 		s.keep(func(e entry) bool { return e.name != said["FDNAME"] })
+		if strings.HasPrefix(said["FDNAME"], "s") {
+			s.removals++
+		}
 	}
 	for _, f := range files {
 		if said["FDSTORE"] == "1" && !slices.ContainsFunc(s.entries, func(e entry) bool { return sameFile(e.f, f) }) {
