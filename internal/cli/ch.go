@@ -340,7 +340,7 @@ func (a *app) printChannel(c channelJSON) error {
 	}{{"sent", n.Sent}, {"received", n.Received}, {"acked", n.Acked}, {"redelivered", n.Redelivered}, {"dead", n.Dead}, {"lost", n.Lost}, {"aborted", n.Aborted}}
 	switch {
 	case n.topicNumbers != nil:
-		t.add("kept", fmt.Sprintf("%d messages", n.Kept))
+		t.add("kept", count(int(n.Kept), "message"))
 		t.add("subscribers", fmt.Sprintf("%d of at most %d", len(n.Subscribers), n.MostSubscribers))
 		t.add("evicted", n.Evicted)
 		counts = slices.Delete(counts, 2, 5)

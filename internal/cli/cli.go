@@ -35,6 +35,7 @@ const (
 	ExitNoRegion   = 4   // no daemon and no living process of the region
 	ExitPermission = 5   // permission denied
 	ExitTimeout    = 124 // as timeout(1)
+	ExitPipe       = 141 // nobody reads standard output any more: what a shell says of one that SIGPIPE ended
 )
 
 // schema is the "schema" of every JSON document. It is raised when a field is removed or changes its meaning.
@@ -110,7 +111,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr *os.File) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "shmctl: %s\nTry \"%s --help\".\n", a.hints(err.Error()), ran.CommandPath())
 		return ExitUsage
-	case errors.Is(err, errSilent):
+	case errors.Is(err, errSilent), errors.Is(err, errHungUp):
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(stderr, "shmctl: interrupted")
 	default:
@@ -122,11 +123,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr *os.File) int {
 // errSilent fails without a word: the verb has said all.
 var errSilent = errors.New("failed")
 
+// errHungUp ends a verb that has nothing to write when nobody reads standard output any more, as the next write would.
+var errHungUp = errors.New("nobody reads standard output")
+
 // exitCode says which code an error has.
 func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.Is(err, errHungUp):
+		return ExitPipe
 	case errors.Is(err, context.DeadlineExceeded):
 		return ExitTimeout
 	case errors.Is(err, control.ErrNotRunning):
@@ -160,7 +166,7 @@ standard error.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the named worker is not
 running; 4 no daemon and no living process of the region; 5 permission denied;
-124 timeout.`,
+124 timeout; 141 nobody reads standard output any more (shmctl ... | head).`,
 		Example: `  shmctl status
   shmctl ps
   shmctl logs -f parser

@@ -198,8 +198,11 @@ func (p *logPrinter) undrained(each func(line) error, since time.Duration) error
 // hung is how long a record may wait in a worker's ring for a daemon that lives.
 const hung = time.Second
 
-// goOn prints what comes, until the region has stopped or nobody is left who could write anything.
+// goOn prints what comes, until the region has stopped, or nobody is left who could write anything, or who reads it.
 func (p *logPrinter) goOn(ctx context.Context, s *session) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer onHangup(p.a.stdout, func() { cancel(errHungUp) })()
 	for {
 		bell := p.log.Bell().Load()
 		alive := s.Daemon().Alive // before the last look at what it wrote
@@ -226,6 +229,8 @@ func (p *logPrinter) goOn(ctx context.Context, s *session) error {
 		}
 		switch cause := context.Cause(ctx); {
 		case ctx.Err() == nil:
+		case errors.Is(cause, errHungUp):
+			return cause
 		case errors.Is(ctx.Err(), context.DeadlineExceeded):
 			return explain(cause, "the region has not stopped")
 		default: // the user has seen enough

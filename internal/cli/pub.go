@@ -291,7 +291,14 @@ func (a *app) pub(ctx context.Context, o pubOptions) error {
 	case errors.Is(err, context.Canceled):
 		err = fmt.Errorf("interrupted: %s sent, the rest not", count(int(p.sent), "message"))
 	case ctx.Err() != nil:
-		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; channel %q is full or there is no more input", count(int(p.sent), "message"), o.channel))
+		why := "standard input has not ended"
+		switch {
+		case p.full:
+			why = fmt.Sprintf("channel %q is full: shmctl ch info %s shows who is slow", o.channel, o.channel)
+		case o.rate > 0 && o.message != nil:
+			why = "--rate allowed no more"
+		}
+		err = explain(context.Cause(ctx), fmt.Sprintf("%s sent; %s", count(int(p.sent), "message"), why))
 	}
 	if err == nil && a.json() {
 		return a.printJSON(struct {
@@ -314,6 +321,7 @@ type pubRun struct {
 	ctx         context.Context
 	began       time.Time
 	due         uint64 // messages that --rate allows so far
+	full        bool   // what failed was to send, not to read
 	sent, bytes uint64
 
 	shown struct{ sent, bytes atomic.Uint64 } // what progress shows of them: once in a while, as each store would cost as much as the message
@@ -338,19 +346,24 @@ func (p *pubRun) send(m []byte) error {
 			return err
 		}
 	}
-	if err := p.to.send(p.ctx, m); err != nil {
+	if err := p.commit(m); err != nil {
 		return err
-	}
-	if p.o.rate > 0 {
-		if err := p.to.flush(p.ctx); err != nil {
-			return err
-		}
 	}
 	p.bytes += uint64(len(m))
 	if p.sent++; p.sent%often == 0 || p.o.rate > 0 {
 		p.show()
 	}
 	return nil
+}
+
+// commit sends a message, and all before it if --rate says when.
+func (p *pubRun) commit(m []byte) error {
+	err := p.to.send(p.ctx, m)
+	if err == nil && p.o.rate > 0 {
+		err = p.to.flush(p.ctx)
+	}
+	p.full = err != nil
+	return err
 }
 
 // pace waits until the next message is due. It looks at the clock only when those are sent that were due at the last look.
@@ -448,6 +461,7 @@ func (p *pubRun) lines(r *shm.Region, in io.Reader) error {
 		}
 		chunk.done()
 		if err := p.to.flush(p.ctx); err != nil { // the next may take its time
+			p.full = true
 			return err
 		}
 	}

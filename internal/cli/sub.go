@@ -163,6 +163,7 @@ type consumer interface {
 	message(ctx context.Context, wait bool) (message, error)
 	batch(ctx context.Context, wait bool) (delivery, error)
 	slots() int
+	last(m message) bool               // it is a dead letter when it is given back
 	moving() bool                      // dead letters are on their way, and what was sent with one comes back behind it
 	drained(ctx context.Context) error // waits until nothing comes any more; errors.ErrUnsupported if that cannot be known
 	close()
@@ -185,6 +186,11 @@ func (c queueConsumer) batch(ctx context.Context, wait bool) (delivery, error) {
 }
 
 func (c queueConsumer) slots() int { return c.q.Slots() }
+
+func (c queueConsumer) last(m message) bool {
+	s, err := c.q.Stat()
+	return err == nil && s.MaxDeliveries > 0 && m.Deliveries()+1 >= s.MaxDeliveries
+}
 
 func (c queueConsumer) moving() bool {
 	s, err := c.q.Stat()
@@ -251,7 +257,7 @@ func (a *app) sub(ctx context.Context, o subOptions) error {
 		defer end()
 		return s.run(running)
 	}
-	defer onHangup(a.stdout, func() { cancel(errSilent) })()
+	defer onHangup(a.stdout, func() { cancel(errHungUp) })()
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(running) }()
 	select {
@@ -399,6 +405,7 @@ func (*topicBatch) Ack() error  { return nil }
 func (*topicBatch) Nack() error { return nil }
 
 func (c *topicConsumer) slots() int                    { return c.most }
+func (c *topicConsumer) last(message) bool             { return false }
 func (c *topicConsumer) moving() bool                  { return false }
 func (c *topicConsumer) drained(context.Context) error { return errors.ErrUnsupported }
 func (c *topicConsumer) close()                        { c.s.Close() }
@@ -439,12 +446,13 @@ func (o subOptions) end() string {
 func (s *subRun) run(ctx context.Context) error {
 	s.interrupt = ctx
 	err := s.receive(ctx)
-	if flushed := s.out.flush(); flushed != nil {
-		return fmt.Errorf("standard output: %w", flushed)
-	}
+	flushed := s.out.flush()
 	cause := context.Cause(ctx)
-	if errors.Is(cause, errSilent) {
+	switch {
+	case errors.Is(cause, errHungUp):
 		return cause
+	case flushed != nil:
+		return fmt.Errorf("standard output: %w", flushed)
 	}
 	missing := fmt.Sprintf("%d of %s came", s.got, count(int(s.o.n), "message"))
 	switch {
@@ -466,6 +474,8 @@ func (s *subRun) run(ctx context.Context) error {
 		err = fmt.Errorf("the channel is empty: %s", missing)
 	case errors.Is(err, context.Canceled):
 		err = fmt.Errorf("interrupted: %s", missing)
+	case errors.Is(err, shm.ErrEvicted):
+		return fmt.Errorf("channel %q: %w, after %s; shmctl events evict says why, and sub --all begins again with the oldest that is kept", s.o.channel, err, count(int(s.got), "message"))
 	default:
 		return err
 	}
@@ -636,7 +646,11 @@ func (s *subRun) runCommand(ctx context.Context, wait bool) error {
 	}
 	s.failed++
 	if s.o.ack == ackManual {
-		s.a.warn("%s: %v: the message at position %s goes back to the channel, delivered %s before", s.o.command[0], exit, positionName(m.Position(), m.Index()), count(m.Deliveries(), "time"))
+		fate := fmt.Sprintf("goes back to the channel, delivered %s before", count(m.Deliveries(), "time"))
+		if s.from.last(m) {
+			fate = fmt.Sprintf("is a dead letter now, delivered %s: shmctl ch dead %s", count(m.Deliveries()+1, "time"), s.o.channel)
+		}
+		s.a.warn("%s: %v: the message at position %s %s", s.o.command[0], exit, positionName(m.Position(), m.Index()), fate)
 		m.Nack()
 		return nil
 	}

@@ -222,7 +222,7 @@ func (a *app) watch(ctx context.Context, channel string, o subOptions) error {
 	defer r.Close()
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer onHangup(a.stdout, func() { cancel(errSilent) })()
+	defer onHangup(a.stdout, func() { cancel(errHungUp) })()
 	var b []byte
 	var version uint64
 	missing := func(n int64) string { return fmt.Sprintf("%d of %s came", n, count(int(o.n), "value")) }
@@ -238,8 +238,8 @@ func (a *app) watch(ctx context.Context, channel string, o subOptions) error {
 		}
 		switch {
 		case err == nil:
-		case errors.Is(context.Cause(running), errSilent):
-			return errSilent
+		case errors.Is(context.Cause(running), errHungUp):
+			return errHungUp
 		case errors.Is(err, context.DeadlineExceeded):
 			return timeoutError{o.silence, "the value did not change"}
 		case errors.Is(err, shm.ErrQuit), ctx.Err() != nil:

@@ -228,7 +228,7 @@ func (c *Channel) notice(shmctl string, pid int) (Notice, bool) {
 	switch {
 	case c.DeadLetters && c.Depth > 0:
 		queue := strings.TrimSuffix(c.Name, ".dead")
-		n.Grave, n.What, n.Next = c.Depth >= c.Slots, fmt.Sprintf("%d dead letters, of at most %d", c.Depth, c.Slots), shmctl+"ch dead "+queue
+		n.Grave, n.What, n.Next = c.Depth >= c.Slots, fmt.Sprintf("%s, of at most %d", letters(c.Depth), c.Slots), shmctl+"ch dead "+queue
 		if c.Waiting > 0 {
 			n.What += fmt.Sprintf(": %d more wait in %s, and keep their slots, until there is room", c.Waiting, queue)
 		}
@@ -248,4 +248,11 @@ func damaged(err error) bool {
 	var feature *protocol.FeatureError
 	return errors.Is(err, protocol.ErrForeign) || errors.Is(err, protocol.ErrNotReady) || errors.Is(err, protocol.ErrTooShort) ||
 		errors.As(err, &corrupt) || errors.As(err, &kind) || errors.As(err, &version) || errors.As(err, &feature)
+}
+
+func letters(n int) string {
+	if n == 1 {
+		return "1 dead letter"
+	}
+	return fmt.Sprintf("%d dead letters", n)
 }

@@ -186,7 +186,11 @@ func (m *Model) pane(p pane, h int) []*line {
 		return nil
 	}
 	var lines []*line
-	title := m.title(p)
+	rows := m.rows[p]
+	if p != logPane {
+		m.offset[p] = min(max(m.offset[p], m.cursor[p]-h+2), m.cursor[p], max(len(rows)-h+1, 0))
+	}
+	title := m.title(p, h)
 	if p == m.focus {
 		title.all = inverse
 		m.pageLines = h - 1
@@ -198,8 +202,6 @@ func (m *Model) pane(p pane, h int) []*line {
 	if p == logPane {
 		return append(lines, m.logLines(h-1)...)
 	}
-	rows := m.rows[p]
-	m.offset[p] = min(max(m.offset[p], m.cursor[p]-h+2), m.cursor[p], max(len(rows)-h+1, 0))
 	for i := m.offset[p]; i < min(m.offset[p]+h-1, len(rows)); i++ {
 		l := new(line)
 		mark := " "
@@ -237,8 +239,17 @@ func (m *Model) rest(l *line) int { return max(m.width-l.width, 0) }
 // sparks is how long the lines of rates are.
 func (m *Model) sparks() int { return 10 + min(max((m.width-80)/4, 0), 46) }
 
-func (m *Model) title(p pane) *line {
+// title is the first of the h lines of a pane. It says which of its rows are there, if not all are.
+func (m *Model) title(p pane, h int) *line {
 	l := new(line).add(plain, " ")
+	part := ""
+	switch n := len(m.rows[p]); {
+	case p == logPane || n < h:
+	case h > 1:
+		part = fmt.Sprintf(" %d-%d/%d", m.offset[p]+1, m.offset[p]+h-1, n)
+	default:
+		part = fmt.Sprintf(" 0/%d", n)
+	}
 	name := m.wide()
 	switch p {
 	case workersPane:
@@ -246,9 +257,9 @@ func (m *Model) title(p pane) *line {
 		if m.problems {
 			what = "WORKER (problems)"
 		}
-		l.left(bold, name, what).left(bold, 8, "STATE").right(bold, 7, "PID").right(bold, 5, "RST").right(bold, 6, "SINCE").right(bold, 6, "RATE").add(bold, "REASON")
+		l.left(bold, name, what+part).left(bold, 8, "STATE").right(bold, 7, "PID").right(bold, 5, "RST").right(bold, 6, "SINCE").right(bold, 6, "RATE").add(bold, "REASON")
 	case channelsPane:
-		l.left(bold, name, "CHANNEL").left(bold, 6, "KIND").left(bold, 15, "DEPTH").right(bold, 6, "SENT/s").right(bold, 6, "DLV/s").add(bold, "TREND")
+		l.left(bold, name, "CHANNEL"+part).left(bold, 6, "KIND").left(bold, 15, "DEPTH").right(bold, 6, "SENT/s").right(bold, 6, "DLV/s").add(bold, "TREND")
 	default:
 		l.add(bold, "LOG")
 		if m.offset[logPane] > 0 {

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,6 +107,9 @@ func (r *Region) Queue(name string) (*Queue, error) {
 	return out, nil
 }
 
+// methods are those of Region that open a kind of channel.
+var methods = map[protocol.Kind]string{protocol.KindQueue: "Queue", protocol.KindTopic: "Topic", protocol.KindLatest: "Latest", protocol.KindCall: "Call"}
+
 // channelOf returns the channel if it is of the kind.
 func channelOf[C protocol.Channel](r *Region, name string, kind protocol.Kind) (C, error) {
 	c, ok := r.channels[name].(C)
@@ -115,10 +119,14 @@ func channelOf[C protocol.Channel](r *Region, name string, kind protocol.Kind) (
 	case ok:
 		return c, nil
 	case r.channels[name] != nil:
-		return c, &protocol.KindError{Segment: name, Have: r.Kind(name), Want: kind}
+		have := r.Kind(name)
+		return c, fmt.Errorf("%w: open it with Region.%s", &protocol.KindError{Segment: name, Have: have, Want: kind}, methods[have])
 	}
-	return c, fmt.Errorf("%w: %q; this process holds: %s (see consume and produce in the configuration)",
-		ErrNoChannel, name, strings.Join(r.Channels(), ", "))
+	where := "consume and produce in the configuration"
+	if r.index < 0 {
+		where = "Options.Produce and Options.Consume of Attach"
+	}
+	return c, fmt.Errorf("%w: %q; this process holds: %s (see %s)", ErrNoChannel, name, cmp.Or(strings.Join(r.Channels(), ", "), "none"), where)
 }
 
 // quitAsked reports whether any of the quit flags that concern this process is set.

@@ -143,7 +143,7 @@ func TestRequests(t *testing.T) {
 		err  error
 		want string
 	}{
-		{noQueue, `no such channel here: "results"; this process holds: jobs (see consume and produce in the configuration)`},
+		{noQueue, `no such channel here: "results"; this process holds: jobs (see Options.Produce and Options.Consume of Attach)`},
 		{q.Send(ctx, make([]byte, 65)), `message of 65 bytes is too large: a slot of channel "jobs" holds 64; raise slot_size, or send a reference`},
 		{tooMuch, `message of 65 bytes is too large: a slot of channel "jobs" holds 64; raise slot_size, or send a reference`},
 		{l.Commit(1), "slot is no longer held: already committed, acked or given back, or taken by a repair"},
