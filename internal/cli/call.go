@@ -115,8 +115,8 @@ last line of standard error as text.
 
 With --keep one COMMAND serves all requests: it gets each as a line, and answers
 with one line (-0: both end with a NUL byte). It must write each answer at once:
-sed -u, jq --unbuffered, awk with fflush(). A request with a newline in it is
-answered with an error. When COMMAND ends, reply ends, also if a process that it
+sed -u, jq --unbuffered, awk with fflush() (mawk, Debian's awk: -W interactive
+as well). A request with a newline in it is answered with an error. When COMMAND ends, reply ends, also if a process that it
 started goes on; when COMMAND writes a line that no request asked for, reply
 ends too, with an error.
 

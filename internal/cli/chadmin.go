@@ -357,6 +357,17 @@ func isLetter(id string, d protocol.DeadInfo) bool {
 	return id == "all" || err == nil && position == d.Position && index == d.Index
 }
 
+// noLetters says why a channel has no dead-letter channel beside it.
+func (s *session) noLetters(name string) string {
+	segments, _ := s.Roster.Segments()
+	for _, g := range segments {
+		if g.Name == name && g.Kind != protocol.KindQueue {
+			return fmt.Sprintf("it is of kind %v, and only queues give a message up after a number of deliveries", g.Kind)
+		}
+	}
+	return "max_deliveries = 0 in its table says that no message is given up"
+}
+
 // letterJSON is a dead letter.
 type letterJSON struct {
 	Position   uint64 `json:"position"`
@@ -383,7 +394,7 @@ func (a *app) chDead(ctx context.Context, name, read string) error {
 		case !slices.Contains(names, name):
 			return fmt.Errorf("region %q has no channel %q; there are: %s", s.name(), name, strings.Join(names, ", "))
 		case !slices.Contains(names, name+deadSuffix):
-			return fmt.Errorf("channel %q has no dead letters: there is no channel %q; there are: %s", name, name+deadSuffix, strings.Join(names, ", "))
+			return fmt.Errorf("channel %q has no dead letters: %s", name, s.noLetters(name))
 		}
 		return fmt.Errorf("channel %q: its memory is for root and the daemon's user: %w", name+deadSuffix, os.ErrPermission)
 	}

@@ -3,6 +3,7 @@ package shm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"sync"
 
@@ -58,7 +59,10 @@ func (t *Topic) Evict(row int) error {
 		return err
 	}
 	defer t.s.Release()
-	return t.t.Evict(row)
+	if err := t.t.Evict(row); err != nil {
+		return fmt.Errorf("topic %q has no subscription in row %d: %w", t.name, row, err)
+	}
+	return nil
 }
 
 // Publish copies p into a slot and publishes it; when it returns nil the message is committed: no death can lose it. It waits while
