@@ -116,9 +116,9 @@ last line of standard error as text.
 With --keep one COMMAND serves all requests: it gets each as a line, and answers
 with one line (-0: both end with a NUL byte). It must write each answer at once:
 sed -u, jq --unbuffered, awk with fflush() (mawk, Debian's awk: -W interactive
-as well). A request with a newline in it is answered with an error. When COMMAND ends, reply ends, also if a process that it
-started goes on; when COMMAND writes a line that no request asked for, reply
-ends too, with an error.
+as well). A request with a newline in it is answered with an error. When COMMAND
+ends, reply ends, also if a process that it started goes on; when COMMAND writes
+a line that no request asked for, reply ends too, with an error.
 
 A request that COMMAND was at when it ended, with --keep, or when reply was
 interrupted, goes to another server, or fails, as the channel's on_server_death
