@@ -275,8 +275,10 @@ func (a *app) chDeadCommand() *cobra.Command {
 		Use:   "dead [--read N | --put-back N|all | --drop N|all] CHANNEL",
 		Short: "list the dead letters of a channel, read or put them back",
 		Long: `dead lists the dead letters of a queue: messages that were delivered
-max_deliveries times without an ack. POSITION identifies a letter; of a message
-that came in a batch it has a second number.
+max_deliveries times without an ack. Of a batch whose consumer dies the first
+one that it has not acked counts as delivered, whether it had come to that or
+not. POSITION identifies a letter; of a message that came in a batch it has a
+second number.
 
 --read N prints one, as it was sent, and leaves it where it is. --put-back sends
 one, or all, to the queue again, where its deliveries begin anew; a kill in the

@@ -549,14 +549,19 @@ func (c *Call) wake(s *CallSlot, w CallWord) {
 
 // GiveBack gives a request back to be served again, with deliveries raised; after MaxDeliveries its caller gets
 // ErrServerDied. Errors: ErrLost.
-func (c *Call) GiveBack(v Serving) error {
+func (c *Call) GiveBack(v Serving) error { return c.unserve(v, false) }
+
+// Break gives up a request with which its server may have begun: what becomes of it is as after the server's death. Errors: ErrLost.
+func (c *Call) Break(v Serving) error { return c.unserve(v, true) }
+
+func (c *Call) unserve(v Serving, died bool) error {
 	s := c.slot(v.slot)
 	for {
 		w := CallWord(s.State.Load())
 		if !v.holds(w) {
 			return ErrLost
 		}
-		if c.giveBack(s, w, false) {
+		if c.giveBack(s, w, died) {
 			return nil
 		}
 	}

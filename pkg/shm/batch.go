@@ -183,9 +183,12 @@ type Batch struct {
 	f     *protocol.Frame
 	from  int // the first message
 	until int // behind the last
+
+	m *Message // one of a batch that Receive has begun, and then nothing of the above
 }
 
-// ReceiveBatch takes the messages of the next slot, be they a batch or one message, and waits for one. If the process dies before Ack, other
+// ReceiveBatch takes the messages of the next slot, be they a batch or one message, and waits for one. What Receive has left of a batch in this process comes
+// first, one message at a time. If the process dies before Ack, other
 // consumers get all of them, from then on one at a time, so that the one that kills is found. Errors: as Receive.
 func (q *Queue) ReceiveBatch(ctx context.Context) (*Batch, error) {
 	return q.receiveBatch(ctx, new(Batch), true) // here, so that it need not be on the heap where the caller keeps it
@@ -196,8 +199,37 @@ func (q *Queue) TryReceiveBatch() (*Batch, error) {
 	return q.receiveBatch(context.Background(), new(Batch), false)
 }
 
-func (q *Queue) receiveBatch(ctx context.Context, b *Batch, wait bool) (_ *Batch, err error) {
+func (q *Queue) receiveBatch(ctx context.Context, b *Batch, wait bool) (*Batch, error) {
 	b.q = q
+	for {
+		if q.frames.some.Load() {
+			if found, err := q.rest(b); found {
+				return b, nil
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		if out, err := q.nextBatch(ctx, b, wait); err != errRest {
+			return out, err
+		}
+	}
+}
+
+// rest makes a batch of one message of what Receive has left of one.
+func (q *Queue) rest(b *Batch) (found bool, err error) {
+	if err := q.r.enter(q.s); err != nil {
+		return false, err
+	}
+	m := &Message{q: q}
+	if err := q.r.asked(); err != nil || !q.frames.take(m) {
+		q.s.Release()
+		return false, err
+	}
+	b.m = m
+	return true, nil
+}
+
+func (q *Queue) nextBatch(ctx context.Context, b *Batch, wait bool) (_ *Batch, err error) {
 	if q.lane != nil { // which keeps its memory
 		q.r.beat()
 		if err := q.r.asked(); err != nil {
@@ -238,7 +270,7 @@ func (q *Queue) awaitBatch(ctx context.Context, b *Batch) error {
 			return err
 		}
 	}
-	return q.r.await(ctx, &q.q.Receivers, &q.receiving, func() (err error) {
+	return q.awaitMessage(ctx, func() (err error) {
 		b.l, b.run, b.until, err = q.lane.ReceiveBatch(q.r.id, q.s)
 		return err
 	})
@@ -294,6 +326,9 @@ func (b *Batch) end() {
 
 // Len returns the number of messages.
 func (b *Batch) Len() int {
+	if b.m != nil {
+		return 1
+	}
 	if b.f == nil || b.f.Open() == b.until-b.from {
 		return b.until - b.from
 	}
@@ -308,6 +343,10 @@ func (b *Batch) Len() int {
 // is nil.
 func (b *Batch) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
+		if b.m != nil {
+			yield(b.m.b)
+			return
+		}
 		rest, size, f := b.run, b.size, b.f
 		for i, until := b.from, b.until; i < until; {
 			var m []byte
@@ -325,11 +364,18 @@ func (b *Batch) All() iter.Seq[[]byte] {
 }
 
 // Deliveries returns how often the first message was delivered before without an ack.
-func (b *Batch) Deliveries() int { return b.l.Deliveries() }
+func (b *Batch) Deliveries() int {
+	if b.m != nil {
+		return b.m.Deliveries()
+	}
+	return b.l.Deliveries()
+}
 
 // Ack says that all messages are done. Errors: ErrLost.
 func (b *Batch) Ack() error {
 	switch {
+	case b.m != nil:
+		return b.m.Ack()
 	case b.done:
 		return ErrLost
 	case b.f == nil && b.q.lane != nil:
@@ -355,6 +401,9 @@ func (b *Batch) ack() error {
 // Nack gives all messages back for another try, from then on one at a time. Errors: ErrLost; after Ack it does nothing, so it can be
 // deferred.
 func (b *Batch) Nack() error {
+	if b.m != nil {
+		return b.m.Nack()
+	}
 	if b.done {
 		return ErrLost
 	}

@@ -536,8 +536,8 @@ func (m *Incoming) Fail(code int32, text string) error {
 	return m.end(func() error { return m.c.fail(m.v, code, text) })
 }
 
-// GiveBack gives the request back for another try, by whoever comes first; after the channel's max_deliveries its caller gets
-// ErrServerDied. Errors: ErrLost; after Answer it does nothing, so it can be deferred.
+// GiveBack gives the request back for another try, by whoever comes first, also if the channel has on_server_death = "fail": then give back only what was not
+// begun, and let the rest Fail. After the channel's max_deliveries its caller gets ErrServerDied. Errors: ErrLost; after Answer it does nothing, so it can be deferred.
 func (m *Incoming) GiveBack() error {
 	return m.end(func() error { return m.c.c.GiveBack(m.v) })
 }
@@ -597,7 +597,8 @@ func (a *Answer) Deliveries() int { return a.v.Deliveries() }
 
 // Serve accepts requests and calls fn with each, one after the other, until ctx ends or the process is asked to quit; several goroutines
 // may serve at once. What fn wrote to reply is the answer. An error that fn returns goes to the caller instead: a *CallError as it is, another with
-// code 1 and its text. Errors: ctx.Err(), ErrQuit, ErrClosed, *protocol.CorruptError. A panic of fn gives the request back.
+// code 1 and its text. Errors: ctx.Err(), ErrQuit, ErrClosed, *protocol.CorruptError. A panic of fn is to its request what the server's death would be:
+// it is served again, or fails, as on_server_death and max_deliveries say.
 func (c *Call) Serve(ctx context.Context, fn func(req []byte, reply *Answer) error) error {
 	if err := c.r.enter(c.s); err != nil {
 		return err
@@ -607,7 +608,7 @@ func (c *Call) Serve(ctx context.Context, fn func(req []byte, reply *Answer) err
 	working, answered := false, false
 	defer func() {
 		if working {
-			c.c.GiveBack(a.v)
+			c.c.Break(a.v)
 		}
 	}()
 	for {

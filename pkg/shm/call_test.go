@@ -326,7 +326,8 @@ func TestCallDeaths(t *testing.T) {
 // Cancel at each stage; quit; full.
 func TestCallCancel(t *testing.T) {
 	d := testregion.Start(t, callRegion(0)+"[worker.idle]\nbuiltin = \"idle\"\n")
-	r := d.Attach(shm.Options{Produce: []string{"strict"}, Consume: []string{"strict"}})
+	both := []string{"service", "strict"}
+	r := d.Attach(shm.Options{Produce: both, Consume: both})
 	c := callOf(t, r, "strict")
 	ctx := within(t)
 
@@ -411,19 +412,26 @@ func TestCallCancel(t *testing.T) {
 	}
 	p.Done()
 
-	// A panic gives the request back; Close ends Serve and Do.
-	go func() {
-		_, err := c.Do(ctx, []byte("twice"), nil)
-		done <- err
-	}()
-	func() {
+	// A panic is to the request what the server's death is: it fails, or is served again. Close ends Serve and Do.
+	panics := func(c *shm.Call) (done chan error) {
+		done = make(chan error, 1)
+		go func() {
+			_, err := c.Do(ctx, []byte("panic"), nil)
+			done <- err
+		}()
 		defer func() {
 			if recover() == nil {
 				t.Error("Serve swallowed a panic")
 			}
 		}()
 		c.Serve(ctx, func([]byte, *shm.Answer) error { panic("x") })
-	}()
+		return done
+	}
+	if err := <-panics(c); !errors.Is(err, shm.ErrServerDied) {
+		t.Errorf("on_server_death = \"fail\", after a panic: %v", err)
+	}
+	c = callOf(t, r, "service")
+	again := panics(c)
 	served := make(chan error, 1)
 	go func() {
 		served <- c.Serve(ctx, func(req []byte, reply *shm.Answer) error {
@@ -433,7 +441,7 @@ func TestCallCancel(t *testing.T) {
 			return nil
 		})
 	}()
-	if err := <-done; err != nil {
+	if err := <-again; err != nil {
 		t.Error(err)
 	}
 	r.Close()

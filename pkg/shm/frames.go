@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"errors"
 	"math/bits"
 	"slices"
 	"sync"
@@ -26,18 +27,26 @@ type frame struct {
 // out have ended and no more are to be.
 type frames struct {
 	mu      sync.Mutex
-	waiting []*frame    // with messages that were not handed out, the oldest first
-	some    atomic.Bool // there are some: a look without the lock
-	shut    bool        // by giveBack: nobody comes for what waits
+	waiting []*frame     // with messages that were not handed out, the oldest first
+	some    atomic.Bool  // there are some: a look without the lock
+	asleep  atomic.Int32 // goroutines that wait for a message, or are about to
+	shut    bool         // by giveBack: nobody comes for what waits
 }
 
-// open takes the first message of a batch into m.
+// errRest ends a wait for the queue: another goroutine has opened a batch, whose rest lies here.
+var errRest = errors.New("the rest of a batch is there")
+
+// open takes the first message of a batch into m. The rest is for whoever comes next, also for goroutines that sleep by now: they sleep on the queue's
+// doorbell, and other processes that are woken with them sleep on.
 func (fs *frames) open(m *Message, l protocol.Lease, f protocol.Frame) {
 	fr := &frame{l: l, f: f, first: f.FirstOpen(0), skip: f.Acked()}
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	fs.waiting = append(fs.waiting, fr)
 	fs.hand(m, len(fs.waiting)-1)
+	fs.mu.Unlock()
+	if fs.some.Load() && fs.asleep.Load() > 0 { // who counts itself after this look finds some before it sleeps
+		m.q.q.Receivers.Ring(protocol.Everybody)
+	}
 }
 
 // take hands out a message of a batch that is open, if there is one. The caller holds the segment's lease, which m takes over.

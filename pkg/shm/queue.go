@@ -183,10 +183,13 @@ func (q *Queue) receive(ctx context.Context, m *Message, wait bool) error {
 		q.s.Release()
 		return err
 	}
-	if q.frames.take(m) {
-		return m.check()
+	l, err := protocol.Lease{}, errRest
+	for err == errRest {
+		if q.frames.take(m) {
+			return m.check()
+		}
+		l, err = q.lease(ctx, wait)
 	}
-	l, err := q.lease(ctx, wait)
 	if err != nil {
 		q.s.Release()
 		return err
@@ -236,12 +239,7 @@ func (q *Queue) receiveLane(ctx context.Context, buf []byte) ([]byte, error) {
 		return buf, err
 	}
 	if q.frames.some.Load() {
-		m := Message{q: q}
-		if err := q.receive(ctx, &m, true); err != nil {
-			return buf, err
-		}
-		buf = append(buf, m.b...)
-		return buf, m.Ack()
+		return q.receiveRest(ctx, buf)
 	}
 	out, l, err := q.lane.ReceiveTo(q.r.id, buf) // which guards its memory itself
 	switch {
@@ -253,17 +251,30 @@ func (q *Queue) receiveLane(ctx context.Context, buf []byte) ([]byte, error) {
 	return q.copyOfFrame(l, buf)
 }
 
+// receiveRest is ReceiveCopy of what Receive has left of a batch.
+func (q *Queue) receiveRest(ctx context.Context, buf []byte) ([]byte, error) {
+	m := Message{q: q}
+	if err := q.receive(ctx, &m, true); err != nil {
+		return buf, err
+	}
+	buf = append(buf, m.b...)
+	return buf, m.Ack()
+}
+
 func (q *Queue) awaitReceiveTo(ctx context.Context, buf []byte) (out []byte, err error) {
 	if err := q.r.enter(q.s); err != nil {
 		return buf, err
 	}
 	defer q.s.Release()
 	var l protocol.Lease
-	err = q.r.await(ctx, &q.q.Receivers, &q.receiving, func() error {
+	err = q.awaitMessage(ctx, func() error {
 		out, l, err = q.lane.ReceiveTo(q.r.id, buf)
 		return err
 	})
-	if err != nil || l.Open() == 0 {
+	switch {
+	case err == errRest:
+		return q.receiveRest(ctx, buf)
+	case err != nil || l.Open() == 0:
 		return out, err
 	}
 	return q.copyOfFrame(l, buf)
@@ -424,26 +435,37 @@ func (q *Queue) lease(ctx context.Context, wait bool) (protocol.Lease, error) {
 }
 
 func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
-	try := func() error {
+	err = q.awaitMessage(ctx, func() error {
 		l, err = q.tryReceive()
 		return err
+	})
+	return l, err
+}
+
+// awaitMessage is await for a consumer. It returns errRest when another goroutine has opened a batch.
+func (q *Queue) awaitMessage(ctx context.Context, receive func() error) error {
+	q.frames.asleep.Add(1)
+	defer q.frames.asleep.Add(-1)
+	try := func() error {
+		if q.frames.some.Load() {
+			return errRest
+		}
+		return receive()
 	}
 	if q.lane != nil {
-		err = q.r.await(ctx, &q.q.Receivers, &q.receiving, try)
-		return l, err
+		return q.r.await(ctx, &q.q.Receivers, &q.receiving, try)
 	}
 	switch q.r.how(&q.receiving) {
 	case WaitSpin:
-		err = q.r.awaitSpinning(ctx, try)
-		return l, err
+		return q.r.awaitSpinning(ctx, try)
 	case WaitBlock:
-		err = q.r.awaitAsleep(ctx, &q.q.Receivers, try)
-		return l, err
+		return q.r.awaitAsleep(ctx, &q.q.Receivers, try)
 	}
-	if err = q.look(ctx, try); again(err) {
+	err := q.look(ctx, try)
+	if again(err) {
 		err = q.r.awaitAsleep(ctx, &q.q.Receivers, try)
 	}
-	return l, err
+	return err
 }
 
 // turn is how many messages one consumer finds by looking while others sleep: then it sleeps, and the next message is for another.

@@ -15,6 +15,7 @@ import (
 type Case struct {
 	s    *region.Segment
 	bell *protocol.Doorbell
+	q    *Queue          // of CaseReceive
 	try  func() error    // ErrEmpty or ErrFull: not yet
 	how  Wait            // of the end
 	slow *protocol.Topic // of CasePublish, where the configuration says evict_after; else nil
@@ -22,7 +23,7 @@ type Case struct {
 
 // CaseReceive takes a message and gives it to take, in the goroutine of Select. The message is to be ended as one from Receive.
 func (q *Queue) CaseReceive(take func(*Message)) Case {
-	return Case{s: q.s, bell: &q.q.Receivers, how: q.r.how(&q.receiving), try: func() error {
+	return Case{s: q.s, bell: &q.q.Receivers, q: q, how: q.r.how(&q.receiving), try: func() error {
 		m, err := q.TryReceive()
 		if err == nil {
 			take(m)
@@ -116,6 +117,12 @@ func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 	}
 	if i, err := try(); i >= 0 {
 		return i, err
+	}
+	for i := range cases {
+		if q := cases[i].q; q != nil { // another goroutine may open a batch
+			q.frames.asleep.Add(1)
+			defer q.frames.asleep.Add(-1)
+		}
 	}
 	blockers := blockersOf(cases)
 	how := howAll(cases)
