@@ -365,6 +365,14 @@ func unreadable(path string, err error) error {
 	return fmt.Errorf("cannot read the configuration: %w; %s", err, next)
 }
 
+// Text is what the configuration was parsed from. It must not be changed.
+func (c *Config) Text() []byte {
+	if c.src == nil { // it was put together
+		return nil
+	}
+	return c.src.data
+}
+
 // Parse reads a configuration from data; name is what errors call it, and becomes Path. What
 // it returns is complete (defaults filled in) and holds to every bound that docs/configuration.md
 // names. On failure the Config is nil and the error is of type [Errors], in the order of the file.

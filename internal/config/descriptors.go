@@ -17,9 +17,9 @@ import (
 const MaxStoredNames = 21000
 
 // Stored is how many descriptors of this region lie in systemd's fd store when all attachments are in use: each segment once, 3 for a worker, 1 for an
-// outsider.
+// outsider, and the configuration.
 func (c *Config) Stored() int {
-	n := c.segments() + c.Region.MaxAttachments
+	n := 1 + c.segments() + c.Region.MaxAttachments
 	for i := range c.Groups {
 		n += 3 * c.Groups[i].Count
 	}

@@ -31,6 +31,8 @@ import (
 // Options are what the command line says.
 type Options struct {
 	Config  *config.Config
+	Last    *config.Config // that a daemon ran with whose region systemd hands to this one; nil: none
+	Refused error          // why Last is Config, where the file's was refused; nil: it was not
 	Version string
 	Log     *os.File    // where the log goes
 	Level   hclog.Level // the least that is logged
@@ -38,12 +40,15 @@ type Options struct {
 
 // Daemon is a running daemon. It is made by Run and not used outside of it.
 type Daemon struct {
-	conf     *config.Config
-	version  string
-	log      hclog.InterceptLogger
-	sink     *sink
-	eventLog eventLog
-	dumps    *failureDumps
+	conf         *config.Config
+	last         *config.Config // that the daemon before ran with; nil: it is not known
+	refused      error          // why it is conf
+	storedConfig []byte         // text of the configuration that the fd store has
+	version      string
+	log          hclog.InterceptLogger
+	sink         *sink
+	eventLog     eventLog
+	dumps        *failureDumps
 
 	dir      string // of the socket and the lock
 	sockPath string
@@ -97,7 +102,7 @@ type Daemon struct {
 // Errors: ErrRunning; those of making the memory and the socket.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &Daemon{
-		conf: o.Config, version: o.Version, hub: sys.NewHub(), stored: map[string]uint64{}, dumps: newFailureDumps(), outsiders: map[uint16]*outsider{},
+		conf: o.Config, last: o.Last, refused: o.Refused, version: o.Version, hub: sys.NewHub(), stored: map[string]uint64{}, dumps: newFailureDumps(), outsiders: map[uint16]*outsider{},
 		posted: make(chan func(), 64), finished: make(chan struct{}),
 		asked: make(chan os.Signal, 8), children: make(chan os.Signal, 1), wentOn: make(chan struct{}),
 	}
@@ -136,6 +141,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer d.release()
+	d.tellRefused()
 	d.warnOfDir()
 	for _, p := range d.conf.CheckLimits() {
 		d.log.Warn("workers of a group cannot be started with its limit", "reason", p.Error())
@@ -271,6 +277,7 @@ func (d *Daemon) prepare() (err error) {
 		}
 	}
 	d.publishView()
+	d.storeConfig()
 	if err := d.storeSegments(); err != nil {
 		return err
 	}
@@ -327,6 +334,7 @@ func (d *Daemon) succeed(now time.Time) error {
 	if d.over(e) {
 		return errOver
 	}
+	d.chooseConfig(e)
 	var err error
 	if d.adopted, err = d.adopt(e, now); err == nil {
 		return nil

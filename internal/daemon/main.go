@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
-	exitConfig = 78 // EX_CONFIG: the configuration was refused. The unit does not restart on it
+	exitConfig = 78 // EX_CONFIG: the configuration was refused, and there is no region that runs with another one. The unit does not restart on it
 )
 
 // usageError marks an error of the command line itself.
@@ -93,7 +94,8 @@ The socket, by which shmctl finds the region, is REGION.sock in $RUNTIME_DIRECTO
 $XDG_RUNTIME_DIR/shmd, or /run/user/UID/shmd, for other users. For root $XDG_RUNTIME_DIR does not count: set RUNTIME_DIRECTORY, for shmctl too.
 
 Exit codes: 0 the region was stopped in order; 1 failed; 2 wrong usage; 78 the
-configuration was refused.`,
+configuration was refused. A daemon to which systemd hands the region of one that
+died goes on with the configuration which that one had, if the file is refused.`,
 		Example:       "  shmd                       an embedded configuration: two idle workers and a queue\n  shmd -c /etc/shmd/web.toml\n  shmd check -c web.toml",
 		Args:          noArgs,
 		SilenceErrors: true, SilenceUsage: true,
@@ -112,12 +114,18 @@ configuration was refused.`,
 			if err == nil {
 				err = named(c, region)
 			}
-			if problems := (config.Errors)(nil); errors.As(err, &problems) {
+			last := lastConfig(cmp.Or(path, defaultPath()), region)
+			problems := (config.Errors)(nil)
+			if errors.As(err, &problems) {
 				fmt.Fprintln(stderr, problems.Detail())
-				return configError{wrong(problems)}
+				err = wrong(problems)
 			}
-			if err != nil {
+			if err != nil && (last == nil || check) {
 				return configError{err}
+			}
+			refused := err
+			if refused != nil {
+				c = last
 			}
 			if err := attach.CheckRuntimeDir(); err != nil {
 				return usageError{err}
@@ -125,7 +133,7 @@ configuration was refused.`,
 			if check {
 				return selfCheck(c, version.Version, stdout)
 			}
-			return Run(context.Background(), Options{Config: c, Version: version.Version, Log: stderr, Level: l})
+			return Run(context.Background(), Options{Config: c, Last: last, Refused: refused, Version: version.Version, Log: stderr, Level: l})
 		},
 	}
 	root.SetOut(stdout)
@@ -171,13 +179,18 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // load reads the configuration. An empty path means default.toml in a directory of CONFIGURATION_DIRECTORY, which systemd sets,
 // and if there is none the embedded one.
 func load(path string) (*config.Config, error) {
-	if dirs := filepath.SplitList(os.Getenv("CONFIGURATION_DIRECTORY")); path == "" && len(dirs) > 0 {
-		path = config.FindDefault("default", dirs...)
-	}
-	if path == "" {
+	if path = cmp.Or(path, defaultPath()); path == "" {
 		return config.Default(), nil
 	}
 	return config.Load(path)
+}
+
+// defaultPath is the file that is meant without -c, "" for the embedded configuration.
+func defaultPath() string {
+	if dirs := filepath.SplitList(os.Getenv("CONFIGURATION_DIRECTORY")); len(dirs) > 0 {
+		return config.FindDefault("default", dirs...)
+	}
+	return ""
 }
 
 // named refuses a configuration of another region than the wanted one; "": any will do.

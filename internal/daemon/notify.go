@@ -234,6 +234,9 @@ func (d *Daemon) reportStatus() {
 			sep = ", "
 		}
 	}
+	if d.refused != nil {
+		status += "; the configuration is refused, and the one before holds: see the log"
+	}
 	over := false
 	if !d.stopping {
 		var late string

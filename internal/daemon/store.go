@@ -28,6 +28,7 @@ import (
 //	pNNNN  pidfd of attachment NNNN
 //	oNNNN  reading end of the standard output of attachment NNNN
 //	eNNNN  reading end of its standard error
+//	c0000  text of the configuration
 //
 // NNNN is hexadecimal. Attachment ids are given out in turn, so a name does not come to mean another process while an earlier removal of it is
 // still on its way.
@@ -70,6 +71,7 @@ func (d *Daemon) dropStored() {
 	for id := range d.outsiders {
 		mine[pidfdName(id)] = true
 	}
+	mine[configName] = true
 	for _, name := range d.systemd.all() {
 		if !mine[name] {
 			d.systemd.remove(name)
@@ -194,6 +196,7 @@ func (d *Daemon) over(e *estate) bool {
 	if err != nil || roster.Dir() != control.CanonicalDir(d.dir) || roster.Daemon().State != protocol.DaemonStateStopped {
 		return false
 	}
+	d.systemd.remove(configName)
 	for _, name := range e.names {
 		d.systemd.remove(name)
 	}
@@ -251,6 +254,14 @@ func (d *Daemon) inherit() *estate {
 	e := &estate{from: "the fd store", segments: map[string]*region.Segment{}, stored: map[string]*os.File{}, sure: map[uint16]bool{}}
 	for _, f := range activation.Files(true) {
 		name := f.Name()
+		if name == configName {
+			d.systemd.holds(name, true)
+			if d.storedConfig == nil && d.last != nil {
+				d.storedConfig = d.last.Text()
+			}
+			f.Close()
+			continue
+		}
 		id, err := strconv.ParseUint(strings.TrimLeft(name, "spoe"), 16, 16)
 		if err != nil || len(name) != 5 || fmt.Sprintf("%c%04x", name[0], id) != name {
 			d.sockets = append(d.sockets, f)
