@@ -123,9 +123,9 @@ func (a *app) scale(ctx context.Context, args []string, noWait bool) error {
 		}
 		s.Command.Scale(sc.index, n)
 	}
-	noWait = a.warnUnattended(s) || noWait
+	pending := a.warnUnattended(s)
 	var took int64
-	if !noWait {
+	if !noWait && !pending {
 		w := waiter{s: s, names: names, what: forReady, scaled: all, unstopped: true}
 		if err := a.awaitWorkers(ctx, s, &w); err != nil {
 			return explain(err, w.missing)
@@ -137,7 +137,7 @@ func (a *app) scale(ctx context.Context, args []string, noWait bool) error {
 			a.warn("group %q is stopped: none of its instances runs until shmctl start %s", sc.group, sc.group)
 		}
 	}
-	return a.printScales(s, all, took)
+	return a.printScales(s, all, took, pending)
 }
 
 // checkScales finds the groups, and what they are to have now. Nothing is written.
@@ -277,19 +277,24 @@ func (s *session) notThere(groups []int, list []worker) (missing []string) {
 	return missing
 }
 
-func (a *app) printScales(s *session, all []scaling, ns int64) error {
+func (a *app) printScales(s *session, all []scaling, ns int64, pending bool) error {
 	type groupJSON struct {
 		Name  string `json:"name"`
 		Was   int    `json:"was"`
 		Count int    `json:"count"`
 	}
 	doc := struct {
-		Schema int         `json:"schema"`
-		Region string      `json:"region"`
-		Groups []groupJSON `json:"groups"`
-		TookNs int64       `json:"took_ns"` // until all were ready or gone; 0: that was not waited for
-	}{schema, s.name(), []groupJSON{}, ns}
-	t := a.newTable("GROUP", "WAS", "IS")
+		Schema  int         `json:"schema"`
+		Region  string      `json:"region"`
+		Groups  []groupJSON `json:"groups"`
+		TookNs  int64       `json:"took_ns"` // until all were ready or gone; 0: that was not waited for
+		Pending bool        `json:"pending"` // no daemon is at work: the next one does it
+	}{schema, s.name(), []groupJSON{}, ns, pending}
+	is := "IS"
+	if pending {
+		is = "TO BE"
+	}
+	t := a.newTable("GROUP", "WAS", is)
 	for _, sc := range all {
 		doc.Groups = append(doc.Groups, groupJSON{sc.group, sc.was, sc.count})
 		t.add(sc.group, sc.was, sc.count)

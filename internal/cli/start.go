@@ -76,13 +76,13 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 	s.Command.AskRestart(workers)
 	s.Command.Start(workers, groups)
 
-	noWait = a.warnUnattended(s) || noWait
-	if noWait {
+	pending := a.warnUnattended(s)
+	if pending || noWait {
 		list, err := s.workers(targets.Workers)
 		if err != nil {
 			return err
 		}
-		return a.printStarted(s, list, workers, nil)
+		return a.printStarted(s, list, workers, nil, pending)
 	}
 	readyAt := map[int]int64{}
 	t := newTeller(a, s)
@@ -107,13 +107,16 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 	if err != nil {
 		return explain(err, w.missing)
 	}
-	return a.printStarted(s, w.list, workers, readyAt)
+	return a.printStarted(s, w.list, workers, readyAt, false)
 }
 
-// printStarted tells of the workers that were told to start; JSON tells of all that were named.
-func (a *app) printStarted(s *session, list []worker, asked []int, readyAt map[int]int64) error {
+// printStarted tells of the workers that were told to start; JSON tells of all that were named. pending: no daemon is at work, and the next one does it.
+func (a *app) printStarted(s *session, list []worker, asked []int, readyAt map[int]int64, pending bool) error {
 	if a.json() {
-		return a.printJSON(s.workersJSON(list))
+		return a.printJSON(struct {
+			workersJSON
+			Pending bool `json:"pending"`
+		}{s.workersJSON(list), pending})
 	}
 	if a.quiet || len(asked) == 0 {
 		return nil

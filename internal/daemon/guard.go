@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -297,6 +298,7 @@ func (s guardSpec) end(generation uint64, stopped bool) error {
 		}
 		if held != nil {
 			removeDeadSocket(held.before)
+			removeDeadSocket(filepath.Join(s.Dir, s.Region+".sock"))
 			held.release()
 		}
 		if err != nil {

@@ -237,8 +237,10 @@ func TestBareWorkersEnd(t *testing.T) {
 		for _, p := range all {
 			p.ended(t)
 		}
-		if left, _ := filepath.Glob(filepath.Join(d.Dir, "*.lock")); len(left) > 0 {
-			t.Errorf("left: %v", left)
+		for _, kind := range []string{"*.lock", "*.sock"} {
+			if left, _ := filepath.Glob(filepath.Join(d.Dir, kind)); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
 		}
 	}
 	t.Run("orphaned", func(t *testing.T) {

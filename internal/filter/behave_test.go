@@ -282,6 +282,43 @@ func TestSource(t *testing.T) {
 	}
 }
 
+// A filter whose answers find no place is not reported: who does not receive them is to blame. Beside it one that does not answer is, twice, so that the other had the time as well.
+func TestFullOutputIsNoStall(t *testing.T) {
+	t.Parallel()
+	b := start(t, []string{"sh", "-c", "test $SHMD_WORKER = f.0 && exec cat; exec sleep 1000"}, both+"count = 2\nstall_timeout = \"20ms\"\n")
+	results := queueOf(b, shm.Options{Produce: []string{"results"}}, "results")
+	for { // until it is full
+		if err := results.TrySend([]byte("x")); errors.Is(err, shm.ErrFull) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.send("a", "b")
+	silent := func(what string, not int) int {
+		ws := b.d.WaitWorkers(what, func(ws []protocol.Worker) bool { return ws[1].Stalled && ws[1].Pid != not && ws[1].Pid > 0 })
+		return ws[1].Pid
+	}
+	pid := silent("one does not answer", 0)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	silent("nor the next time", pid)
+	ws := b.d.WaitWorkers("both", func(ws []protocol.Worker) bool { return len(ws) == 2 })
+	if ws[0].Stalled {
+		t.Errorf("%+v", ws[0])
+	}
+}
+
+func queueOf(b *bench, o shm.Options, name string) *shm.Queue {
+	b.t.Helper()
+	q, err := b.d.Attach(o).Queue(name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return q
+}
+
 // A filter that does not answer is reported, with what it may want, and again when it answers.
 func TestStalled(t *testing.T) {
 	t.Parallel()

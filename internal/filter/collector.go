@@ -160,6 +160,8 @@ func (s *shim) answer(ctx context.Context, lines [][]byte) error {
 // send commits lines, and returns how many it has committed, one at least without an error. Once the worker was asked to quit the
 // library waits no more, so it looks again and again until ctx ends.
 func (s *shim) send(ctx context.Context, lines [][]byte) (n int, err error) {
+	s.sending.Store(true)
+	defer s.sending.Store(false)
 	if len(lines) > 1 {
 		if n, err = s.out.SendBatch(ctx, lines[:min(len(lines), shm.MaxBatch)]); n > 0 && errors.Is(err, shm.ErrQuit) {
 			err = nil

@@ -52,6 +52,7 @@ type shim struct {
 	told   time.Time
 	untold int
 
+	sending atomic.Bool   // an answer is there, and waits for a place in the channel out
 	stalled atomic.Uint64 // 1 + the number of the message that is reported as not answered; 0: none is
 }
 
@@ -362,8 +363,11 @@ func (s *shim) watch(ctx context.Context) {
 	}
 }
 
-// stall reports that the oldest message in flight was not answered.
+// stall reports that the oldest message in flight was not answered. While an answer waits for a place in its channel, the filter is not to blame.
 func (s *shim) stall(number uint64, age time.Duration, position uint64) {
+	if s.sending.Load() {
+		return
+	}
 	s.stalled.Store(number + 1)
 	if n, _, _, ok := s.inFlight.oldest(time.Now()); !ok || n != number { // answered meanwhile, perhaps unseen
 		s.answered()

@@ -24,6 +24,15 @@ const (
 	exitNotFound = 127
 )
 
+// setuser makes this process the user's. One that stays a builtin or a filter's shim, and does not exec, is then as open to other processes of the user as a command is: shmctl kill
+// of that user looks into it.
+func setuser(u *spec.User) error {
+	if err := sys.Setuser(u.UID, u.GID, u.Groups); err != nil {
+		return err
+	}
+	return sys.SetDumpable()
+}
+
 // Run does what the environment's spec says. ok is false when there is none: then this process is not a launcher.
 // It returns the exit code of the process; it does not return when it execs.
 func Run() (code int, ok bool) {
@@ -55,7 +64,7 @@ func Run() (code int, ok bool) {
 		return fail(exitCannot, err)
 	}
 	if u := s.User; u != nil {
-		if err := sys.Setuser(u.UID, u.GID, u.Groups); err != nil {
+		if err := setuser(u); err != nil {
 			return fail(exitCannot, fmt.Errorf("cannot become user %s: %w; the daemon needs CAP_SETUID and CAP_SETGID for the key \"user\"", u.Name, err))
 		}
 	}

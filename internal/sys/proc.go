@@ -222,6 +222,11 @@ func Setuser(uid, gid int, groups []int) error {
 	return fail("setresuid", syscall.Setresuid(uid, uid, uid))
 }
 
+// SetDumpable lets processes of the same user look into this one again, as after an exec: a change of the user takes that away.
+func SetDumpable() error {
+	return fail("prctl PR_SET_DUMPABLE", unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0))
+}
+
 // DropAmbient empties the ambient capability set of the calling thread, so that its next Exec drops all capabilities
 // (unless it is root). had says whether there were any. Lock the goroutine to its thread before.
 func DropAmbient() (had bool, err error) {

@@ -31,7 +31,7 @@ func TestManyComeBack(t *testing.T) {
 	began := time.Now()
 	run(t, "shmctl", "-r", "large", "wait", "--for=ready", "--timeout=300s")
 	t.Logf("%d workers were ready after %v", manyWorkers, time.Since(began).Round(time.Millisecond))
-	segments := 4 + 2*manyChannels // roster, command, log, group, and each queue has its dead letters
+	segments := 4 + 2*manyChannels                   // roster, command, log, group, and each queue has its dead letters
 	want := fmt.Sprint(3*manyWorkers + segments + 1) // and the configuration
 	s.poll("all is stored", func() (string, bool) { n := s.show("NFileDescriptorStore"); return n, n == want })
 	before := s.workers()
