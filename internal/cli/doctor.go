@@ -416,6 +416,7 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 	if openErr == nil {
 		defer s.Close()
 		list = append(list, checkRegion(s)...)
+		list = append(list, checkConfiguration(s)...)
 	} else if !errors.Is(openErr, control.ErrNoRegion) {
 		list = append(list, fine("region", "%v", openErr).fail("what the error says"))
 	}
