@@ -326,13 +326,15 @@ func (s *scene) afterwards(mem []byte, v verdict, n int, result uint64) error {
 		rest.got[m] += k
 	}
 	for i := range n {
-		if m := uint64(20000 + i); rest.got[m] != 1 {
-			// The victim may have received and ended it.
-			if by := slices.IndexFunc(touched, func(t item) bool { return t.value == m }); by < 0 || touched[by].kind != 'a' {
-				return fmt.Errorf("message %d, sent beside the parked process, came %d times", m, rest.got[m])
-			}
+		m, kind := uint64(20000+i), byte(0) // what the victim did with it, if it received it
+		if by := slices.IndexFunc(touched, func(t item) bool { return t.value == m }); by >= 0 {
+			kind = byte(touched[by].kind)
 		}
-		delete(rest.got, uint64(20000+i))
+		if n := rest.got[m] + rest.given[m]; n != 1 && kind != 'a' || rest.given[m] != 0 && kind != 'x' {
+			return fmt.Errorf("message %d, sent beside the parked process, came %d times and was given up %d times", m, rest.got[m], rest.given[m])
+		}
+		delete(rest.got, m)
+		delete(rest.given, m)
 	}
 	touched = slices.DeleteFunc(touched, func(t item) bool { return t.value >= 20000 })
 	e := *s
