@@ -220,6 +220,9 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 	}
 	if err == nil && targets.Region && s.left == s.handed() { // only then is there nothing that a killed daemon could lose
 		if err = s.waitDaemon(); err == nil {
+			if s.guard == nil && s.escalates { // no daemon ends it: it ends by itself, when it has seen the flag
+				s.guard = s.findGuard()
+			}
 			err = s.waitGuard()
 		}
 		if err == nil && s.left == 0 {
