@@ -19,6 +19,7 @@ func TestRefusedConfigurationCostsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() { os.WriteFile(path, []byte(fine), 0o644) }) // of all tests here
 	waiting := func() string { return strings.TrimSpace(s.shmctl("ch", "info", "jobs", "-o", "json")) }
 	run(t, "sh", "-c", "seq 100 | shmctl pub --batch 1 jobs")
 	if !strings.Contains(waiting(), `"depth":100`) {
