@@ -42,8 +42,9 @@ func (a *app) killCommand() *cobra.Command {
 		Long: `kill sends a signal to the processes of the named workers, and of all workers
 of the named groups that run. Of a filter it is the filter that gets it. The
 process is known by its pidfd, so no other can be hit. What is needed is the
-right to signal it: the worker's own user, or root. No daemon is needed, but
-without one only the daemon's user and root get at the region.
+right to signal it, the worker's own user's or root's, and the right to look
+(observe in [access]). No daemon is needed, but without one only the daemon's
+user and root get at the region.
 
 It says nothing about what is wanted: if the worker ends, its restart policy
 decides, as after every death. To stop a worker use shmctl stop.

@@ -148,7 +148,7 @@ func (d *Daemon) plan(next *config.Config) []config.Step {
 	}
 	for name := range known { // is to go
 		if who := d.outsidersOn(name); who != "" {
-			impossible("[channel."+name+"]", "%s uses it: end that first", who)
+			impossible("[channel."+name+"]", "%s: end that first", who)
 		}
 		for _, n := range []string{name, name + deadSuffix} {
 			if c := d.mem.channels[n]; c != nil && c.queue != nil && c.Summary().Depth > 0 {
@@ -353,27 +353,33 @@ func (d *Daemon) inUse(name string) bool {
 	return slices.ContainsFunc(d.workers, func(w *worker) bool { return !w.gone() && w.proc != nil && slices.Contains(w.conf.Channels(), name) })
 }
 
-// outsidersOn names an outsider that holds a channel, "" if none does.
+// outsidersOn says which outsider uses a channel, or may, "" if none does.
 func (d *Daemon) outsidersOn(name string) string {
 	for _, o := range d.outsiders {
-		if slices.Contains(o.channels, name) && d.mayUse(o, name) || slices.Contains(o.channels, name+deadSuffix) && d.mayUse(o, name+deadSuffix) {
-			return fmt.Sprintf("%q (pid %d)", o.name, o.pid)
+		for _, channel := range []string{name, name + deadSuffix} {
+			switch uses, err := d.uses(o, channel); {
+			case err != nil:
+				return fmt.Sprintf("%q (pid %d) may use it: a daemon before this one let it in, and this one cannot look into processes of that user", o.name, o.pid)
+			case uses:
+				return fmt.Sprintf("%q (pid %d) uses it", o.name, o.pid)
+			}
 		}
 	}
 	return ""
 }
 
-// mayUse reports whether an outsider that may have a channel has it: what one that attached to a daemon before this one was given is not known, but what it holds can be seen.
-func (d *Daemon) mayUse(o *outsider, channel string) bool {
-	if o.visitor != nil {
-		return true
-	}
+// uses reports whether an outsider has a channel. What one that attached to a daemon before this one was given is not known, but what it holds can be seen. Errors: or not.
+func (d *Daemon) uses(o *outsider, channel string) (bool, error) {
 	s := d.mem.segments[channel]
-	if s == nil {
-		return false
+	switch {
+	case !slices.Contains(o.channels, channel):
+		return false, nil
+	case o.visitor != nil:
+		return true, nil
+	case s == nil:
+		return false, nil
 	}
-	holds, err := control.HoldsSegment(o.pid, d.conf.Region.Name, channel, s.Inode())
-	return holds || err != nil
+	return control.HoldsSegment(o.pid, d.conf.Region.Name, channel, s.Inode())
 }
 
 func (d *Daemon) groupNamed(name string) *group {

@@ -208,4 +208,21 @@ func TestReloadBesideAnOutsiderOfAnEarlierDaemon(t *testing.T) {
 	if out := shmctl(t, d, "reload"); !strings.Contains(out, "[channel.free]") {
 		t.Errorf("%s", out)
 	}
+
+	// One that went out of the file while no daemon lived goes when its last user does.
+	sub := exec.Command(filepath.Join(testregion.Binaries(t), "shmctl"), "-s", d.Socket, "sub", "used")
+	if err := sub.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.WaitLog("attached", `"name":"shmctl sub"`)
+	r.Close()
+	d.Kill()
+	without("used")
+	d.Again()
+	if out := shmctl(t, d, "ch", "ls"); !strings.Contains(out, "used") {
+		t.Errorf("it went beside its user:\n%s", out)
+	}
+	sub.Process.Kill()
+	sub.Wait()
+	d.WaitLog("channel removed", `"channel":"used"`)
 }

@@ -651,4 +651,5 @@ func (d *Daemon) outsiderGone(o *outsider, how string) {
 	if o.told {
 		d.event(eventDetach, o.name, how, "pid", o.pid, "attachment", o.id)
 	}
+	d.dropChannels() // it may have been the last to use one
 }

@@ -335,6 +335,7 @@ func (s *scene) afterwards(mem []byte, v verdict, n int, result uint64) error {
 		}
 		delete(rest.got, m)
 		delete(rest.given, m)
+		delete(rest.dead, m) // as which it is given up
 	}
 	touched = slices.DeleteFunc(touched, func(t item) bool { return t.value >= 20000 })
 	e := *s
