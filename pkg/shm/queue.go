@@ -442,8 +442,17 @@ func (q *Queue) awaitLease(ctx context.Context) (l protocol.Lease, err error) {
 	return l, err
 }
 
-// awaitMessage is await for a consumer. It returns errRest when another goroutine has opened a batch.
+// awaitMessage is await for a consumer. It returns errRest when another goroutine has opened a batch. Then it has not looked whether a message has come: if it was
+// chosen for one, another must look. (A promise to look ends in Found.)
 func (q *Queue) awaitMessage(ctx context.Context, receive func() error) error {
+	err := q.awaitAny(ctx, receive)
+	if err == errRest {
+		q.q.Receivers.PassOn()
+	}
+	return err
+}
+
+func (q *Queue) awaitAny(ctx context.Context, receive func() error) error {
 	q.frames.asleep.Add(1)
 	defer q.frames.asleep.Add(-1)
 	try := func() error {

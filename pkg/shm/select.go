@@ -26,6 +26,9 @@ func (q *Queue) CaseReceive(take func(*Message)) Case {
 	return Case{s: q.s, bell: &q.q.Receivers, q: q, how: q.r.how(&q.receiving), try: func() error {
 		m, err := q.TryReceive()
 		if err == nil {
+			if m.frame != nil && m.index != m.frame.first { // the rest of a batch: who was chosen for what has come must be another
+				q.q.Receivers.PassOn()
+			}
 			take(m)
 		}
 		return err
