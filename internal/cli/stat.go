@@ -141,7 +141,9 @@ func (a *app) stat(ctx context.Context, names []string, every time.Duration) err
 	r := s.reader()
 	var before *stat.Snapshot
 	for {
-		now := pick.of(r.Snapshot(stat.Leases | stat.Metrics))
+		all := r.Snapshot(stat.Leases | stat.Metrics)
+		over := len(alive(all)) == 0 // none of all its workers
+		now := pick.of(all)
 		if before == nil {
 			for _, err := range slices.Concat(now.Problems, now.Damaged) {
 				a.warn("%v", err)
@@ -166,7 +168,7 @@ func (a *app) stat(ctx context.Context, names []string, every time.Duration) err
 			}
 			return nil // the user has seen enough
 		}
-		if !s.kept() && len(alive(now)) == 0 && s.living == nil {
+		if over && !s.kept() && s.living == nil {
 			return nil // the region has ended
 		}
 	}

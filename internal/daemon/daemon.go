@@ -127,6 +127,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if err == errOver {
 		d.log.Info("the region has stopped: the daemon before died when it emptied the fd store")
+		d.sayReady()
 		d.systemd.end()
 		d.release()
 		return nil

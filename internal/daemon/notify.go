@@ -255,6 +255,15 @@ func (d *Daemon) reportStatus() {
 	d.systemd.notify(status)
 }
 
+// sayReady tells systemd that the start is over, before an end in order that comes before that: a daemon that exits with 0 and has never been ready counts as
+// failed (result "protocol"), and Restart= would bring back the region that somebody has stopped.
+func (d *Daemon) sayReady() {
+	if !d.ready {
+		d.ready = true
+		d.systemd.notify("READY=1")
+	}
+}
+
 // watchdogInterval returns how often systemd wants a sign of life, 0 for never.
 func watchdogInterval() time.Duration {
 	interval, err := sd.SdWatchdogEnabled(false)

@@ -16,6 +16,7 @@ import (
 //
 //   - A daemon that has adopted a region is ready at once: what it took over is as it was.
 //   - A new region is ready when each group is settled: an instance of it has been ready, or it is late, which means that none is to be expected soon.
+//   - A region that is stopped before that is ready when its stop begins: see sayReady.
 //   - startLimit after the first start of a worker it is ready whatever there is, and what is not settled is late.
 //
 // Groups that are late are named in the log and in STATUS=, and go on as they would have: READY=1 changes nothing for them.

@@ -447,6 +447,7 @@ func (d *Daemon) beginShutdown(why string) {
 	d.log.Info("region stops", "why", why)
 	d.event(eventRegion, d.conf.Region.Name, "stop", "why", why)
 	d.setDaemonState(protocol.DaemonStateStopping)
+	d.sayReady()
 	d.systemd.notify("STOPPING=1\n" + control.MayTake(control.StopTakes(d.mem.roster))) // or it would kill the daemon, and nobody would end the workers
 	var workers, groups []int
 	for _, w := range d.workers {

@@ -528,7 +528,8 @@ func (s *Subscription) receiveBatch(ctx context.Context, wait bool, limit int, f
 
 // Messages returns the messages, one after the other, each ended by the loop unless it called Done. What was lost is an error
 // among them (*LostError), and so are messages that were overwritten while the loop's body ran (ErrLapped). It ends when ctx does or the process is
-// asked to quit, and after any other error.
+// asked to quit, and after any other error; what was lost is told before. Who breaks out of the loop calls Done first, if it matters whether that message
+// was whole.
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*TopicMessage, error] {
 	return func(yield func(*TopicMessage, error) bool) {
 		for ctx.Err() == nil { // Receive looks at it only when it waits
@@ -544,11 +545,13 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*TopicMessage, er
 				if err == nil {
 					continue
 				}
-			} else if ctx.Err() != nil || s.t.r.asked() != nil {
-				return
 			}
 			var gap *LostError
-			if !yield(nil, err) || !errors.As(err, &gap) && !errors.Is(err, ErrLapped) {
+			lost := errors.As(err, &gap) // it is told once: also if ctx has ended since
+			if m == nil && !lost && (ctx.Err() != nil || s.t.r.asked() != nil) {
+				return
+			}
+			if !yield(nil, err) || !lost && !errors.Is(err, ErrLapped) {
 				return
 			}
 		}

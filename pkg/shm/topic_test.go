@@ -317,6 +317,43 @@ func TestTopicEvictAfter(t *testing.T) {
 	}
 }
 
+// endsWithin is a context that has ended when it is asked for the second time: after Messages has looked at it, and before Receive has come back.
+type endsWithin struct {
+	context.Context
+	asked int
+}
+
+func (c *endsWithin) Err() error {
+	if c.asked++; c.asked == 1 {
+		return nil
+	}
+	return context.Canceled
+}
+
+// A gap is told by Messages also if its context ends while it is found: nobody tells it again.
+func TestMessagesTellTheLastGap(t *testing.T) {
+	d := testregion.Start(t, topicRegion("overflow = \"drop-oldest\""))
+	r := d.Attach(shm.Options{Produce: []string{"news"}, Consume: []string{"news"}})
+	c := topic(t, r)
+	s := subscribe(t, c, shm.FromNew)
+	for i := range uint64(c.Slots()) + 5 {
+		if err := c.TryPublish(num(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := uint64(0)
+	for _, err := range s.Messages(&endsWithin{Context: t.Context()}) {
+		var gap *shm.LostError
+		if !errors.As(err, &gap) {
+			t.Fatalf("%v where a gap was", err)
+		}
+		told += gap.Count
+	}
+	if told == 0 || told != s.Lost() {
+		t.Errorf("%d messages were lost, and %d were told", s.Lost(), told)
+	}
+}
+
 // The death of a process ends its cursors and loans, and wakes who waited for them.
 func TestTopicDeath(t *testing.T) {
 	for _, keys := range []string{"", "publishers = 1", "overflow = \"drop-oldest\""} {

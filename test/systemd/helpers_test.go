@@ -241,6 +241,12 @@ type service struct {
 // start starts a unit, and stops it when the test ends. Then nothing may be left of it.
 func start(t testing.TB, unit, region string) service {
 	t.Helper()
+	return startWith(t, unit, region)
+}
+
+// startWith starts it with options of systemctl.
+func startWith(t testing.TB, unit, region string, options ...string) service {
+	t.Helper()
 	s := service{t, unit, region, time.Now()}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -251,7 +257,7 @@ func start(t testing.TB, unit, region string) service {
 		s.expectNothingLeft()
 		try("systemctl", "reset-failed", unit)
 	})
-	if out, code := try("systemctl", "start", unit); code != 0 {
+	if out, code := try("systemctl", append([]string{"start", unit}, options...)...); code != 0 {
 		t.Fatalf("systemctl start %s: exit code %d\n%s", unit, code, out)
 	}
 	return s

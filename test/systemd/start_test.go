@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -78,4 +79,61 @@ crash_limit = 0
 	if w := s.workers()["slow.0"]; w.State != "backoff" || w.Restarts != 0 {
 		t.Errorf("when the start returned: %+v", w)
 	}
+}
+
+// What somebody stops before the daemon has said READY=1 stays down: an exit with 0 before that is a failure to systemd, which restarts it.
+func TestStopBeforeReady(t *testing.T) {
+	const stayer = "\n[worker.stayer]\ncommand = [\"/bin/sh\", \"-c\", \"trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done\"]\nstop_timeout = \"20s\"\n"
+	stays := func(t *testing.T, s service) {
+		t.Helper()
+		s.poll("the unit is down", func() (string, bool) {
+			state, sub := s.show("ActiveState"), s.show("SubState")
+			return state + ", " + sub, state == "inactive" && sub == "dead"
+		})
+		if result := s.show("Result"); result != "success" {
+			t.Errorf("result %s", result)
+		}
+		s.expectNothingLeft()
+	}
+	t.Run("a group is not ready yet", func(t *testing.T) {
+		configure(t, "default", silent)
+		s := startWith(t, unit, "default", "--no-block")
+		s.poll("it has a process", func() (string, bool) {
+			out, code := try("shmctl", "ps", "-o", "json")
+			return out, code == 0 && s.workers()["silent.0"].Pid > 0
+		})
+		if state := s.show("ActiveState"); state != "activating" {
+			t.Fatalf("the unit is %s", state)
+		}
+		s.shmctl("stop")
+		stays(t, s)
+	})
+	t.Run("between a daemon and the next", func(t *testing.T) {
+		dropIn(t, "shmd.service.d", "slow.conf", "[Service]\nRestartSec=2s\n")
+		configure(t, "default", greeter)
+		s := start(t, unit, "default")
+		s.waitReady()
+		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+		s.shmctl("stop")
+		stays(t, s)
+	})
+	t.Run("the daemon dies in the stop", func(t *testing.T) {
+		configure(t, "default", stayer)
+		s := start(t, unit, "default")
+		s.waitReady()
+		stopped := make(chan string)
+		go func() {
+			out, code := try("shmctl", "stop")
+			stopped <- fmt.Sprint(code, " ", out)
+		}()
+		s.poll("it stops", func() (string, bool) {
+			w := s.workers()["stayer.0"]
+			return w.State, w.State == "stopping"
+		})
+		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+		if out := <-stopped; !strings.HasPrefix(out, "0 ") {
+			t.Errorf("shmctl stop: %s", out)
+		}
+		stays(t, s)
+	})
 }
