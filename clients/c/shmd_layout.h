@@ -31,7 +31,7 @@ SHMD_ASSERT(sizeof(SHMD_ATOMIC(uint32_t)) == 4 && sizeof(SHMD_ATOMIC(uint64_t)) 
 #define SHMD_LAYOUT_MAJOR 1
 #define SHMD_LAYOUT_MINOR 0
 #define SHMD_KNOWN_INCOMPAT UINT64_C(0x0) /* a segment with another bit in incompat is refused */
-#define SHMD_LAYOUT_HASH UINT64_C(0x074c9d6adaffc4e1) /* a debugging aid, never a reason to refuse */
+#define SHMD_LAYOUT_HASH UINT64_C(0x5b34f65d21927d60) /* a debugging aid, never a reason to refuse */
 #define SHMD_MAGIC UINT64_C(0x31474553444d4853) /* "SHMDSEG1"; load it first, with acquire */
 
 /* the kind of a segment */
@@ -321,7 +321,7 @@ struct shmd_roster_info {
     char config[192];                          /* 120, daemon: path of the configuration, cut at 192 bytes; empty for the embedded one */
     char dir[128];                             /* 312, creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region */
     SHMD_ATOMIC(uint32_t) adopting;            /* 440, daemon: how many daemons in a row have begun to adopt the region and not finished */
-    uint8_t reserved_444[4];
+    SHMD_ATOMIC(uint32_t) config_refused;      /* 444, daemon: 1: the file was refused, and the region goes on with the configuration of the daemon before; 0: it was not */
 };
 SHMD_ASSERT(sizeof(struct shmd_roster_info) == 448, "size of roster_info");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, daemon_pid) == 0, "offset of roster_info.daemon_pid");
@@ -344,6 +344,7 @@ SHMD_ASSERT(offsetof(struct shmd_roster_info, version) == 88, "offset of roster_
 SHMD_ASSERT(offsetof(struct shmd_roster_info, config) == 120, "offset of roster_info.config");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, dir) == 312, "offset of roster_info.dir");
 SHMD_ASSERT(offsetof(struct shmd_roster_info, adopting) == 440, "offset of roster_info.adopting");
+SHMD_ASSERT(offsetof(struct shmd_roster_info, config_refused) == 444, "offset of roster_info.config_refused");
 
 /* One segment of the region, in the roster's directory. */
 struct shmd_segment_row {

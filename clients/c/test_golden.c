@@ -112,6 +112,7 @@ static void roster(void) {
     TEXT(r, config);
     TEXT(r, dir);
     WORD(r, adopting);
+    WORD(r, config_refused);
     for (uint64_t i = 0; i < LOAD(r, segment_count); i++) {
         uint64_t offset = LOAD(r, segment_offset) + i * sizeof(struct shmd_segment_row);
         const struct shmd_segment_row *s = place(offset, sizeof *s);

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 )
 
 // How long Dial waits for the daemon's answer to a ping. A daemon that works answers in well under a millisecond, if it gets a processor.
@@ -65,9 +67,17 @@ func dial(ctx context.Context, path string, impatient bool) (*Conn, error) {
 		case errors.Is(err, ErrSilent): // names the path already
 			return nil, err
 		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, Ended(path, err)
 	}
 	return c, nil
+}
+
+// Ended names the socket in an error of a conversation that attaches; of ErrHungUp it makes ErrDeadSocket, too: the daemon died, or has stopped its region, meanwhile.
+func Ended(path string, err error) error {
+	if errors.Is(err, ErrHungUp) {
+		return fmt.Errorf("%s: %w (%w): try again, the next one takes the place over; if none comes, start it (%s)", path, ErrDeadSocket, err, unit.Start(regionOf(path)))
+	}
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 // patience ends the context with a *SilentError when the daemon at the other end has had its time to answer.
@@ -125,16 +135,24 @@ func dialError(path string, err error) error {
 	case errors.Is(err, ErrSilent):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("%s: %w: start one (shmd -c FILE, or systemctl start shmd), or name another region (-r) or socket (-s)", path, ErrNoDaemon)
+		return fmt.Errorf("%s: %w: start one (%s), or name another region (-r) or socket (-s)", path, ErrNoDaemon, unit.Start(regionOf(path)))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		if st, serr := os.Stat(path); serr == nil && st.Mode()&fs.ModeSocket == 0 {
 			return fmt.Errorf("%s: %w: it is no socket at all", path, ErrNotShmd)
 		}
-		return fmt.Errorf("%s: %w; start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over", path, ErrDeadSocket)
+		return fmt.Errorf("%s: %w; start a new one (%s), it takes the place over", path, ErrDeadSocket, unit.Start(regionOf(path)))
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w: be root, the daemon's user, or a member of the group that owns the directory; what others may do, [access] in the configuration says", path, ErrPermission)
 	case errors.Is(err, syscall.EPROTOTYPE):
 		return fmt.Errorf("%s: %w: its socket is of another type", path, ErrNotShmd)
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// regionOf returns the region that a socket is called after, "default" if it is called otherwise.
+func regionOf(path string) string {
+	if name, ok := strings.CutSuffix(filepath.Base(path), ".sock"); ok {
+		return name
+	}
+	return "default"
 }

@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/shmd/shmd/internal/unit"
 )
 
 // Errors of Dial: why there is no daemon to talk to. The error that Dial returns names the socket and says what to do.
 var (
 	// ErrNoDaemon: there is no socket file, so no daemon runs (or it runs elsewhere).
 	ErrNoDaemon = errors.New("no daemon: there is no socket")
-	// ErrDeadSocket: the socket file is there, but nobody listens: its daemon was killed.
+	// ErrDeadSocket: the socket file is there, but nobody listens: its daemon was killed, perhaps just now, before it had answered.
 	ErrDeadSocket = errors.New("dead socket: its daemon is gone")
 	// ErrPermission: the file system refuses the socket to this user, or the daemon refused the request by the
 	// peer's credentials.
@@ -41,7 +43,7 @@ type SilentError struct {
 }
 
 func (e *SilentError) Error() string {
-	return fmt.Sprintf("%s: %v%s: it is stopped, hung or just starting; see its log (journalctl -u shmd), or stop it through the memory (shmctl stop)", e.Path, ErrSilent, e.Within())
+	return fmt.Sprintf("%s: %v%s: it is stopped, hung or just starting; see its log (%s), or stop it through the memory (shmctl stop)", e.Path, ErrSilent, e.Within(), unit.Log(regionOf(e.Path)))
 }
 
 // Within is the time as words, "" if there was none.

@@ -18,6 +18,7 @@ import (
 	"github.com/shmd/shmd/internal/cgroup"
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/internal/version"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
@@ -320,7 +321,7 @@ func (a *app) checkPlace(context.Context) []finding {
 	switch {
 	case d.pid > 0 && d.state == protocol.DaemonStateRunning:
 		f.Text += " was removed"
-		return append(list, f.fail("%s", restartIt(d.pid)))
+		return append(list, f.fail("%s", restartIt(a.region, d.pid)))
 	case d.pid > 0:
 		f.Text += fmt.Sprintf(" is not there: the daemon (pid %d) is %v", d.pid, d.state)
 		return append(list, f)
@@ -329,7 +330,7 @@ func (a *app) checkPlace(context.Context) []finding {
 		return append(list, f.fail("mount it read-write, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory that can be written to"))
 	case errors.Is(err, fs.ErrNotExist):
 		f.Text += " is not there: no daemon of this region runs here"
-		return append(list, f.warn("start one: systemctl start shmd, or shmd -c FILE; or name another region with -r"))
+		return append(list, f.warn("start one: %s; or name another region with -r", unit.Start(a.region)))
 	case err != nil:
 		f.Text = err.Error()
 		return append(list, f.fail("be root, the daemon's user, or in the group that owns %s", dir))
@@ -387,19 +388,19 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 		}
 	case d.pid > 0 && d.state == protocol.DaemonStateRunning:
 		f.Text = fmt.Sprintf("pid %d runs, and cannot be reached: its socket was removed", d.pid)
-		f = f.fail("%s", restartIt(d.pid))
+		f = f.fail("%s", restartIt(a.region, d.pid))
 	case d.pid > 0 && d.state == protocol.DaemonStateStopping:
 		f.Text = fmt.Sprintf("pid %d is stopping the region, and does not answer any more", d.pid)
 		f = f.warn("wait for its end; if that takes long, shmctl -r %s ps says for whom it waits", a.region)
 	case d.pid > 0:
 		f.Text = fmt.Sprintf("pid %d is starting, and does not answer yet", d.pid)
-		f = f.warn("wait for it: shmctl -r %s wait; if that takes long, see its log (journalctl -u shmd)", a.region)
+		f = f.warn("wait for it: shmctl -r %s wait; if that takes long, see its log (%s)", a.region, unit.Log(a.region))
 	case errors.Is(err, attach.ErrNoDaemon):
 		f.Text = "none runs"
-		f = f.warn("start one: systemctl start shmd, or shmd -c FILE")
+		f = f.warn("start one: %s", unit.Start(a.region))
 	case errors.Is(err, attach.ErrDeadSocket):
 		f.Text = "dead: its socket is still there, and nobody listens"
-		f = f.fail("start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over; what lives on of the old one ends by shmctl -r %s stop", a.region)
+		f = f.fail("start a new one (%s), it takes the place over; what lives on of the old one ends by shmctl -r %s stop", unit.Start(a.region), a.region)
 	case errors.As(err, &silent):
 		f.Text = "does not answer" + silent.Within()
 		f = f.fail("if it is stopped (state T in ps): kill -CONT its pid; if it hangs: kill -9 its pid, and the next daemon takes the region over; or stop the region, through the memory: shmctl -r %s stop", a.region)
@@ -408,7 +409,7 @@ func (a *app) checkDaemon(ctx context.Context) []finding {
 		f = f.fail("be root, the daemon's user, or in the group that owns %s; [access] says who else may", filepath.Dir(path))
 	default:
 		f.Text = err.Error()
-		f = f.fail("look at its log (journalctl -u shmd)")
+		f = f.fail("look at its log (%s)", unit.Log(a.region))
 	}
 	list = append(list, f)
 
@@ -543,7 +544,7 @@ func (a *app) checkOrphans(s *session) []finding {
 			if i > 0 || l.Command.RegionDesired() == protocol.DesiredStop { // no daemon adopts that
 				return []finding{f.fail("start a daemon, which has them quit first; or stop them: shmctl -r %s stop", a.region)}
 			}
-			return []finding{f.fail("start a daemon (systemctl start shmd, or shmd -c FILE): it takes them over, and they go on; to end them instead, shmctl -r %s stop", a.region)}
+			return []finding{f.fail("start a daemon (%s): it takes them over, and they go on; to end them instead, shmctl -r %s stop", unit.Start(a.region), a.region)}
 		}
 	}
 	return []finding{f}

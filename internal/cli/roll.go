@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/control"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -30,7 +31,7 @@ func (a *app) roll(ctx context.Context, names []string, most int, noWait bool) e
 		return err
 	}
 	if s.Command.RegionDesired() == protocol.DesiredStop {
-		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (systemctl start shmd, or shmd -c FILE)", s.name())
+		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (%s)", s.name(), unit.Start(s.name()))
 	}
 	for _, r := range all {
 		r.number = s.Command.AskRollout(r.index, most)

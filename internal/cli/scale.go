@@ -11,6 +11,7 @@ import (
 
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -113,7 +114,7 @@ func (a *app) scale(ctx context.Context, args []string, noWait bool) error {
 		return err
 	}
 	if s.Command.RegionDesired() == protocol.DesiredStop {
-		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (systemctl start shmd, or shmd -c FILE)", s.name())
+		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (%s)", s.name(), unit.Start(s.name()))
 	}
 	began := sys.MonotonicNs()
 	for _, sc := range all {
@@ -199,7 +200,7 @@ func (a *app) warnUnattended(s *session) bool {
 	case d.Alive:
 		a.warn("the daemon (pid %d) does not answer: it carries this out when it can", d.Pid)
 	default:
-		a.warn("no daemon runs: the next one carries this out (systemctl start shmd, or shmd -c FILE)")
+		a.warn("no daemon runs: the next one carries this out (%s)", unit.Start(s.name()))
 	}
 	return true
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/shmd/shmd/internal/attach"
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
 )
@@ -220,7 +221,7 @@ func (a *app) warnNoDaemon(s *session) {
 	case s.comesUp():
 		what = fmt.Sprintf("the daemon (pid %d) is only starting, and does not answer yet", d.Pid)
 	case d.Alive && s.removed():
-		what = fmt.Sprintf("the socket of the daemon (pid %d), %s, was removed: %s", d.Pid, a.socketPath(), restartIt(d.Pid))
+		what = fmt.Sprintf("the socket of the daemon (pid %d), %s, was removed: %s", d.Pid, a.socketPath(), restartIt(a.region, d.Pid))
 	case d.Alive:
 		what = fmt.Sprintf("the daemon (pid %d) does not answer", d.Pid)
 	}
@@ -232,8 +233,8 @@ func (a *app) warnNoDaemon(s *session) {
 }
 
 // restartIt is what to do about a daemon that nobody can reach.
-func restartIt(pid int) string {
-	return fmt.Sprintf("restart it (systemctl restart shmd; or kill -TERM %d, and start it again)", pid)
+func restartIt(region string, pid int) string {
+	return fmt.Sprintf("kill -9 %d: the next daemon makes one and takes the region over (systemd starts it, after systemctl stop %s.socket where that unit is in use; else shmd -c FILE)", pid, unit.Name(region))
 }
 
 // replaceIt is what to do about a daemon that hangs.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -49,7 +50,7 @@ func (a *app) start(ctx context.Context, names []string, restart, noWait bool) e
 		return err
 	}
 	if s.Command.RegionDesired() == protocol.DesiredStop {
-		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (systemctl start shmd, or shmd -c FILE)", s.name())
+		return fmt.Errorf("region %q is stopping, and starts no worker any more: when it has stopped, start it anew (%s)", s.name(), unit.Start(s.name()))
 	}
 	w := waiter{s: s, names: names, what: forReady, asked: map[int]protocol.Worker{}}
 	var workers, groups []int

@@ -16,6 +16,7 @@ import (
 	"github.com/shmd/shmd/internal/stat"
 	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/internal/top"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -162,7 +163,7 @@ func (w *watched) sample() top.Sample {
 	case !s.Status.Alive && len(alive(s)) == 0:
 		out.Trouble = "the region has ended: waiting for the next one"
 		if s.Daemon.State != protocol.DaemonStateStopped {
-			out.Trouble = "no daemon, and no worker runs: the next one takes the region over (systemctl start shmd, or shmd -c FILE)"
+			out.Trouble = "no daemon, and no worker runs: the next one takes the region over (" + unit.Start(w.s.name()) + ")"
 		}
 		soon, cancel := context.WithTimeout(context.Background(), look)
 		own := *w.a // this is not the goroutine of w.do
@@ -173,7 +174,7 @@ func (w *watched) sample() top.Sample {
 		}
 		cancel()
 	case !s.Status.Alive:
-		out.Trouble = "no daemon: workers go on, and what is asked for is carried out by the next one (systemctl start shmd, or shmd -c FILE)"
+		out.Trouble = "no daemon: workers go on, and what is asked for is carried out by the next one (" + unit.Start(w.s.name()) + ")"
 	case s.Status.Stopped:
 		out.Trouble = fmt.Sprintf("the daemon is stopped by a signal: kill -CONT %d", s.Daemon.Pid)
 	case len(s.Damaged) > 0:

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shmd/shmd/internal/attach"
+	"github.com/shmd/shmd/internal/unit"
 )
 
 func (a *app) upgradeCommand() *cobra.Command {
@@ -138,5 +139,5 @@ func (a *app) diedUpgrading(ctx context.Context, was attach.Reply) error {
 		case <-time.After(wait):
 		}
 	}
-	return fmt.Errorf("the daemon (pid %d) ended in the middle of the upgrade and none has taken over yet: its workers go on; see its log (journalctl -u shmd), and start one", was.Pid)
+	return fmt.Errorf("the daemon (pid %d) ended in the middle of the upgrade and none has taken over yet: its workers go on; see its log (%s), and start one", was.Pid, unit.Log(a.region))
 }

@@ -32,9 +32,9 @@ operator has stopped are not waited for to be ready.
 
 With --for=ready it also waits for the region to appear, so that it can be
 called right after the daemon was started, and for another daemon if the
-region's is dead. It ends at once when what it waits
-for cannot come: exit code 1 with the reason if a worker has failed, 3 if it
-is stopped or done. It sleeps until the roster changes.`,
+region's is dead or, where no worker is named, stopping. It ends at once when
+what it waits for cannot come: exit code 1 with the reason if a worker has
+failed, 3 if it is stopped or done. It sleeps until the roster changes.`,
 		Example: `  shmd -c web.toml & shmctl -r web wait --timeout=10s
   shmctl stop parser.0 && shmctl start --no-wait parser.0 && shmctl wait parser.0
   shmctl wait --for=exited job`,
@@ -61,16 +61,23 @@ func (a *app) wait(ctx context.Context, names []string, what string) error {
 		t := newTeller(a, s)
 		err = s.await(ctx, func() (bool, error) {
 			done, err := w.check()
+			if what == forReady && len(names) == 0 && s.stops() { // all that is stopped is as it should be, and nothing gets ready any more
+				return false, errStops
+			}
 			if err == nil && !done && what == forReady {
 				t.look("", w.groups())
 			}
 			return done, err
 		})
 		last = w.missing
-		if errors.Is(err, errNoDaemonWorks) { // no state can change in this memory any more
+		if errors.Is(err, errNoDaemonWorks) || errors.Is(err, errStops) { // no state can change in this memory any more
 			old := s.Roster.Daemon()
 			s.Close()
-			a.warn("the daemon (pid %d) is dead: waiting for another one", old.Pid)
+			if errors.Is(err, errStops) {
+				a.warn("region %q is stopping: waiting for it to be started again", a.region)
+			} else {
+				a.warn("the daemon (pid %d) is dead: waiting for another one", old.Pid)
+			}
 			if err := a.newDaemon(ctx, old); err != nil {
 				return explain(err, "no daemon runs")
 			}
@@ -153,6 +160,16 @@ func (a *app) nap(ctx context.Context, d time.Duration) error {
 
 // errNoDaemonWorks: nobody is left to bring about what was waited for.
 var errNoDaemonWorks = errors.New("no daemon works")
+
+// errStops: the region is stopping.
+var errStops = errors.New("the region stops")
+
+// stops reports whether a daemon that lives is stopping the region.
+func (s *session) stops() bool {
+	d := s.Daemon()
+	state := s.Roster.Daemon().State
+	return d.Alive && (state == protocol.DaemonStateStopping || state == protocol.DaemonStateStopped)
+}
 
 // waiter looks whether what is waited for has come.
 type waiter struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
 )
@@ -73,7 +74,7 @@ func Find(name, dir string, dirOwner uint32) (*Living, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("region %q: %w that belongs to the runtime directory %s (user %d): start it (systemctl start shmd, or shmd -c FILE)", name, ErrNoRegion, dir, dirOwner)
+	return nil, fmt.Errorf("region %q: %w that belongs to the runtime directory %s (user %d): start it (%s)", name, ErrNoRegion, dir, dirOwner, unit.Start(name))
 }
 
 // FindAll returns all generations of a region that live, newest first: none is no error. The caller closes them. Beside

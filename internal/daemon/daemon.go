@@ -288,6 +288,7 @@ func (d *Daemon) prepare() (err error) {
 	if d.handed == nil { // from here on a SIGTERM of systemd's, whose patience is over, would stop the region
 		d.mayTake(startLimit)
 	}
+	d.info.ConfigRefused = d.refused != nil
 	d.mem.roster.SetDaemon(d.info)                                          // last: without it the region counts as not there yet (control.Find)
 	signal.Notify(d.asked, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before anybody can know that the region is there
 	signal.Notify(d.children, syscall.SIGCHLD)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/shmd/shmd/internal/config"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -108,7 +109,8 @@ func (d *Daemon) tellRefused() {
 	if d.refused == nil {
 		return
 	}
+	shmctl := unit.Shmctl(d.conf.Region.Name)
 	d.log.Error("the configuration is refused: the region goes on with the one that it ran with", "reason", d.refused, "config", d.conf.Path,
-		"next", "mend the file (shmd check -c FILE) and apply it (shmctl reload); what a reload cannot change takes shmctl stop and another start")
+		"next", "mend the file (shmd check -c FILE) and apply it ("+shmctl+"reload); what a reload cannot change takes "+shmctl+"stop and another start")
 	d.event(eventReload, d.conf.Region.Name, "refused", "config", d.conf.Path)
 }

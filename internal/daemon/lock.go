@@ -12,6 +12,7 @@ import (
 
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/sys"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -198,7 +199,12 @@ func (d *Daemon) tellLost(path string, why error) {
 	if path == d.lock.f.Name() {
 		matters = "without its lock it works as before, and its socket, if it is lost too, may not be made anew"
 	}
-	d.log.Error("somebody has removed a file of this region, which lives on: "+matters+"; end this daemon alone (kill -9) and start another, which takes the region over, and see who cleans the runtime directory", args...)
+	next := "end this daemon alone (kill -9) and start another, which takes the region over"
+	if path == d.sockPath && d.server.unit { // the next one would get the same, which has no name any more
+		socket := unit.Name(d.conf.Region.Name) + ".socket"
+		next = "stop " + socket + " (systemctl stop " + socket + "), then end this daemon alone (kill -9): the next one makes a socket of its own and takes the region over"
+	}
+	d.log.Error("somebody has removed a file of this region, which lives on: "+matters+"; "+next+"; and see who cleans the runtime directory", args...)
 	d.event(eventRegion, d.conf.Region.Name, "lost", "file", path)
 }
 

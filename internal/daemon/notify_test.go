@@ -99,7 +99,7 @@ func TestReadyBesideLateGroups(t *testing.T) {
 	s, env := listenNotify(t)
 	d := testregion.Launch(t, named+idle("good")+shell("migration", "exit 0", "restart = \"on-failure\"", "ready = \"call\"")+
 		shell("bad", "exit 1", "ready = \"call\"", "backoff_min = \"1h\"", "backoff_max = \"1h\"", "crash_limit = 0")+idle("behind", "after = [\"bad\"]"), env)
-	s.await("which groups are not ready", is("STATUS=4 workers: 1 ready, 1 waiting, 1 backoff, 1 exited; never ready so far, see shmctl ps: bad (bad.0: exit code 1), behind (waits for group bad)"))
+	s.await("which groups are not ready", is("STATUS=4 workers: 1 ready, 1 waiting, 1 backoff, 1 exited; never ready so far, see shmctl -r "+d.Name+" ps: bad (bad.0: exit code 1), behind (waits for group bad)"))
 	if !slices.Contains(s.said, "READY=1") {
 		t.Errorf("not ready: %q", s.said)
 	}

@@ -277,7 +277,8 @@ func (d *Daemon) apply(next *config.Config, stage *memory) error {
 		d.renewGuard()
 	}
 	d.publishView()
-	d.refused = nil
+	d.refused, d.info.ConfigRefused = nil, false
+	d.mem.roster.SetDaemon(d.info)
 	d.storeConfig()
 	d.log.Info("configuration reloaded", "config", next.Path)
 	d.event(eventReload, next.Region.Name, "reloaded", "config", next.Path)

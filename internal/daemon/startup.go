@@ -8,6 +8,7 @@ import (
 
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/supervise"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -88,6 +89,7 @@ func (d *Daemon) startOver() (over bool, status string) {
 	}
 	late, settled := judgeStart(all)
 	var said []string
+	shmctl := unit.Shmctl(d.conf.Region.Name)
 	for _, l := range late {
 		i := slices.IndexFunc(d.groups, func(g *group) bool { return g != nil && !g.removed && g.conf.Name == l.name })
 		g := d.groups[i]
@@ -101,11 +103,11 @@ func (d *Daemon) startOver() (over bool, status string) {
 		}
 		if !g.told {
 			g.told = true
-			d.log.Warn("no instance of a group is ready: the start does not wait for it, and goes on trying", "group", l.name, "why", l.late, "next", "shmctl ps "+l.name+"; shmctl logs "+l.name)
+			d.log.Warn("no instance of a group is ready: the start does not wait for it, and goes on trying", "group", l.name, "why", l.late, "next", shmctl+"ps "+l.name+"; "+shmctl+"logs "+l.name)
 		}
 	}
 	if len(said) > 0 {
-		status = "; never ready so far, see shmctl ps: " + strings.Join(said, ", ")
+		status = "; never ready so far, see " + shmctl + "ps: " + strings.Join(said, ", ")
 	}
 	return settled || d.adopted != nil, status
 }

@@ -125,6 +125,7 @@ var Structs = []Struct{
 		text("Config", 120, 192, daemon, "path of the configuration, cut at 192 bytes; empty for the embedded one"),
 		text("Dir", 312, 128, creator, "runtime directory of the daemon, symbolic links resolved: with the name it identifies the region"),
 		w32("Adopting", 440, daemon, "how many daemons in a row have begun to adopt the region and not finished"),
+		w32("ConfigRefused", 444, daemon, "1: the file was refused, and the region goes on with the configuration of the daemon before; 0: it was not"),
 	}},
 	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []Field{
 		w32("Seq", 0, daemon, "odd while the row is being written"),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shmd/shmd/internal/supervise"
+	"github.com/shmd/shmd/internal/unit"
 	"github.com/shmd/shmd/pkg/protocol"
 )
 
@@ -30,14 +31,17 @@ func (s *Snapshot) Attention() []Notice {
 			rest = append(rest, n)
 		}
 	}
-	shmctl := s.shmctl()
+	shmctl := unit.Shmctl(s.Region)
 	switch {
 	case !s.Status.Alive && !slices.ContainsFunc(s.Workers, func(w Worker) bool { return w.Process() > 0 }):
-		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead, and no worker runs: nobody starts one, or gives back what the dead held", s.Daemon.Pid), "systemctl start shmd, or shmd -c FILE: it takes the region over", -1})
+		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead, and no worker runs: nobody starts one, or gives back what the dead held", s.Daemon.Pid), unit.Start(s.Region) + ": it takes the region over", -1})
 	case !s.Status.Alive:
-		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead: workers go on, and nobody repairs or restarts what dies", s.Daemon.Pid), "systemctl start shmd, or shmd -c FILE: it takes the region over", -1})
+		add(Notice{true, "shmd", fmt.Sprintf("the daemon (pid %d) is dead: workers go on, and nobody repairs or restarts what dies", s.Daemon.Pid), unit.Start(s.Region) + ": it takes the region over", -1})
 	case s.Status.Stopped:
 		add(Notice{true, "shmd", "the daemon is stopped by a signal, or a debugger", fmt.Sprintf("kill -CONT %d", s.Daemon.Pid), -1})
+	}
+	if s.Status.Alive && s.Daemon.ConfigRefused {
+		add(Notice{true, "shmd", "its file is refused: the region goes on with the configuration of the daemon before", shmctl + "doctor; then " + shmctl + "reload", -1})
 	}
 	for _, err := range s.Problems {
 		add(Notice{true, "roster", err.Error(), "the daemon writes it again when it starts the worker: " + shmctl + "restart --all", -1})
@@ -83,14 +87,6 @@ func (s *Snapshot) Attention() []Notice {
 	return append(grave, rest...)
 }
 
-// shmctl begins a command for this region.
-func (s *Snapshot) shmctl() string {
-	if s.Region == "default" {
-		return "shmctl "
-	}
-	return "shmctl -r " + s.Region + " "
-}
-
 // waitsForGroup begins the reason of a worker whose group comes after another one, which has to be ready first; its name follows.
 const waitsForGroup = "waits for group "
 
@@ -107,11 +103,11 @@ func (s *Snapshot) Waits(w *Worker) (what, next string) {
 		case "":
 			return what, ""
 		case "failed":
-			return what + ", which has failed", fmt.Sprintf("%slogs %s, then %[1]sstart %[2]s", s.shmctl(), name)
+			return what + ", which has failed", fmt.Sprintf("%slogs %s, then %[1]sstart %[2]s", unit.Shmctl(s.Region), name)
 		case "ended":
-			return what + ", which has ended, and is not started again", fmt.Sprintf("%slogs %s, then %[1]sstart %[2]s", s.shmctl(), name)
+			return what + ", which has ended, and is not started again", fmt.Sprintf("%slogs %s, then %[1]sstart %[2]s", unit.Shmctl(s.Region), name)
 		case "stopped":
-			return what + ", which is stopped", s.shmctl() + "start " + name
+			return what + ", which is stopped", unit.Shmctl(s.Region) + "start " + name
 		}
 		what += ", which " + waitsForGroup + then
 		name = then

@@ -111,7 +111,7 @@ var (
 	goldenTime   = time.Unix(1700000000, 123456789)
 	goldenBootID = [16]byte{0x10, 0x21, 0x32, 0x43, 0x54, 0x65, 0x76, 0x87, 0x98, 0xa9, 0xba, 0xcb, 0xdc, 0xed, 0xfe, 0x0f}
 
-	goldenDaemon = DaemonInfo{Pid: 4242, StartTicks: 987654321, State: DaemonStateRunning, Started: goldenTime,
+	goldenDaemon = DaemonInfo{ConfigRefused: true, Pid: 4242, StartTicks: 987654321, State: DaemonStateRunning, Started: goldenTime,
 		Version: "1.2.3-golden", Config: "/etc/shmd/golden.toml"}
 
 	goldenSegments = []Segment{

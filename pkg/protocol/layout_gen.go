@@ -18,7 +18,7 @@ const (
 const KnownIncompat uint64 = 0x0
 
 // LayoutHash is the FNV-1a 64 of the description of the layout: a debugging aid, never a reason to refuse.
-const LayoutHash uint64 = 0x074c9d6adaffc4e1
+const LayoutHash uint64 = 0x5b34f65d21927d60
 
 // Magic is the first word of a segment that is ready: the bytes "SHMDSEG1".
 const Magic uint64 = 0x31474553444d4853
@@ -797,7 +797,8 @@ type RosterInfo struct {
 	Dir [16]atomic.Uint64
 	// Adopting is at 440, written by daemon: how many daemons in a row have begun to adopt the region and not finished
 	Adopting atomic.Uint32
-	_        [4]byte
+	// ConfigRefused is at 444, written by daemon: 1: the file was refused, and the region goes on with the configuration of the daemon before; 0: it was not
+	ConfigRefused atomic.Uint32
 }
 
 // Size of RosterInfo and offsets of its fields, in bytes.
@@ -823,6 +824,7 @@ const (
 	OffsetofRosterInfoConfig           = 120
 	OffsetofRosterInfoDir              = 312
 	OffsetofRosterInfoAdopting         = 440
+	OffsetofRosterInfoConfigRefused    = 444
 )
 
 // SegmentRow is 128 bytes. One segment of the region, in the roster's directory.
@@ -2019,6 +2021,7 @@ var Layouts = []StructInfo{
 		{"config", "text", 120, 192, "daemon", "path of the configuration, cut at 192 bytes; empty for the embedded one"},
 		{"dir", "text", 312, 128, "creator", "runtime directory of the daemon, symbolic links resolved: with the name it identifies the region"},
 		{"adopting", "u32", 440, 4, "daemon", "how many daemons in a row have begun to adopt the region and not finished"},
+		{"config_refused", "u32", 444, 4, "daemon", "1: the file was refused, and the region goes on with the configuration of the daemon before; 0: it was not"},
 	}},
 	{Name: "SegmentRow", Size: 128, Doc: "One segment of the region, in the roster's directory.", Fields: []FieldInfo{
 		{"seq", "u32", 0, 4, "daemon", "odd while the row is being written"},

@@ -45,6 +45,7 @@ const (
 	_ = -uint(unsafe.Offsetof(RosterInfo{}.Config) ^ OffsetofRosterInfoConfig)
 	_ = -uint(unsafe.Offsetof(RosterInfo{}.Dir) ^ OffsetofRosterInfoDir)
 	_ = -uint(unsafe.Offsetof(RosterInfo{}.Adopting) ^ OffsetofRosterInfoAdopting)
+	_ = -uint(unsafe.Offsetof(RosterInfo{}.ConfigRefused) ^ OffsetofRosterInfoConfigRefused)
 	_ = -uint(unsafe.Sizeof(SegmentRow{}) ^ SizeofSegmentRow)
 	_ = -uint(unsafe.Alignof(SegmentRow{}) ^ 8)
 	_ = -uint(unsafe.Offsetof(SegmentRow{}.Seq) ^ OffsetofSegmentRowSeq)

@@ -34,6 +34,8 @@ type DaemonInfo struct {
 	Started    time.Time
 	Version    string
 	Config     string
+
+	ConfigRefused bool // the file's was refused, and the region goes on with that of the daemon before
 }
 
 // Segment is a row of the roster's directory.
@@ -234,6 +236,8 @@ func (r *Roster) Daemon() DaemonInfo {
 		Started:    time.Unix(0, int64(i.StartedUnixNs.Load())),
 		Version:    Text(i.Version[:]),
 		Config:     Text(i.Config[:]),
+
+		ConfigRefused: i.ConfigRefused.Load() != 0,
 	}
 }
 
@@ -244,6 +248,11 @@ func (r *Roster) SetDaemon(d DaemonInfo) {
 	i.StartedUnixNs.Store(uint64(d.Started.UnixNano()))
 	SetText(i.Version[:], d.Version)
 	SetText(i.Config[:], d.Config)
+	refused := uint32(0)
+	if d.ConfigRefused {
+		refused = 1
+	}
+	i.ConfigRefused.Store(refused)
 	i.DaemonPid.Store(uint32(d.Pid))
 	i.DaemonState.Store(uint32(d.State))
 	r.Changed()

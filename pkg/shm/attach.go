@@ -245,6 +245,9 @@ func attachOutsider(ctx context.Context, o Options) (_ *Region, err error) {
 		}
 	}()
 	got, err := conn.Attach(dialing, attach.Request{Role: role, Name: o.Name, Produce: o.Produce, Consume: o.Consume})
+	if errors.Is(err, attach.ErrHungUp) {
+		err = attach.Ended(o.Socket, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 var (
 	// ErrNoDaemon: there is no socket of the region: the daemon does not run, or has another name or directory.
 	ErrNoDaemon = attach.ErrNoDaemon
-	// ErrDeadSocket: the socket is there and nobody listens: the daemon was killed.
+	// ErrDeadSocket: the socket is there and nobody listens: the daemon was killed, perhaps just now, before it had answered.
 	ErrDeadSocket = attach.ErrDeadSocket
 	// ErrSilent: the daemon does not answer.
 	ErrSilent = attach.ErrSilent

@@ -67,15 +67,15 @@ func TestSocketsWordForWord(t *testing.T) {
 		want string // after the path
 		code int    // of shmctl
 	}{
-		{"none", shm.ErrNoDaemon, ": no daemon: there is no socket: start one (shmd -c FILE, or systemctl start shmd), or name another region (-r) or socket (-s)", 4},
-		{"file/none", shm.ErrNoDaemon, ": no daemon: there is no socket: start one (shmd -c FILE, or systemctl start shmd), or name another region (-r) or socket (-s)", -1},
+		{"none", shm.ErrNoDaemon, ": no daemon: there is no socket: start one (systemctl start shmd, or shmd -c FILE), or name another region (-r) or socket (-s)", 4},
+		{"file/none", shm.ErrNoDaemon, ": no daemon: there is no socket: start one (systemctl start shmd, or shmd -c FILE), or name another region (-r) or socket (-s)", -1},
 		{"gone", shm.ErrDeadSocket, ": dead socket: its daemon is gone; start a new one (systemctl start shmd, or shmd -c FILE), it takes the place over", 4},
 		{"silent", shm.ErrSilent, ": the daemon does not answer within 1s: it is stopped, hung or just starting; see its log (journalctl -u shmd), or stop it through the memory (shmctl -r none stop)", 4},
 		{"file", attach.ErrNotShmd, ": not the socket of a shmd daemon: it is no socket at all", 1},
 		{"stream", attach.ErrNotShmd, ": not the socket of a shmd daemon: its socket is of another type", 1},
 		{"garbage", attach.ErrNotShmd, ": not the socket of a shmd daemon: bad packet: not a JSON object", 1},
 		{"newer", nil, ": packet has protocol version 2, this program speaks 1: use the shmctl and libraries of the daemon's release", 1},
-		{"rude", attach.ErrHungUp, ": ping: the other end closed the connection before it answered", 4},
+		{"rude", shm.ErrDeadSocket, ": dead socket: its daemon is gone (ping: the other end closed the connection before it answered): try again, the next one takes the place over; if none comes, start it (systemctl start shmd, or shmd -c FILE)", 4},
 		{strings.Repeat("x", 120), nil, "", 1},
 	} {
 		path := at(c.name)

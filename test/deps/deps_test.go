@@ -19,22 +19,22 @@ const module = "github.com/shmd/shmd/"
 var allowed = map[string]string{
 	"cmd/shmd":                "internal/daemon internal/launcher",
 	"cmd/shmctl":              "internal/cli",
-	"internal/attach":         "internal/sys",
+	"internal/attach":         "internal/sys internal/unit",
 	"internal/attrs":          "",
-	"internal/cli":            "internal/attrs internal/cgroup pkg/shm pkg/protocol pkg/region internal/dump internal/outfile internal/verify internal/sys internal/control internal/attach internal/config internal/stat internal/top internal/version internal/supervise",
+	"internal/cli":            "internal/attrs internal/cgroup pkg/shm pkg/protocol pkg/region internal/dump internal/outfile internal/verify internal/sys internal/control internal/attach internal/config internal/stat internal/top internal/version internal/supervise internal/unit",
 	"internal/cgroup":         "",
 	"internal/config":         "internal/cgroup internal/sys internal/supervise",
 	"internal/dump":           "internal/outfile internal/sys",
 	"internal/outfile":        "",
 	"internal/verify":         "pkg/protocol",
-	"internal/control":        "pkg/protocol pkg/region internal/sys internal/supervise",
-	"internal/daemon":         "internal/attrs internal/cgroup internal/dump pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/stat internal/supervise internal/version",
+	"internal/control":        "pkg/protocol pkg/region internal/sys internal/supervise internal/unit",
+	"internal/daemon":         "internal/attrs internal/cgroup internal/dump pkg/protocol pkg/region internal/sys internal/control internal/config internal/attach internal/launcher/spec internal/stat internal/supervise internal/unit internal/version",
 	"internal/genman":         "internal/cli internal/daemon", // the one that sees both: it prints their man pages
 	"internal/genreliability": "",
 	"internal/launcher":       "pkg/shm internal/cgroup internal/sys internal/launcher/spec internal/wordcount internal/filter",
 	"internal/filter":         "pkg/shm pkg/protocol internal/sys",
 	"internal/supervise":      "pkg/protocol", // no input, no output
-	"internal/stat":           "pkg/protocol internal/sys internal/control internal/supervise",
+	"internal/stat":           "pkg/protocol internal/sys internal/control internal/supervise internal/unit",
 	"internal/top":            "pkg/protocol internal/stat",
 	"internal/sys/systest":    "",
 	"internal/testregion":     "pkg/shm pkg/protocol internal/sys", // for tests

@@ -54,6 +54,9 @@ func TestRefusedConfigurationCostsNothing(t *testing.T) {
 				text := s.show("StatusText")
 				return text, strings.Contains(text, "the configuration is refused")
 			})
+			if out := s.shmctl("status"); !strings.Contains(out, "its file is refused") {
+				t.Errorf("%s: status says nothing:\n%s", c.name, out)
+			}
 			if !strings.Contains(waiting(), `"depth":100`) {
 				t.Fatalf("%s: after the daemon's death %s", c.name, waiting())
 			}
@@ -64,6 +67,9 @@ func TestRefusedConfigurationCostsNothing(t *testing.T) {
 			text := s.show("StatusText")
 			return text, !strings.Contains(text, "refused")
 		})
+		if out := s.shmctl("status"); strings.Contains(out, "refused") {
+			t.Errorf("%s: status after a reload:\n%s", c.name, out)
+		}
 	}
 	// What is reloaded is what the next one goes on with.
 	set(strings.Replace(fine, "count = 2", "count = 3", 1))

@@ -18,7 +18,7 @@ if sys.byteorder != "little":
 LAYOUT_MAJOR = 1
 LAYOUT_MINOR = 0
 KNOWN_INCOMPAT = 0x0  # a segment with another bit in incompat is refused
-LAYOUT_HASH = 0x074c9d6adaffc4e1  # a debugging aid, never a reason to refuse
+LAYOUT_HASH = 0x5b34f65d21927d60  # a debugging aid, never a reason to refuse
 MAGIC = 0x31474553444d4853  # "SHMDSEG1"
 
 
@@ -297,6 +297,7 @@ FIELDS = {
         "config": (120, "192s"),  # daemon: path of the configuration, cut at 192 bytes; empty for the embedded one
         "dir": (312, "128s"),  # creator: runtime directory of the daemon, symbolic links resolved: with the name it identifies the region
         "adopting": (440, "I"),  # daemon: how many daemons in a row have begun to adopt the region and not finished
+        "config_refused": (444, "I"),  # daemon: 1: the file was refused, and the region goes on with the configuration of the daemon before; 0: it was not
     },
     # One segment of the region, in the roster's directory.
     "SegmentRow": {
