@@ -338,6 +338,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 		d.giveBack(id, d.mem.names)
 		d.forget(id)
 	}
+	d.repair(daemonID, protocol.Attachment{Name: "shmd", Pid: roster.Daemon().Pid}, d.mem.names) // the dead letter that it was moving, and the slot that this goes to
 	d.dropStored()
 	return a, nil
 }

@@ -420,6 +420,13 @@ func (d *Daemon) giveBack(id uint16, channels []string) {
 	}
 	a.State = protocol.AttachmentRepairing
 	d.setAttachment(id, a)
+	d.repair(id, a, channels)
+	d.setAttachment(id, protocol.Attachment{})
+	d.ids.free(id)
+}
+
+// repair gives back what the dead process of an attachment held of channels.
+func (d *Daemon) repair(id uint16, a protocol.Attachment, channels []string) {
 	for _, name := range channels {
 		c := d.mem.channels[name]
 		if c == nil { // it was removed, so nobody held anything of it
@@ -430,12 +437,10 @@ func (d *Daemon) giveBack(id uint16, channels []string) {
 			d.tellEvictions(name, c)
 		}
 		if r != (protocol.Repaired{}) {
-			d.log.Info("channel repaired", "channel", name, "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
-			d.event(eventRepair, name, "death", "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases)
+			d.log.Info("channel repaired", "channel", name, "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases, "moves", r.Moves)
+			d.event(eventRepair, name, "death", "dead", a.Name, "pid", a.Pid, "loans", r.Loans, "leases", r.Leases, "moves", r.Moves)
 		}
 	}
-	d.setAttachment(id, protocol.Attachment{})
-	d.ids.free(id)
 }
 
 // beginShutdown stops everything; the daemon ends when the last worker has.

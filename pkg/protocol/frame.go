@@ -40,6 +40,9 @@ type FrameWriter struct {
 // NewFrame begins a frame in a loan's payload. A slot of less than 9 bytes holds none.
 func NewFrame(payload []byte) FrameWriter { return FrameWriter{p: payload, end: frameData} }
 
+// End gives the payload up: from then on Next has no room.
+func (f *FrameWriter) End() { f.p = nil }
+
 // Len returns the number of messages.
 func (f *FrameWriter) Len() int { return f.n }
 

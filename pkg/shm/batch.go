@@ -133,7 +133,7 @@ func (q *Queue) awaitLoanBatch(ctx context.Context) (l protocol.Loan, err error)
 }
 
 // Next returns the place of one more message, of n bytes that the caller fills, or nil if the batch has no room for it: then commit it and
-// take another. A batch has always room for one message of SlotSize - 8 bytes.
+// take another. A batch has always room for one message of SlotSize - 8 bytes, and none after Commit and Abort.
 func (b *BatchLoan) Next(n int) []byte { return b.f.Next(n) }
 
 // Len returns the number of messages.
@@ -163,6 +163,7 @@ func (b *BatchLoan) Abort() error {
 
 // end gives up the memory.
 func (b *BatchLoan) end() {
+	b.f.End()
 	if b.q.lane != nil {
 		b.q.lane.EndLoanBatch()
 	} else {

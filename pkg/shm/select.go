@@ -3,6 +3,7 @@ package shm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -103,6 +104,9 @@ func (c *Call) CaseAccept(take func(*Incoming)) Case {
 func (r *Region) Select(ctx context.Context, cases ...Case) (int, error) {
 	r.beat()
 	for i := range cases {
+		if cases[i].try == nil {
+			return -1, fmt.Errorf("select: case %d is empty: make it by a method of a channel, as Queue.CaseReceive", i)
+		}
 		if err := cases[i].s.Lease(); err != nil {
 			return -1, err
 		}

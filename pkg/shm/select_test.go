@@ -317,3 +317,29 @@ func TestSelectPanic(t *testing.T) {
 		t.Error("somebody seems to sleep")
 	}
 }
+
+func TestSelectOfNothing(t *testing.T) {
+	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.jobs]\nslots = 2\nslot_size = \"64B\"\n")
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}})
+	q, err := r.Queue("jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i, err := r.Select(t.Context(), q.CaseSend(nil), shm.Case{}); i != -1 || err == nil || !strings.Contains(err.Error(), "case 1 is empty") {
+		t.Errorf("an empty case: %d, %v", i, err)
+	}
+	if n, err := q.Stat(); err != nil || n.Messages != 0 {
+		t.Errorf("it sent something: %+v, %v", n, err)
+	}
+	l, err := q.LoanBatch(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(l.Next(5), "hello")
+	if err := l.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if b := l.Next(5); b != nil || l.Len() != 1 {
+		t.Errorf("after Commit there is room for %d bytes more; %d messages", len(b), l.Len())
+	}
+}
