@@ -73,7 +73,8 @@ type receiveEnd struct {
 
 type behind struct{ slot, age uint64 } // age in positions before head
 
-// An EndError says that an end of a lane belongs to another process.
+// An EndError says that an end of a lane belongs to another process. That of one that has just ended does so until the daemon has repaired the lane, which takes
+// some milliseconds on a busy machine.
 type EndError struct {
 	Channel string
 	End     string // "producer" or "consumer"
@@ -81,7 +82,7 @@ type EndError struct {
 }
 
 func (e *EndError) Error() string {
-	return fmt.Sprintf("channel %q has one %s, which is attachment %d (shmctl ps -a): end that process, or remove producers and consumers from the channel's configuration",
+	return fmt.Sprintf("channel %q has one %s, which is attachment %d (shmctl ps -a): end that process (if it has ended, the daemon is about to give its end back: try again), or remove producers and consumers from the channel's configuration",
 		e.Channel, e.End, e.Owner)
 }
 
