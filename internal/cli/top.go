@@ -127,10 +127,8 @@ type watched struct {
 func (w *watched) open(ctx context.Context) error {
 	s, err := w.a.open(ctx, true)
 	if code := exitCode(err); code == ExitPermission {
-		var second error
-		if s, second = w.a.open(ctx, false); second == nil {
+		if s, err = w.a.open(ctx, false); err == nil { // its error says what suffices
 			w.readOnly = "you may look and not act: this takes operate in [access], the daemon's user, or root"
-			err = nil
 		}
 	}
 	if err != nil {

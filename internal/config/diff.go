@@ -136,7 +136,7 @@ func (d *differ) channel(c *Channel) {
 		d.add(ActionApply, at, "%s, for who attaches from now on", strings.Join(now, "; "))
 	}
 	if len(never) > 0 {
-		d.add(ActionImpossible, at, "%s: its memory was made so, and processes use it; declare a channel of another name, or %s", strings.Join(never, "; "), anew)
+		d.add(ActionImpossible, at, "%s: its memory was made so, and processes may use it; declare a channel of another name, or %s", strings.Join(never, "; "), anew)
 		return
 	}
 	for _, end := range []struct {
