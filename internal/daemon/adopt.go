@@ -94,7 +94,8 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 	}
 	if command, err := protocol.OpenCommand(e.segments["command"].Bytes()); err != nil {
 		return nil, err
-	} else if command.RegionDesired() != protocol.DesiredRun && len(e.names) == 0 && e.handed == nil { // somebody starts it again, before the stop is done. From the fd store it is the end of the stop
+	} else if command.RegionDesired() != protocol.DesiredRun && e.handed == nil && (len(e.names) == 0 || !d.restarted()) {
+		// Somebody starts it again, before the stop is done. Where systemd does so by itself, it is the end of the stop.
 		return nil, errors.New("it was asked to stop")
 	}
 	generation := roster.Header().Generation
@@ -337,6 +338,9 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 		}
 		d.giveBack(id, d.mem.names)
 		d.forget(id)
+		if row.State == protocol.AttachmentLive && row.Worker < 0 {
+			d.event(eventDetach, row.Name, "while no daemon lived", "pid", row.Pid, "attachment", id)
+		}
 	}
 	d.repair(daemonID, protocol.Attachment{Name: "shmd", Pid: roster.Daemon().Pid}, d.mem.names) // the dead letter that it was moving, and the slot that this goes to
 	d.dropStored()

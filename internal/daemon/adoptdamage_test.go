@@ -118,6 +118,10 @@ func TestOutsiderThatDetachedMeanwhile(t *testing.T) {
 	d.Again()
 	d.WaitLog("an outsider holds nothing of the region any more", `"name":"leaver"`)
 	d.WaitLog("region adopted", `"outsiders":0`)
+	text, errs, code := d.Shmctl("events", "detach", "-o", "json")
+	if code != 0 || !strings.Contains(text, `"while no daemon lived"`) || !strings.Contains(text, `"leaver"`) {
+		t.Errorf("events: %s%s", text, errs)
+	}
 }
 
 // A set over which three daemons have died in a row is set aside.

@@ -334,7 +334,10 @@ func (d *Daemon) succeed(now time.Time) error {
 		return err
 	}
 	if d.over(e) {
-		return errOver
+		if d.restarted() {
+			return errOver
+		}
+		return nil // somebody starts it again
 	}
 	d.chooseConfig(e)
 	var err error

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,23 +84,16 @@ func (d *Daemon) dropStored() {
 // without telling the sender, and has no other way to ask.
 func (d *Daemon) checkStore(ctx context.Context) {
 	unit := unitName()
-	if unit == "" || os.Getenv("INVOCATION_ID") == "" { // somebody else listens
+	if unit == "" {
 		return
 	}
 	before := d.systemd.all()
 	if err := d.systemd.flush(ctx, 10*time.Second); err != nil {
 		return // it ends, or systemd has other troubles
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemctl", "show", "-P", "NFileDescriptorStore", unit)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it is of the unit, and a stop leaves nothing of that
-	runtime.LockOSThread()                                             // of Pdeathsig
-	defer runtime.UnlockOSThread()
-	out, failed := cmd.Output() // ECHILD if it was reaped as an orphan: what it printed counts
-	have, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	have, err := askSystemd(ctx, unit, "NFileDescriptorStore")
 	if err != nil {
-		d.log.Debug("systemd does not say how many descriptors its fd store has", "unit", unit, "answer", string(out), "error", failed)
+		d.log.Debug("systemd does not say how many descriptors its fd store has", "unit", unit, "error", err)
 		return
 	}
 	was := make(map[string]bool, len(before))
@@ -118,8 +112,42 @@ func (d *Daemon) checkStore(ctx context.Context) {
 	}
 }
 
-// unitName is the systemd unit that this process belongs to, "" if none.
+// restarted reports whether systemd started this daemon because the one before had failed (Restart=), and nobody asked for a start. It is so, too, where there is
+// no systemd to ask.
+func (d *Daemon) restarted() bool {
+	unit := unitName()
+	if unit == "" {
+		return true
+	}
+	n, err := askSystemd(context.Background(), unit, "NRestarts") // in a row: a start that was asked for begins with 0
+	if err != nil {
+		d.log.Warn("systemd does not say whether it has restarted this unit by itself: it is taken for that", "unit", unit, "error", err)
+		return true
+	}
+	return n > 0
+}
+
+// askSystemd returns a property of a unit that is a number.
+func askSystemd(ctx context.Context, unit, property string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "systemctl", "show", "-P", property, unit)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it is of the unit, and a stop leaves nothing of that
+	runtime.LockOSThread()                                             // of Pdeathsig
+	defer runtime.UnlockOSThread()
+	out, failed := cmd.Output() // ECHILD if it was reaped as an orphan: what it printed counts
+	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		return 0, fmt.Errorf("systemctl show -P %s %s: %w", property, unit, cmp.Or(failed, err))
+	}
+	return n, nil
+}
+
+// unitName is the systemd unit that this process is the daemon of, "" if none: somebody else may listen to what it says.
 func unitName() string {
+	if os.Getenv("INVOCATION_ID") == "" {
+		return ""
+	}
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return ""

@@ -117,6 +117,34 @@ func TestStopBeforeReady(t *testing.T) {
 		s.shmctl("stop")
 		stays(t, s)
 	})
+	// Who restarts it wants it to run, whatever happens to the daemon in the stop.
+	t.Run("the daemon dies in the stop of a restart", func(t *testing.T) {
+		configure(t, "default", stayer)
+		s := start(t, unit, "default")
+		s.waitReady()
+		old := s.workers()["stayer.0"].Pid
+		restarted := make(chan string)
+		go func() {
+			out, code := try("systemctl", "restart", unit)
+			restarted <- fmt.Sprint(code, " ", out)
+		}()
+		s.poll("it stops", func() (string, bool) {
+			w := s.workers()["stayer.0"]
+			return w.State, w.State == "stopping"
+		})
+		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+		if out := <-restarted; !strings.HasPrefix(out, "0 ") {
+			t.Errorf("systemctl restart: %s", out)
+		}
+		if state := s.show("ActiveState"); state != "active" {
+			t.Fatalf("the unit is %s", state)
+		}
+		s.waitReady()
+		if now := s.workers()["stayer.0"].Pid; now == 0 || now == old {
+			t.Errorf("stayer.0 is process %d, and was %d", now, old)
+		}
+		s.expectOneRegion()
+	})
 	t.Run("the daemon dies in the stop", func(t *testing.T) {
 		configure(t, "default", stayer)
 		s := start(t, unit, "default")
