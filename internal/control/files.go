@@ -20,7 +20,7 @@ func (s *stopper) removeFiles() {
 	guarded := slices.ContainsFunc(s.targets, func(t *target) bool { return t.handed != 0 || t.doubted }) // then the guard had the lock, and has removed it
 	if s.o.Lock != "" && !guarded {
 		if _, err := os.Lstat(s.o.Lock); errors.Is(err, fs.ErrNotExist) {
-			return // it ended in order. And to look whether anybody listens would wake a socket unit
+			return // it ended in order
 		}
 	}
 	if s.o.Socket != "" {
@@ -50,7 +50,7 @@ func (s *stopper) removeMetrics(lock *os.File) {
 		}
 		return
 	}
-	if removed, err := removeDead("unix", path); err != nil {
+	if removed, err := removeDeadSocket(path); err != nil {
 		s.warn("dead socket %s: %v", path, err)
 	} else if removed {
 		s.warn("the dead socket %s was removed", path)
@@ -76,11 +76,10 @@ func ReadLock(f *os.File) (pid, metrics string) {
 	return pid, metrics
 }
 
-// removeDeadSocket removes a socket file of this user (any, for root) if nobody listens on it.
-func removeDeadSocket(path string) (removed bool, err error) { return removeDead("unixpacket", path) }
-
-// removeDead is removeDeadSocket for a socket of some kind.
-func removeDead(network, path string) (removed bool, err error) {
+// removeDeadSocket removes a socket file of this user (any, for root) if no process has that socket any more. It looks without a connection, which would have a
+// socket unit start the region that was just stopped: a socket of another kind is refused with EPROTOTYPE where there is one, and ECONNREFUSED where
+// there is none (unix_find_bsd in net/unix/af_unix.c).
+func removeDeadSocket(path string) (removed bool, err error) {
 	before, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -91,13 +90,13 @@ func removeDead(network, path string) (removed bool, err error) {
 	if before.Mode()&fs.ModeSocket == 0 || !ours(before) {
 		return false, nil
 	}
-	c, err := net.Dial(network, path)
+	c, err := net.Dial("unixgram", path)
 	if err == nil {
 		c.Close()
-		return false, nil // a new daemon, or systemd
+		return false, nil // somebody else's
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return false, nil // somebody is there, only not for us
+		return false, nil // a new daemon, systemd, or somebody who does not let us in
 	}
 	if now, err := os.Lstat(path); err != nil || !os.SameFile(before, now) {
 		return false, nil // a new one by now

@@ -508,6 +508,11 @@ func TestRemoveFiles(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
+	listening, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: at("listening"), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
 	for _, n := range []string{"file", "free", "locked"} {
 		if err := os.WriteFile(at(n), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -530,6 +535,7 @@ func TestRemoveFiles(t *testing.T) {
 		{removeDeadSocket, "none", false},
 		{removeDeadSocket, "file", false},
 		{removeDeadSocket, "dead", true},
+		{removeDeadSocket, "listening", false},
 		{freeLock, "none", false},
 		{freeLock, "locked", false},
 		{freeLock, "free", true},
@@ -541,5 +547,14 @@ func TestRemoveFiles(t *testing.T) {
 		if _, err := os.Lstat(at(c.path)); c.path != "none" && errors.Is(err, os.ErrNotExist) != c.removed {
 			t.Errorf("%s: %v", c.path, err)
 		}
+	}
+	// Who looks does not connect: that would have a socket unit start a daemon.
+	f2, err := listening.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f2.Close()
+	if ready, err := sys.PollReadable([]*os.File{f2}, 0); err != nil || ready[0] {
+		t.Errorf("somebody has connected: %v, %v", ready, err)
 	}
 }

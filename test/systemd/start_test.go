@@ -117,6 +117,31 @@ func TestStopBeforeReady(t *testing.T) {
 		s.shmctl("stop")
 		stays(t, s)
 	})
+	t.Run("the daemon dies in the stop, with the socket unit", func(t *testing.T) {
+		run(t, "systemctl", "start", "shmd.socket")
+		t.Cleanup(func() { run(t, "systemctl", "stop", "shmd.socket") })
+		configure(t, "default", stayer)
+		s := start(t, unit, "default")
+		s.waitReady()
+		stopped := make(chan string)
+		go func() {
+			out, code := try("systemctl", "stop", unit)
+			stopped <- fmt.Sprint(code, " ", out)
+		}()
+		s.poll("it stops", func() (string, bool) {
+			w := s.workers()["stayer.0"]
+			return w.State, w.State == "stopping"
+		})
+		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+		<-stopped
+		if state := s.show("ActiveState"); state != "inactive" && state != "failed" { // a unit that was to start again would be so by now
+			t.Errorf("the unit is %s", state)
+		}
+		if jobs := run(t, "systemctl", "list-jobs", "--no-legend"); strings.Contains(jobs, unit) {
+			t.Errorf("jobs: %s", jobs)
+		}
+		s.expectNothingLeft()
+	})
 	// Who restarts it wants it to run, whatever happens to the daemon in the stop.
 	t.Run("the daemon dies in the stop of a restart", func(t *testing.T) {
 		configure(t, "default", stayer)
