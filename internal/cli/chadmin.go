@@ -408,6 +408,7 @@ func (a *app) chDead(ctx context.Context, name, read string) error {
 	if err != nil {
 		return err
 	}
+	a.warnUnmoved(s, name, len(letters) >= q.Slots())
 	slices.SortFunc(letters, func(a, b protocol.Letter) int {
 		return cmp.Or(a.Moved.Compare(b.Moved), cmp.Compare(a.Position, b.Position), cmp.Compare(a.Index, b.Index))
 	})
@@ -440,6 +441,24 @@ func (a *app) chDead(ctx context.Context, name, read string) error {
 		t.add(letterName(l.DeadInfo), l.Deliveries, l.Reason, age(time.Since(l.Moved)), size(int64(len(l.Payload))), state)
 	}
 	return t.print()
+}
+
+// warnUnmoved says how many letters are not in their channel yet, as it is full or no daemon moves them.
+func (a *app) warnUnmoved(s *session, name string, full bool) {
+	seg := s.segments[name]
+	if seg == nil || !full && s.kept() && !s.Daemon().Stopped {
+		return
+	}
+	if q, err := protocol.OpenQueue(seg.Bytes()); err == nil {
+		st := q.Stat()
+		until := "a daemon moves them"
+		if full {
+			until = "there is room"
+		}
+		if n := st.Dead + st.Moving; n > 0 {
+			a.warn("%d more dead letters wait in %s until %s", n, name, until)
+		}
+	}
 }
 
 func asJSON(l protocol.Letter) letterJSON {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -116,6 +117,8 @@ func utf8Locale() bool {
 // watched is the region that top shows: the memory of one, and of the next when that has ended.
 type watched struct {
 	a        *app
+	mu       sync.Mutex // held while the memory is looked at: top ends without waiting for that
+	over     bool       // it is mapped no more
 	s        *session
 	reader   *stat.Reader
 	readOnly string // why nothing can be asked for
@@ -144,8 +147,11 @@ func (w *watched) open(ctx context.Context) error {
 	return nil
 }
 
+// close waits for a look that is under way, and lets none begin.
 func (w *watched) close() {
-	if w.s != nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over = true; w.s != nil {
 		w.s.Close()
 	}
 }
@@ -153,6 +159,11 @@ func (w *watched) close() {
 // sample looks at the region. When it has ended it looks for the next one.
 func (w *watched) sample() top.Sample {
 	var out top.Sample
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return out
+	}
 	s := w.reader.Snapshot(stat.Leases | stat.Metrics)
 	out.Snapshot = s
 	switch {
@@ -167,8 +178,8 @@ func (w *watched) sample() top.Sample {
 		own := *w.a // this is not the goroutine of w.do
 		next := &watched{a: &own}
 		if err := next.open(soon); err == nil {
-			w.close()
-			*w = *next
+			w.s.Close()
+			w.s, w.reader, w.readOnly, w.cursor, w.printer = next.s, next.reader, next.readOnly, next.cursor, next.printer
 		}
 		cancel()
 	case !s.Status.Alive:

@@ -229,6 +229,12 @@ func (c *Channel) notice(shmctl string, pid int) (Notice, bool) {
 			n.What += fmt.Sprintf(": %d more wait in %s, and keep their slots, until there is room", c.Waiting, queue)
 		}
 		return n, true
+	case c.Draining:
+		n.What, n.Next = "takes no messages: it is being drained, or was", shmctl+"ch drain --off "+c.Name
+		if c.Depth > 0 {
+			n.What += fmt.Sprintf("; %s not done yet", messages(c.Depth))
+		}
+		return n, true
 	case c.Kind == protocol.KindQueue && c.Depth >= c.Slots && c.Slots > 0:
 		n.Grave, n.What, n.Next = true, "is full: producers wait until messages are done", shmctl+"ch info "+c.Name
 		return n, true
@@ -244,6 +250,13 @@ func damaged(err error) bool {
 	var feature *protocol.FeatureError
 	return errors.Is(err, protocol.ErrForeign) || errors.Is(err, protocol.ErrNotReady) || errors.Is(err, protocol.ErrTooShort) ||
 		errors.As(err, &corrupt) || errors.As(err, &kind) || errors.As(err, &version) || errors.As(err, &feature)
+}
+
+func messages(n int) string {
+	if n == 1 {
+		return "1 message is"
+	}
+	return fmt.Sprintf("%d messages are", n)
 }
 
 func letters(n int) string {

@@ -95,6 +95,7 @@ type Channel struct {
 	Slots, SlotSize int
 	protocol.Summary
 	DeadLetters bool                // it is the dead-letter channel of a queue
+	Draining    bool                // it takes no messages
 	Waiting     int                 // of a full one: slots of its queue whose messages are to be moved here, and have no room
 	Topic       *protocol.TopicStat // of a topic
 	Oldest      *Lease              // the lease that lasts longest of those seen; nil if there is none
@@ -169,6 +170,9 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 	}
 	for i := range s.Channels {
 		c := &s.Channels[i]
+		if q, ok := r.channels[c.Name].(*protocol.Queue); ok {
+			c.Draining = q.Draining()
+		}
 		if q, ok := r.channels[strings.TrimSuffix(c.Name, ".dead")].(*protocol.Queue); ok && c.DeadLetters && c.Depth >= c.Slots {
 			st := q.Stat()
 			c.Waiting = st.Dead + st.Moving

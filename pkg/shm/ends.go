@@ -259,7 +259,7 @@ const (
 )
 
 // Consumer takes the receiving end; until Close the queue's own methods to receive return ErrHeld. Errors: ErrNoLane, ErrHeld, ErrClosed,
-// *protocol.EndError (another process has it); leases are out.
+// *protocol.EndError (another process has it); leases are out. The rest of a batch that Receive has begun goes back, if what it gave out has ended.
 func (q *Queue) Consumer() (*Consumer, error) {
 	if q.lane == nil {
 		return nil, ErrNoLane
@@ -267,6 +267,7 @@ func (q *Queue) Consumer() (*Consumer, error) {
 	if err := q.s.Lease(); err != nil { // until Close
 		return nil, err
 	}
+	q.frames.yield(q)
 	c, err := q.lane.Consumer(q.r.id)
 	if err != nil {
 		q.s.Release()

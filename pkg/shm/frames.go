@@ -131,6 +131,16 @@ func (fs *frames) settle(q *Queue, fr *frame) error {
 	return q.giveBack(fr.l) // the rest of a batch that is delivered one at a time
 }
 
+// yield returns the batches of which nothing is in anybody's hands; more may be received.
+func (fs *frames) yield(q *Queue) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.waiting = slices.DeleteFunc(fs.waiting, func(fr *frame) bool {
+		return fr.taken == fr.acked|fr.nacks && q.giveBack(fr.l) == nil
+	})
+	fs.some.Store(len(fs.waiting) > 0)
+}
+
 // giveBack returns the batches of which nothing more will be handed out by this process. Of one that is opened later by a Receive that began before, one
 // message is handed out, and the rest goes back with its end.
 func (fs *frames) giveBack(q *Queue) {

@@ -148,3 +148,35 @@ func testBatchWakesGoroutines(t *testing.T, toml string, lane bool) {
 		}
 	}
 }
+
+// Who takes the receiving end of a lane gets what Receive has left of a batch; not while a message of it is in somebody's hands.
+func TestConsumerAfterReceive(t *testing.T) {
+	d := testregion.Start(t, "[region]\nname = \"test\"\n[channel.jobs]\nslots = 4\nslot_size = \"64B\"\nproducers = 1\nconsumers = 1\n")
+	r := d.Attach(shm.Options{Produce: []string{"jobs"}, Consume: []string{"jobs"}})
+	q := queue(t, r, "jobs")
+	ctx := within(t)
+	if _, err := q.SendBatch(ctx, [][]byte{[]byte("1"), []byte("2"), []byte("3")}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := q.Receive(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := q.Consumer(); err == nil {
+		c.Close()
+		t.Fatal("the end is had while a message is read")
+	}
+	if err := m.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := q.Consumer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, want := range []string{"2", "3"} {
+		if b, err := c.ReceiveCopy(ctx, nil); err != nil || string(b) != want {
+			t.Errorf("%q, %v; want %q", b, err, want)
+		}
+	}
+}
