@@ -470,7 +470,7 @@ func TestDialErrors(t *testing.T) {
 				_ = err
 			}
 		}), ErrNotShmd, "not a JSON object", true},
-		{listen(t, func(*Conn) {}), ErrDeadSocket, "(receive: the other end closed the connection): try again", true},
+		{listen(t, func(*Conn) {}), ErrDeadSocket, "the other end closed the connection): try again", true},
 		{"/" + strings.Repeat("x", 107), nil, "at most 107 bytes, this one has 108", false},
 	} {
 		start := time.Now()

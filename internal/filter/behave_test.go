@@ -87,6 +87,56 @@ done`}, both+fmt.Sprintf("filter_window = %d\n", window))
 	}
 }
 
+// What came back waits, unread, until those in flight have ended: if one of them ends the filter, that is no delivery of what waited.
+func TestUnreadIsNotDelivered(t *testing.T) {
+	t.Parallel()
+	first, second, died := fifo(t), fifo(t), filepath.Join(t.TempDir(), "died")
+	b := startWith(t, "max_deliveries = 2\n", []string{"sh", "-c", `
+while read -r line; do
+	if [ ! -e "$3" ]; then
+		case $line in
+		first) read -r go <"$1" ;;
+		second) read -r go <"$2"; : >"$3"; exit 3 ;;
+		esac
+	fi
+	echo "done $line"
+done`, "sh", first, second, died}, both+"filter_window = 2\n")
+	release := func(path string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("go\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leased := func(reading, ready int) {
+		t.Helper()
+		for s := (protocol.QueueStat{}); s.Reading != reading || s.Ready != ready; {
+			var err error
+			if s, err = b.jobs.Stat(); err != nil || b.ctx.Err() != nil {
+				t.Fatalf("not %d leased and %d ready: %+v, %v; the daemon's log:\n%s", reading, ready, s, err, b.d.Log())
+			}
+		}
+	}
+	other, err := b.d.Attach(shm.Options{Consume: []string{"jobs"}}).Queue("jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	b.send("first", "second")
+	leased(2, 0)
+	b.send("third")
+	m, err := other.Receive(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Nack() // from here on it may be what ends its consumer
+	release(first)
+	b.want("done first")
+	leased(2, 0) // the filter has the second, and the shim the third
+	release(second)
+	b.want("done second", "done third")
+	b.noMore()
+}
+
 // Bytes are bytes: all but the delimiter pass, empty lines too, and what holds the delimiter is a dead letter that says so.
 func TestBytes(t *testing.T) {
 	t.Parallel()

@@ -36,7 +36,7 @@ func (s *shim) feed(ctx context.Context) error {
 		err = ferr
 	}
 	if f.held != nil {
-		f.held.Nack()
+		f.held.Return() // no filter has seen it
 	}
 	s.stdin.Close()
 	if errors.Is(err, shm.ErrQuit) || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -112,7 +112,7 @@ func (f *feeder) put(m *shm.Message) error {
 		}
 	}
 	if err := f.inFlight.add(m, time.Now(), f.quiet); err != nil {
-		m.Nack()
+		m.Return() // no filter has seen it
 		return err
 	}
 	if len(p) > mostBatch { // not copied

@@ -20,6 +20,7 @@ type frame struct {
 	acked uint64              // and acked
 	nacks uint64              // or nacked
 	given uint64              // or given up
+	back  uint64              // or given back unread
 	cause protocol.DeadReason // of the first that was given up
 }
 
@@ -96,6 +97,15 @@ func (fs *frames) end(m *Message, ack bool) error {
 	return fs.settle(q, fr)
 }
 
+// back gives a message back that counts as not delivered.
+func (fs *frames) back(m *Message) error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	m.frame.back |= 1 << m.index
+	fs.withhold(m.frame)
+	return fs.settle(m.q, m.frame)
+}
+
 // reject gives a message up.
 func (fs *frames) reject(m *Message, reason protocol.DeadReason) error {
 	fs.mu.Lock()
@@ -119,7 +129,7 @@ func (fs *frames) withhold(fr *frame) {
 
 // settle ends the lease of a batch when all of its messages that were handed out have ended and no more are to be.
 func (fs *frames) settle(q *Queue, fr *frame) error {
-	if slices.Contains(fs.waiting, fr) || fr.taken != fr.acked|fr.nacks|fr.given {
+	if slices.Contains(fs.waiting, fr) || fr.taken != fr.acked|fr.nacks|fr.given|fr.back {
 		return nil
 	}
 	switch first := fr.f.FirstOpen(0); {
@@ -128,7 +138,7 @@ func (fs *frames) settle(q *Queue, fr *frame) error {
 	case fr.nacks != 0:
 		return q.nack(fr.l)
 	}
-	return q.giveBack(fr.l) // the rest of a batch that is delivered one at a time
+	return q.giveBack(fr.l) // what was given back, or the rest of a batch that is delivered one at a time
 }
 
 // yield returns the batches of which nothing is in anybody's hands; more may be received.

@@ -145,7 +145,7 @@ func (l *Loan) Abort() error {
 	return l.q.abort(l.l)
 }
 
-// Message is a message that the caller reads in place. It is used by one goroutine at a time, and ends with Ack or Nack.
+// Message is a message that the caller reads in place. It is used by one goroutine at a time, and ends with Ack, Nack, Return or Reject.
 type Message struct {
 	q     *Queue
 	l     protocol.Lease
@@ -354,6 +354,19 @@ func (m *Message) Ack() error { return m.end(true) }
 // dead-letter channel. Messages of one batch come back when all of them that were received have ended. Errors: ErrLost; after Ack it
 // does nothing, so it can be deferred.
 func (m *Message) Nack() error { return m.end(false) }
+
+// Return gives the message back as if it had not been delivered, for whoever comes first: its deliveries stay as they were. It is for who has not begun with it.
+// Of a batch, those that were received come back when all of them have ended, and if one of them was nacked, that counts. Errors: ErrLost; after Ack or Nack it does nothing.
+func (m *Message) Return() error {
+	if m.done.Swap(true) {
+		return ErrLost
+	}
+	defer m.q.s.Release()
+	if m.frame != nil {
+		return m.q.frames.back(m)
+	}
+	return m.q.giveBack(m.l)
+}
 
 // Reject gives the message up: no consumer is to try it again, and it goes to the dead-letter channel with the reason, whatever
 // max_deliveries says. Of a batch, one that is not acked and was sent before comes first: then the message comes once more.
