@@ -94,7 +94,7 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 	}
 	if command, err := protocol.OpenCommand(e.segments["command"].Bytes()); err != nil {
 		return nil, err
-	} else if command.RegionDesired() != protocol.DesiredRun && e.handed == nil && (len(e.names) == 0 || !d.restarted()) {
+	} else if command.RegionDesired() != protocol.DesiredRun && e.handed == nil && (len(e.names) == 0 || !d.restarted(true)) {
 		// Somebody starts it again, before the stop is done. Where systemd does so by itself, it is the end of the stop.
 		return nil, errors.New("it was asked to stop")
 	}

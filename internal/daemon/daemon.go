@@ -126,7 +126,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		err = d.prepare()
 	}
 	if err == errOver {
-		d.log.Info("the region has stopped: the daemon before died when it emptied the fd store")
+		d.log.Info("the region has stopped: the daemon before died at the end of that")
 		d.sayReady()
 		d.systemd.end()
 		d.release()
@@ -185,6 +185,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err == nil {
 		d.log.Info("region stopped")
 		d.event(eventRegion, d.conf.Region.Name, "stopped")
+		d.setAttachment(daemonID, protocol.Attachment{}) // last: afterOver
 	}
 	return err
 }
@@ -320,24 +321,21 @@ func (d *Daemon) succeed(now time.Time) error {
 		return nil
 	}
 	e := d.inherit()
-	if e != nil {
-		d.complete(e)
-	}
-	if e == nil {
+	switch {
+	case e == nil:
 		var err error
 		if e, err = d.findEstate(); err != nil || e == nil {
 			return err
 		}
+	case d.over(e) == nil:
+		d.complete(e)
 	}
 	defer e.Close()
 	if err := d.awaitDeath(e); err != nil {
 		return err
 	}
-	if d.over(e) {
-		if d.restarted() {
-			return errOver
-		}
-		return nil // somebody starts it again
+	if roster := d.over(e); roster != nil {
+		return d.afterOver(roster)
 	}
 	d.chooseConfig(e)
 	var err error

@@ -39,6 +39,9 @@ func outputName(id uint16) string   { return fmt.Sprintf("o%04x", id) }
 func errorName(id uint16) string    { return fmt.Sprintf("e%04x", id) }
 func storeNames(id uint16) []string { return []string{pidfdName(id), outputName(id), errorName(id)} }
 
+// rosterName is the name of the roster, which describe lists first.
+var rosterName = segmentName(0)
+
 // storeSegments puts the segments into the fd store, before anything uses them. What a dead daemon left there of them stays, and what the program before an upgrade put
 // there: between a removal and the next message a kill would leave the store without them.
 func (d *Daemon) storeSegments() error {
@@ -112,17 +115,17 @@ func (d *Daemon) checkStore(ctx context.Context) {
 	}
 }
 
-// restarted reports whether systemd started this daemon because the one before had failed (Restart=), and nobody asked for a start. It is so, too, where there is
-// no systemd to ask.
-func (d *Daemon) restarted() bool {
+// restarted reports whether systemd started this daemon because the one before had failed (Restart=), and nobody asked for a start; likely is what is taken for true where
+// nobody can say.
+func (d *Daemon) restarted(likely bool) bool {
 	unit := unitName()
 	if unit == "" {
-		return true
+		return likely
 	}
 	n, err := askSystemd(context.Background(), unit, "NRestarts") // in a row: a start that was asked for begins with 0
 	if err != nil {
-		d.log.Warn("systemd does not say whether it has restarted this unit by itself: it is taken for that", "unit", unit, "error", err)
-		return true
+		d.log.Warn("systemd does not say whether it has restarted this unit by itself", "unit", unit, "taken_for", likely, "error", err)
+		return likely
 	}
 	return n > 0
 }
@@ -197,38 +200,48 @@ func (e *estate) missing(roster *protocol.Roster) (list []string) {
 	return list
 }
 
-// forgetAll empties the fd store at the end of the region. The roster goes last: by it a next daemon knows that this is what was under way.
+// forgetAll empties the fd store at the end of the region, but for the roster: by it a next daemon knows that the region has stopped, if this one is killed before its exit, at which
+// systemd empties the store.
 func (d *Daemon) forgetAll() {
-	if d.mem == nil {
-		return
-	}
-	roster := segmentName(0) // describe lists it first
 	for _, name := range d.systemd.all() {
-		if name != roster {
+		if name != rosterName {
 			d.systemd.remove(name)
 		}
 	}
-	d.systemd.remove(roster)
 }
 
-// errOver: the region has stopped, and the daemon before died in the last step of that, when it emptied the fd store.
+// errOver: the region has stopped, and the daemon before died in the last step of that.
 var errOver = errors.New("the region has stopped")
 
-// over takes what is left of a region that has stopped out of the fd store. It reports false if it has not, or can still be adopted: then its end is carried out as any.
-func (d *Daemon) over(e *estate) bool {
+// over returns the roster of a region that has stopped, and can no longer be adopted: what else was in the fd store has begun to leave it. Else it returns nil: then its end is carried out as any.
+func (d *Daemon) over(e *estate) *protocol.Roster {
 	s := e.segments["roster"]
 	if s == nil || e.segments["command"] != nil || len(e.names) == 0 {
-		return false
+		return nil
 	}
 	roster, err := protocol.OpenRoster(s.Bytes())
 	if err != nil || roster.Dir() != control.CanonicalDir(d.dir) || roster.Daemon().State != protocol.DaemonStateStopped {
-		return false
+		return nil
 	}
-	d.systemd.remove(configName)
-	for _, name := range e.names {
-		d.systemd.remove(name)
+	return roster
+}
+
+// afterOver returns errOver if this daemon is to end, too: somebody has stopped the region, and nobody has asked for another. What is left of it leaves the fd store; the roster only where
+// another region begins.
+func (d *Daemon) afterOver(roster *protocol.Roster) error {
+	// A daemon that is killed does not give up its row. One that has, and was killed on the way to its exit, is rare beside one that somebody restarts.
+	row, err := roster.Attachment(daemonID)
+	killed := err != nil || row.State != protocol.AttachmentFree
+	restarted := d.restarted(killed)
+	for _, name := range d.systemd.all() {
+		if !restarted || name != rosterName {
+			d.systemd.remove(name)
+		}
 	}
-	return true
+	if restarted {
+		return errOver
+	}
+	return nil
 }
 
 // remember puts what belongs to a process that was started into the fd store.

@@ -21,7 +21,8 @@ var handoverMutants = []mutant{
 		"		m.again(w, CauseExit, e.How)\n		if !e.Clean {\n			m.reset(w)\n		}\n"},
 	{"reset: who was not asked before is not asked", "reset", false, "../../internal/supervise/group.go", "			if o.process && !o.preparing {\n				m.stop(o, CauseReset, l.name+isReset)\n", "			if false {\n				m.stop(o, CauseReset, l.name+isReset)\n"},
 	{"fd store: what has the name is the segment", "reload", false, "../../internal/daemon/store.go", "	e.choose(roster)\n", ""},
-	{"end: the roster leaves the fd store first", "end", false, "../../internal/daemon/store.go", "	for _, name := range d.systemd.all() {\n		if name != roster {\n", "	d.systemd.remove(roster)\n	for _, name := range d.systemd.all() {\n		if name != roster {\n"},
+	{"end: the roster leaves the fd store, too", "end", false, "../../internal/daemon/store.go", "	for _, name := range d.systemd.all() {\n		if name != rosterName {\n", "	for _, name := range d.systemd.all() {\n		if name != \"\" {\n"},
+	{"end: the daemon that ends for one that was killed leaves no roster", "end", false, "../../internal/daemon/store.go", "		if !restarted || name != rosterName {\n", "		if name != \"\" {\n"},
 }
 
 // Two stores of addInstance.

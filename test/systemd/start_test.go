@@ -1,10 +1,13 @@
 package systemd
 
 import (
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/shmd/shmd/internal/sys"
 )
 
 // never is a group that does not get ready.
@@ -81,6 +84,23 @@ crash_limit = 0
 	}
 }
 
+// killedIn kills the daemon when what a command begins has come to the group stayer, and returns what became of the command.
+func killedIn(s service, command ...string) (out string, code int) {
+	s.t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		out, code = try(command[0], command[1:]...)
+	}()
+	s.poll("it stops", func() (string, bool) {
+		w := s.workers()["stayer.0"]
+		return w.State, w.State == "stopping"
+	})
+	run(s.t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", s.unit)
+	<-done
+	return out, code
+}
+
 // What somebody stops before the daemon has said READY=1 stays down: an exit with 0 before that is a failure to systemd, which restarts it.
 func TestStopBeforeReady(t *testing.T) {
 	const stayer = "\n[worker.stayer]\ncommand = [\"/bin/sh\", \"-c\", \"trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done\"]\nstop_timeout = \"20s\"\n"
@@ -123,17 +143,7 @@ func TestStopBeforeReady(t *testing.T) {
 		configure(t, "default", stayer)
 		s := start(t, unit, "default")
 		s.waitReady()
-		stopped := make(chan string)
-		go func() {
-			out, code := try("systemctl", "stop", unit)
-			stopped <- fmt.Sprint(code, " ", out)
-		}()
-		s.poll("it stops", func() (string, bool) {
-			w := s.workers()["stayer.0"]
-			return w.State, w.State == "stopping"
-		})
-		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
-		<-stopped
+		killedIn(s, "systemctl", "stop", unit)
 		if state := s.show("ActiveState"); state != "inactive" && state != "failed" { // a unit that was to start again would be so by now
 			t.Errorf("the unit is %s", state)
 		}
@@ -148,18 +158,8 @@ func TestStopBeforeReady(t *testing.T) {
 		s := start(t, unit, "default")
 		s.waitReady()
 		old := s.workers()["stayer.0"].Pid
-		restarted := make(chan string)
-		go func() {
-			out, code := try("systemctl", "restart", unit)
-			restarted <- fmt.Sprint(code, " ", out)
-		}()
-		s.poll("it stops", func() (string, bool) {
-			w := s.workers()["stayer.0"]
-			return w.State, w.State == "stopping"
-		})
-		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
-		if out := <-restarted; !strings.HasPrefix(out, "0 ") {
-			t.Errorf("systemctl restart: %s", out)
+		if out, code := killedIn(s, "systemctl", "restart", unit); code != 0 {
+			t.Errorf("systemctl restart: exit code %d, %s", code, out)
 		}
 		if state := s.show("ActiveState"); state != "active" {
 			t.Fatalf("the unit is %s", state)
@@ -174,19 +174,40 @@ func TestStopBeforeReady(t *testing.T) {
 		configure(t, "default", stayer)
 		s := start(t, unit, "default")
 		s.waitReady()
-		stopped := make(chan string)
-		go func() {
-			out, code := try("shmctl", "stop")
-			stopped <- fmt.Sprint(code, " ", out)
-		}()
-		s.poll("it stops", func() (string, bool) {
-			w := s.workers()["stayer.0"]
-			return w.State, w.State == "stopping"
-		})
-		run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
-		if out := <-stopped; !strings.HasPrefix(out, "0 ") {
-			t.Errorf("shmctl stop: %s", out)
+		if out, code := killedIn(s, "shmctl", "stop"); code != 0 {
+			t.Errorf("shmctl stop: exit code %d, %s", code, out)
 		}
 		stays(t, s)
+	})
+	// It has removed its socket, and empties the fd store, says that it has stopped, or is on the way to its exit.
+	t.Run("the daemon dies at the end of the stop", func(t *testing.T) {
+		for looks := range 24 {
+			s := start(t, unit, "default")
+			s.waitReady()
+			pid, err := strconv.Atoi(s.show("MainPID"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			daemon, err := sys.PidfdOpen(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			killed := make(chan struct{})
+			go func() {
+				defer close(killed)
+				for left := 100 * looks; left >= 0; {
+					if _, err := os.Lstat("/run/shmd/default.sock"); err != nil {
+						left--
+					}
+				}
+				sys.PidfdSignal(daemon, syscall.SIGKILL) // it may have ended
+				daemon.Close()
+			}()
+			out, code := try("shmctl", "stop")
+			if <-killed; code != 0 {
+				t.Errorf("shmctl stop: exit code %d, %s", code, out)
+			}
+			stays(t, s)
+		}
 	})
 }
