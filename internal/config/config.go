@@ -383,6 +383,9 @@ func Parse(name string, data []byte) (*Config, error) {
 	d := decoder{src: src}
 	d.root(root, c)
 	errs = append(errs, d.errs...)
+	if complete && len(root.kids) == 0 && len(errs) == 0 { // a reload of it would end every worker
+		errs = append(errs, Error{File: name, Line: 1, Col: 1, Msg: "nothing stands here: an editor, or who copies it, may not be done; a region without channels and workers is written as [region]"})
+	}
 	if complete { // else what stands after the syntax error would seem unknown
 		errs = append(errs, src.confirm(errs)...)
 		errs = append(errs, c.validate()...)

@@ -192,8 +192,17 @@ func TestSpellings(t *testing.T) {
 	}
 }
 
-func TestEmptyFileIsARegionOfDefaults(t *testing.T) {
-	for _, text := range []string{"", "# nothing", "[region]\n[channel]\n[worker]\n[access]"} {
+// A file without a table may be one that somebody is still writing, and a reload of it would end every worker.
+func TestFileWithoutTables(t *testing.T) {
+	for _, text := range []string{"", "\n", "# nothing"} {
+		if c, err := Parse("x", []byte(text)); err == nil || err.Error() != "x:1:1: nothing stands here: an editor, or who copies it, may not be done; a region without channels and workers is written as [region]" {
+			t.Errorf("%q: %+v, %v", text, c, err)
+		}
+	}
+}
+
+func TestEmptyTablesAreARegionOfDefaults(t *testing.T) {
+	for _, text := range []string{"[region]", "[region]\n[channel]\n[worker]\n[access]"} {
 		c, err := Parse("x", []byte(text))
 		if err != nil {
 			t.Fatal(err)
