@@ -281,8 +281,9 @@ not. POSITION identifies a letter; of a message that came in a batch it has a
 second number.
 
 --read N prints one, as it was sent, and leaves it where it is. --put-back sends
-one, or all, to the queue again, where its deliveries begin anew; a kill in the
-middle may do so twice, never lose one. --drop drops one, or all.`,
+one, or all, to the queue again, where its deliveries begin anew, and waits for
+room there; a kill in the middle may do so twice, never lose one. --drop drops
+one, or all.`,
 		Example: `  shmctl ch dead jobs
   shmctl ch dead jobs --read 4711
   shmctl ch dead jobs --put-back all`,
@@ -456,7 +457,11 @@ func (a *app) warnUnmoved(s *session, name string, full bool) {
 			until = "there is room"
 		}
 		if n := st.Dead + st.Moving; n > 0 {
-			a.warn("%d more dead letters wait in %s until %s", n, name, until)
+			noun, verb := "letters", "wait"
+			if n == 1 {
+				noun, verb = "letter", "waits"
+			}
+			a.warn("%d more dead %s %s in %s until %s", n, noun, verb, name, until)
 		}
 	}
 }
@@ -478,6 +483,15 @@ func (a *app) printLetter(l protocol.Letter) error {
 	}
 	_, err := a.stdout.Write(b)
 	return err
+}
+
+// wedged returns an error if a queue that is full can only have room again when letters have left its dead-letter channel.
+func wedged(q *shm.Queue) error {
+	st, err := q.Stat()
+	if err != nil || st.Free+st.Writing+st.Ready+st.Reading > 0 {
+		return err
+	}
+	return fmt.Errorf("all %d slots of channel %q hold messages that are to be dead letters, and wait for room in %s: first save a letter (shmctl ch dead %[2]s --read N >FILE) and drop it (--drop N), or have %[3]s received", st.Slots, q.Name(), q.Name()+deadSuffix)
 }
 
 // moveLetters takes one letter, or all that are there, and sends them to their channel again, or drops them. It leases them one after
@@ -507,7 +521,7 @@ func (a *app) moveLetters(ctx context.Context, name, which string, back bool) er
 	var others []*shm.Message
 	defer func() {
 		for _, m := range others {
-			m.Nack() // without a limit of deliveries this costs it nothing
+			m.Return()
 		}
 	}()
 	for range from.Slots() { // no more than there were: they may become dead again meanwhile
@@ -528,7 +542,13 @@ func (a *app) moveLetters(ctx context.Context, name, which string, back bool) er
 			continue
 		}
 		if back {
-			if err := to.Send(ctx, b); err != nil {
+			err := to.TrySend(b)
+			if err == shm.ErrFull {
+				if err = wedged(to); err == nil {
+					err = to.Send(ctx, b)
+				}
+			}
+			if err != nil {
 				others = append(others, m)
 				return fmt.Errorf("%w; %s put back before", ended(ctx, err, fmt.Sprintf("channel %q is full", name)), count(n, "letter"))
 			}

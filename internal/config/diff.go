@@ -65,6 +65,13 @@ func Diff(old, new *Config) []Step {
 	return d.steps
 }
 
+// Never returns those steps from one configuration to another that take another region: its memory is made otherwise.
+func Never(old, new *Config) []Step {
+	return slices.DeleteFunc(Diff(old, new), func(s Step) bool {
+		return s.Action != ActionImpossible || s.Table != (path{"region"}).table() && !strings.HasPrefix(s.Table, "[channel.")
+	})
+}
+
 type differ struct {
 	old, new *Config
 	steps    []Step

@@ -37,6 +37,8 @@ type StopOptions struct {
 	// Known: the roster is one that this process has from the region's daemon, so its word of who a worker is, by pid and start time, is as good as what a
 	// process holds. Else only who holds memory of the region gets signals.
 	Known bool
+	// Dismiss leaves the region wanted: its processes end, and a daemon that finds its memory goes on with it. No daemon may come meanwhile.
+	Dismiss bool
 	// Socket and Lock are the daemon's files, removed after a region stop if they are this user's and nobody uses them:
 	// what a killed daemon leaves behind.
 	Socket, Lock string
@@ -94,6 +96,14 @@ func StopLeftovers(ctx context.Context, l *Living) (Report, error) {
 		return Report{}, fmt.Errorf("region %q: %w (pid %d): stop it first (shmctl -r %s stop)", l.Region, ErrDaemonAlive, d.Pid, l.Region)
 	}
 	return Stop(ctx, l.Set, StopOptions{Known: l.Own})
+}
+
+// Dismiss ends the processes of a region that no daemon has come for, as StopLeftovers does, and leaves the region wanted. Errors: as StopLeftovers.
+func Dismiss(ctx context.Context, l *Living) (Report, error) {
+	if d := l.Daemon(); d.Alive {
+		return Report{}, fmt.Errorf("region %q: %w (pid %d)", l.Region, ErrDaemonAlive, d.Pid)
+	}
+	return Stop(ctx, l.Set, StopOptions{Known: l.Own, Dismiss: true})
 }
 
 type stopper struct {
@@ -197,16 +207,29 @@ func (s *stopper) stop(ctx context.Context) (Report, error) {
 		if err = s.note(waves, timeouts); err != nil {
 			return s.report, err
 		}
-		s.Command.Want(targets.Workers, targets.Groups, targets.Region) // so that none of them is started again
-		if err = s.note(waves, timeouts); err != nil {                  // the daemon may have been in the middle of a launch
+		if !s.o.Dismiss {
+			s.Command.Want(targets.Workers, targets.Groups, targets.Region) // so that none of them is started again
+		}
+		if err = s.note(waves, timeouts); err != nil { // the daemon may have been in the middle of a launch
 			return s.report, err
 		}
 	}
 	for i, wave := range waves {
 		s.wave = i
-		stop := func() { s.Command.Stop(wave, nil, false) }
-		if i == len(waves)-1 {
-			stop = func() { s.Command.Stop(targets.Workers, targets.Groups, targets.Region) }
+		last := i == len(waves)-1
+		stop := func() {
+			switch {
+			case s.o.Dismiss && last:
+				s.Command.Dismiss(wave)
+			case s.o.Dismiss:
+				for _, w := range wave {
+					s.Command.Flag(w)
+				}
+			case last:
+				s.Command.Stop(targets.Workers, targets.Groups, targets.Region)
+			default:
+				s.Command.Stop(wave, nil, false)
+			}
 		}
 		if err = s.ask(wave, stop, timeouts); err == nil {
 			err = s.wait()

@@ -54,9 +54,14 @@ func (d *Daemon) adopt(e *estate, now time.Time) (*adopted, error) {
 	if d.mem, err = makeMemory(d.conf, d.dir, roster.Header(), e.segments); err != nil {
 		return nil, err
 	}
+	rows := directory(roster, e.segments)
 	for _, name := range d.mem.anew {
-		if !slices.ContainsFunc(e.damaged, func(x damage) bool { return x.segment == name }) {
+		switch {
+		case slices.ContainsFunc(e.damaged, func(x damage) bool { return x.segment == name }):
+		case slices.ContainsFunc(rows, func(r protocol.Segment) bool { return r.Name == name }):
 			d.log.Warn("nobody held this segment any more: it is made anew, and empty", "segment", name)
+		default:
+			d.log.Info("the configuration has what the region had not: it is made", "segment", name)
 		}
 	}
 	for _, x := range e.damaged {
@@ -74,6 +79,9 @@ func (d *Daemon) adopt(e *estate, now time.Time) (*adopted, error) {
 	}
 	return d.takeOver(e, now)
 }
+
+// errAsked: somebody has asked the region to stop, and afterwards for another.
+var errAsked = errors.New("it was asked to stop")
 
 // checkEstate says whether the region can be adopted under this configuration. It only reads.
 func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
@@ -96,7 +104,7 @@ func (d *Daemon) checkEstate(e *estate) (*protocol.Roster, error) {
 		return nil, err
 	} else if command.RegionDesired() != protocol.DesiredRun && e.handed == nil && (len(e.names) == 0 || !d.restarted(true)) {
 		// Somebody starts it again, before the stop is done. Where systemd does so by itself, it is the end of the stop.
-		return nil, errors.New("it was asked to stop")
+		return nil, errAsked
 	}
 	generation := roster.Header().Generation
 	rows := directory(roster, e.segments)
@@ -168,8 +176,19 @@ func openable(kind protocol.Kind, b []byte) (err error) {
 	return err
 }
 
-// changedKeys tells of keys of channels that lie in the memory and are not what the configuration says. They stay what they are.
+// changedKeys tells of keys that lie in the memory and are not what the configuration says. They stay what they are.
 func (d *Daemon) changedKeys() {
+	for _, x := range []struct {
+		key  string
+		is   int64
+		conf *int64
+	}{{"log_size", d.mem.log.Size(), &d.conf.Region.LogSize}, {"events_size", d.mem.events.Size(), &d.conf.Region.EventsSize}} {
+		if x.is != *x.conf {
+			d.log.Warn("the region keeps what its memory says: the configuration says otherwise", "key", x.key, "is", config.FormatSize(x.is), "configured", config.FormatSize(*x.conf),
+				"next", "to change it, begin the region anew (shmctl stop, then start the daemon)")
+			*x.conf = x.is // what a reload compares with
+		}
+	}
 	for _, name := range d.mem.names {
 		ch := d.mem.channels[name]
 		if ch.queue != nil && ch.queue.Flags()&protocol.QueueFlagDeadLetter != 0 {
@@ -344,6 +363,7 @@ func (d *Daemon) takeOver(e *estate, now time.Time) (*adopted, error) {
 	}
 	d.repair(daemonID, protocol.Attachment{Name: "shmd", Pid: roster.Daemon().Pid}, d.mem.names) // the dead letter that it was moving, and the slot that this goes to
 	d.dropStored()
+	d.mem.command.Recall() // a guard may have dismissed everybody
 	return a, nil
 }
 

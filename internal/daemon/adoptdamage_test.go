@@ -98,11 +98,12 @@ func TestChangedKeysAreTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed := strings.NewReplacer("max_deliveries = 5", "max_deliveries = 3", `overflow = "block"`, `overflow = "drop-oldest"`).Replace(string(text))
+	changed := strings.NewReplacer("max_deliveries = 5", "max_deliveries = 3", `overflow = "block"`, `overflow = "drop-oldest"`, "[region]\n", "[region]\nlog_size = \"4MiB\"\n").Replace(string(text))
 	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.Again()
+	d.WaitLog("the region keeps what its memory says", `"key":"log_size"`, `"is":"1MiB"`, `"configured":"4MiB"`)
 	d.WaitLog("keeps what its memory says", `"channel":"c"`, `"key":"max_deliveries"`, `"is":5`, `"configured":3`)
 	d.WaitLog("keeps what its memory says", `"channel":"t"`, `"key":"overflow = \"drop-oldest\""`, `"is":false`, `"configured":true`)
 	d.WaitLog("region adopted")

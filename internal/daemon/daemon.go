@@ -342,8 +342,12 @@ func (d *Daemon) succeed(now time.Time) error {
 	if d.adopted, err = d.adopt(e, now); err == nil {
 		return nil
 	}
-	d.log.Warn("the region of an earlier daemon cannot be adopted: it is set aside, its workers are asked to quit, and a new region begins", "region", d.conf.Region.Name,
-		"found_in", e.from, "reason", err)
+	if err == errAsked {
+		d.log.Info("the region of an earlier daemon was asked to stop: what is left of it ends, and a new region begins", "region", d.conf.Region.Name, "found_in", e.from)
+	} else {
+		d.log.Warn("the region of an earlier daemon cannot be adopted: it is set aside, its workers are asked to quit, and a new region begins", "region", d.conf.Region.Name,
+			"found_in", e.from, "reason", err)
+	}
 	for _, name := range e.names {
 		d.systemd.remove(name)
 	}

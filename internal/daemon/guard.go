@@ -270,7 +270,7 @@ func (s guardSpec) awaitDaemon(ctx context.Context, hub *sys.Hub, roster *protoc
 	}
 }
 
-// end stops what is left of the region; of one that somebody stops, what nobody else can. Errors: ErrRunning; the kernel's.
+// end ends what is left of the region, which stays wanted: where its memory lies in an fd store, a daemon that comes late goes on with it. Of one that somebody stops it ends what nobody else can. Errors: ErrRunning; the kernel's.
 func (s guardSpec) end(generation uint64, stopped bool) error {
 	owner, err := control.Owner(s.Dir, uint32(os.Geteuid()))
 	if err != nil {
@@ -294,7 +294,7 @@ func (s guardSpec) end(generation uint64, stopped bool) error {
 		if stopped {
 			err = control.StopRest(context.Background(), l.Set, take)
 		} else if err = take(); err == nil {
-			_, err = control.StopLeftovers(context.Background(), l)
+			_, err = control.Dismiss(context.Background(), l)
 		}
 		if held != nil {
 			removeDeadSocket(held.before)

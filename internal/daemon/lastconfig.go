@@ -94,6 +94,9 @@ func (d *Daemon) chooseConfig(e *estate) {
 	}
 	file := d.conf
 	why := d.sameShape(roster, e.segments)
+	if steps := config.Never(d.last, file); why == nil && len(steps) > 0 {
+		why = fmt.Errorf("%s %s", steps[0].Table, steps[0].Text)
+	}
 	if why == nil {
 		return
 	}

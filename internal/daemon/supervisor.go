@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/shmd/shmd/internal/control"
 	"github.com/shmd/shmd/internal/supervise"
 	"github.com/shmd/shmd/internal/sys"
@@ -79,7 +81,11 @@ func (d *Daemon) do(w *worker, a supervise.Action) {
 		d.signal(w, syscall.SIGABRT)
 		w.proc.signal(syscall.SIGCONT) // one that is stopped does not end before
 	case supervise.Terminate:
-		d.log.Warn("worker gets SIGTERM", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
+		level := hclog.Warn
+		if w.page().AttachedPid.Load() == 0 { // it is how such a program ends
+			level = hclog.Info
+		}
+		d.log.Log(level, "worker gets SIGTERM", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
 		d.signal(w, syscall.SIGTERM)
 	case supervise.Kill:
 		d.log.Warn("worker gets SIGKILL", "worker", w.row.Name, "pid", w.proc.pid, "why", a.Why)
@@ -333,7 +339,7 @@ func (d *Daemon) workerDied(w *worker) {
 
 	how, clean := d.describeEnd(w, exit)+d.outOfMemory(w, exit), exit.Code == 0 && exit.Signal == 0
 	fields := []any{"worker", w.row.Name, "group", w.conf.Name, "pid", p.pid, "how", how, "ran", time.Since(p.started).Round(time.Millisecond).String()}
-	if clean || w.row.State == protocol.StateStopping {
+	if clean || w.row.State == protocol.StateStopping || !d.desired(w).Run {
 		d.log.Info("worker ended", fields...)
 	} else {
 		d.log.Warn("worker died", fields...)

@@ -235,6 +235,9 @@ func (c *Channel) notice(shmctl string, pid int) (Notice, bool) {
 			n.What += fmt.Sprintf("; %s not done yet", messages(c.Depth))
 		}
 		return n, true
+	case c.Wedged:
+		n.Grave, n.What, n.Next = true, fmt.Sprintf("takes no messages: all its slots hold messages that wait for room in %s.dead", c.Name), shmctl+"ch dead "+c.Name
+		return n, true
 	case c.Kind == protocol.KindQueue && c.Depth >= c.Slots && c.Slots > 0:
 		n.Grave, n.What, n.Next = true, "is full: producers wait until messages are done", shmctl+"ch info "+c.Name
 		return n, true

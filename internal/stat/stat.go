@@ -96,6 +96,7 @@ type Channel struct {
 	protocol.Summary
 	DeadLetters bool                // it is the dead-letter channel of a queue
 	Draining    bool                // it takes no messages
+	Wedged      bool                // all slots wait for room in the dead-letter channel
 	Waiting     int                 // of a full one: slots of its queue whose messages are to be moved here, and have no room
 	Topic       *protocol.TopicStat // of a topic
 	Oldest      *Lease              // the lease that lasts longest of those seen; nil if there is none
@@ -168,6 +169,7 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 			s.Channels = append(s.Channels, r.channel(g, names, parts, s.Taken))
 		}
 	}
+	wedged := map[string]bool{}
 	for i := range s.Channels {
 		c := &s.Channels[i]
 		if q, ok := r.channels[c.Name].(*protocol.Queue); ok {
@@ -176,7 +178,13 @@ func (r *Reader) Snapshot(parts Part) *Snapshot {
 		if q, ok := r.channels[strings.TrimSuffix(c.Name, ".dead")].(*protocol.Queue); ok && c.DeadLetters && c.Depth >= c.Slots {
 			st := q.Stat()
 			c.Waiting = st.Dead + st.Moving
+			if c.Waiting >= q.Slots() {
+				wedged[q.Header().Name] = true
+			}
 		}
+	}
+	for i := range s.Channels {
+		s.Channels[i].Wedged = wedged[s.Channels[i].Name]
 	}
 	return s
 }

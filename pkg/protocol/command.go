@@ -187,6 +187,26 @@ func (c *Command) Flag(i int) {
 	raise(&c.rows[i].Quit)
 }
 
+// Dismiss asks workers, and all who use the region, to quit, and leaves desired state as it is: nobody wants the region to end, but no daemon comes.
+func (c *Command) Dismiss(workers []int) {
+	c.info.FlaggedNs.Store(uint64(sys.MonotonicNs()))
+	raise(&c.info.Quit)
+	for _, w := range workers {
+		c.Flag(w)
+	}
+}
+
+// Recall clears the region's quit flag if the region is wanted, for a daemon that adopts it: it was dismissed. A stop that comes meanwhile keeps its flag, as in Arm.
+func (c *Command) Recall() {
+	if c.RegionDesired() != DesiredRun {
+		return
+	}
+	c.info.Quit.Store(0)
+	if c.RegionDesired() != DesiredRun {
+		raise(&c.info.Quit)
+	}
+}
+
 // Start asks for workers and groups to run, and rings the daemon. It does not clear flags: the daemon does, when
 // it launches.
 func (c *Command) Start(workers, groups []int) {

@@ -134,6 +134,9 @@ func (l *Log) Given() *atomic.Uint64 { return &l.info.Given }
 // Bell is raised and woken after each record; it may be waited on in a read-only mapping.
 func (l *Log) Bell() *atomic.Uint32 { return &l.info.Bell }
 
+// Size returns the bytes that records have room in.
+func (l *Log) Size() int64 { return int64(l.size()) }
+
 func (l *Log) size() uint64 { return uint64(len(l.words)) * 8 }
 
 // word returns the ring's word at a position, which is in bytes and 8-byte aligned.

@@ -321,10 +321,11 @@ func (q *Queue) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	}
 }
 
-// Bytes returns the payload, valid until Ack or Nack. It must not be written to.
+// Bytes returns the payload, valid until the message is ended. It must not be written to.
 func (m *Message) Bytes() []byte { return m.b }
 
-// Deliveries returns how often this message was delivered before without an ack.
+// Deliveries returns how often this message was delivered before without an ack. Of a batch the count is that of its first message that is not done, whichever was nacked; so it
+// may be less for the others.
 func (m *Message) Deliveries() int {
 	if m.frame != nil && m.index != m.frame.first {
 		return 0
@@ -356,7 +357,8 @@ func (m *Message) Ack() error { return m.end(true) }
 func (m *Message) Nack() error { return m.end(false) }
 
 // Return gives the message back as if it had not been delivered, for whoever comes first: its deliveries stay as they were. It is for who has not begun with it.
-// Of a batch, those that were received come back when all of them have ended, and if one of them was nacked, that counts. Errors: ErrLost; after Ack or Nack it does nothing.
+// Of a batch, those that were received come back when all of them have ended. A nack of another of them, or the death of the process, is a delivery of the batch's first message
+// that is not done, also if that is the one that was returned. Errors: ErrLost, also for a message that has ended: then it does nothing.
 func (m *Message) Return() error {
 	if m.done.Swap(true) {
 		return ErrLost
@@ -389,8 +391,8 @@ func (m *Message) Reject(reason protocol.DeadReason) error {
 	return m.q.reject(m.l, reason)
 }
 
-// Suspect reports whether a lease of this message, or of the batch that it was sent in, ended without an ack: it may be what ended
-// its consumer.
+// Suspect reports whether a lease of this message, or of the batch that it was sent in, ended by a nack or a death, and no message of it was rejected or became a dead letter since: it
+// may be what ended its consumer.
 func (m *Message) Suspect() bool {
 	return m.l.Deliveries() > 0 || m.frame != nil && m.frame.f.Single()
 }

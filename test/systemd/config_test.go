@@ -29,6 +29,8 @@ func TestRefusedConfigurationCostsNothing(t *testing.T) {
 		{"no TOML", fine + "\ngarbage\n", "the configuration has 1 problem"},
 		{"another region", strings.Replace(fine, `name = "default"`, `name = "web"`, 1), "the configuration has 1 problem"},
 		{"other slots", strings.Replace(fine, "slots = 1024", "slots = 256", 1), `has slots = 1024`},
+		{"another log", strings.Replace(fine, "[region]\n", "[region]\nlog_size = \"4MiB\"\n", 1), `log_size "1MiB" → "4MiB"`},
+		{"other deliveries", strings.Replace(fine, "max_deliveries = 5", "max_deliveries = 6", 1), `max_deliveries 5 → 6`},
 		{"no file", "", "cannot read the configuration"},
 	} {
 		if c.text == fine {

@@ -92,3 +92,33 @@ func TestSystemctlStopOfKilledDaemon(t *testing.T) {
 	s.waitReady()
 	s.expectOneRegion()
 }
+
+// A daemon that comes only after orphan_timeout, when the workers have ended, goes on with what the fd store has: nobody has stopped the region.
+func TestDaemonAfterOrphanTimeout(t *testing.T) {
+	shortLived(t)
+	dropIn(t, "shmd.service.d", "slow.conf", "[Service]\nRestartSec=6s\n")
+	configure(t, "default", greeter+bare+"[worker.quits]\nbuiltin = \"idle\"\nrestart = \"on-failure\"\n")
+	s := start(t, unit, "default")
+	s.waitReady()
+	s.shmctl("pub", "jobs", "kept")
+	s.shmctl("stop", "idle.1") // this is what somebody wants
+	before := s.workers()
+	killed := s.invocation()
+	run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+	s.poll("no process is left, and the unit waits for its restart", func() (string, bool) {
+		state, pids := s.show("SubState"), s.pids()
+		return fmt.Sprint(state, " ", pids), state == "auto-restart" && len(pids) == 0
+	})
+	s.waitStarted(killed)
+	s.shmctl("wait", "--for=ready", "--timeout=60s", "idle.0", "greeter", "bare", "quits")
+	now := s.workers()
+	for name, w := range now {
+		if name == "idle.1" && w.Pid != 0 || name != "idle.1" && (w.State != "ready" || w.Pid == before[name].Pid) {
+			t.Errorf("%+v, before %+v", w, before[name])
+		}
+	}
+	if out := s.shmctl("sub", "-n", "1", "jobs"); out != "kept\n" {
+		t.Errorf("jobs has %q", out)
+	}
+	s.expectOneRegion()
+}

@@ -152,6 +152,29 @@ func TestStopBeforeReady(t *testing.T) {
 		}
 		s.expectNothingLeft()
 	})
+	// ExecStop= itself connects, and nobody accepts that any more.
+	t.Run("the daemon dies as the stop begins, with the socket unit", func(t *testing.T) {
+		run(t, "systemctl", "start", "shmd.socket")
+		t.Cleanup(func() { run(t, "systemctl", "stop", "shmd.socket") })
+		configure(t, "default", stayer)
+		for range 3 {
+			s := start(t, unit, "default")
+			s.waitReady()
+			stopped := make(chan struct{})
+			go func() {
+				defer close(stopped)
+				try("systemctl", "stop", unit)
+			}()
+			s.poll("ExecStop= runs", func() (string, bool) { pid := s.show("ControlPID"); return pid, pid != "0" })
+			run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
+			<-stopped
+			s.poll("the unit is down", func() (string, bool) {
+				state := s.show("ActiveState")
+				return state, state == "inactive" || state == "failed"
+			})
+			s.expectNothingLeft()
+		}
+	})
 	// Who restarts it wants it to run, whatever happens to the daemon in the stop.
 	t.Run("the daemon dies in the stop of a restart", func(t *testing.T) {
 		configure(t, "default", stayer)
