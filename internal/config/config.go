@@ -358,7 +358,7 @@ func unreadable(path string, err error) error {
 	case path == "-":
 		next = "standard input is /dev/stdin"
 	case errors.Is(err, fs.ErrNotExist):
-		next = "give the path of one with -c, or none to run the embedded default"
+		next = "write it, or start the daemon with another one (-c FILE), or with none, which is the embedded default"
 	case errors.Is(err, fs.ErrPermission):
 		next = "make it readable for the daemon's user"
 	}

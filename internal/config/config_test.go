@@ -283,7 +283,7 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("%v, %v", c, err)
 	}
 	_, err = Load(filepath.Join(dir, "none.toml"))
-	if want := "cannot read the configuration: open " + dir + "/none.toml: no such file or directory; give the path of one with -c, or none to run the embedded default"; !errors.Is(err, fs.ErrNotExist) || err.Error() != want {
+	if want := "cannot read the configuration: open " + dir + "/none.toml: no such file or directory; write it, or start the daemon with another one (-c FILE), or with none, which is the embedded default"; !errors.Is(err, fs.ErrNotExist) || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
 	_, err = Load(dir)

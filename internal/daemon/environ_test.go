@@ -109,7 +109,7 @@ func TestConfigurations(t *testing.T) {
 		{"check, missing program", "", []string{"check", "-c", "@D/missing.toml"},
 			"@D/missing.toml:2:1: command in [worker.w]: no program \"no-such-program\" in PATH (/usr/bin:/bin); install it, or give its full path\n" +
 				"1| [worker.w]\n2| command = [\"no-such-program\"]\n | ~~~~~~~\n3| user = \"root\"\n", "shmd: the configuration has 1 problem\n", 1},
-		{"no file", "", []string{"check", "-c", "@D/none.toml"}, "", "shmd: cannot read the configuration: open @D/none.toml: no such file or directory; give the path of one with -c, or none to run the embedded default\n", 1},
+		{"no file", "", []string{"check", "-c", "@D/none.toml"}, "", "shmd: cannot read the configuration: open @D/none.toml: no such file or directory; write it, or start the daemon with another one (-c FILE), or with none, which is the embedded default\n", 1},
 		{"a directory", "", []string{"-c", "@D"}, "", "shmd: cannot read the configuration: read @D: is a directory; give the path of a configuration file with -c\n", 78},
 		{"an argument", "", []string{"start"}, "", "shmd: unexpected argument \"start\"\nTry \"shmd --help\".\n", 2},
 		{"a flag", "", []string{"--frobnicate"}, "", "shmd: unknown flag: --frobnicate\nTry \"shmd --help\".\n", 2},

@@ -152,7 +152,11 @@ func (d *Daemon) plan(next *config.Config) []config.Step {
 		}
 		for _, n := range []string{name, name + deadSuffix} {
 			if c := d.mem.channels[n]; c != nil && c.queue != nil && c.Summary().Depth > 0 {
-				impossible("[channel."+name+"]", "%s waits in %s: receive it (shmctl sub), or drop it (shmctl ch purge)", plural(c.Summary().Depth, "message"), n)
+				what := "1 message waits in %s: receive it"
+				if depth := c.Summary().Depth; depth > 1 {
+					what = fmt.Sprint(depth) + " messages wait in %s: receive them"
+				}
+				impossible("[channel."+name+"]", what+" (shmctl sub), or drop what waits (shmctl ch purge)", n)
 			}
 		}
 	}
