@@ -39,7 +39,7 @@ func TestEnd(t *testing.T) {
 			return x, err
 		}
 		if len(d.store.names()) == 0 { // systemd has emptied it
-			if at != (point{}) {
+			if x.hit { // a store that another run has made may not come
 				err = errors.New("nothing tells of the region that was stopped")
 			}
 			return x, errors.Join(err, d.noProcessBut(nil))
