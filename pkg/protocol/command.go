@@ -187,13 +187,14 @@ func (c *Command) Flag(i int) {
 	raise(&c.rows[i].Quit)
 }
 
-// Dismiss asks workers, and all who use the region, to quit, and leaves desired state as it is: nobody wants the region to end, but no daemon comes.
+// Dismiss asks workers, and all who use the region, to quit, and leaves desired state as it is: nobody wants the region to end, but no daemon comes. The workers' flags come first: who ends
+// by the region's has its own by then, by which the next daemon knows that it was asked, wherever this process dies.
 func (c *Command) Dismiss(workers []int) {
-	c.info.FlaggedNs.Store(uint64(sys.MonotonicNs()))
-	raise(&c.info.Quit)
 	for _, w := range workers {
 		c.Flag(w)
 	}
+	c.info.FlaggedNs.Store(uint64(sys.MonotonicNs()))
+	raise(&c.info.Quit)
 }
 
 // Recall clears the region's quit flag if the region is wanted, for a daemon that adopts it: it was dismissed. A stop that comes meanwhile keeps its flag, as in Arm.
