@@ -129,6 +129,7 @@ int main(void) {
         {"  without tail", 128, 64, 0, 1, 1, 0, 0},
         {"  without tail and sent", 128, 64, 0, 0, 1, 0, 0},
         {"  the payload's last line first", 128, 64, 1, 1, 1, 0, 1},
+        {"  the same without sent", 128, 64, 1, 0, 1, 0, 1},
         {"64 B a slot, 48 B payload, all stores", 64, 48, 1, 1, 1, 0, 0},
         {"  without tail, sent and counts", 64, 48, 0, 0, 0, 0, 0},
     };

@@ -31,3 +31,10 @@ loop:
 	DECQ CX
 	JGT  loop
 	RET
+
+// func vendor() uint32
+TEXT ·vendor(SB), NOSPLIT, $0-4
+	XORL AX, AX
+	CPUID
+	MOVL BX, ret+0(FP)
+	RET

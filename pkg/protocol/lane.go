@@ -34,16 +34,19 @@ type Lane struct {
 }
 
 type sendEnd struct {
-	sendMu  endLock
+	sendMu endLock
+	_      [16]byte // so that what follows lies in one line: three of the four are written with each message
+
+	next uint64 // first position that was not loaned
+	tail uint64 // what is published: first position that is loaned still, or next
+	room uint64 // the last value read of Acked
+	sent uint64 // counter, and where it goes
+
+	sentAt  *atomic.Uint64
 	sender  uint16      // the attachment that has the end; 0: this process does not
 	held    bool        // by a Producer
 	shut    atomic.Bool // by Close, which a Producer does not wait for
-	next    uint64      // first position that was not loaned
-	tail    uint64      // what is published: first position that is loaned still, or next
-	room    uint64      // the last value read of Acked
-	sent    uint64      // counter, and where it goes
-	sentAt  *atomic.Uint64
-	out     int // loans of the Lane's own methods that have not ended
+	out     int         // loans of the Lane's own methods that have not ended
 	lending kept
 	calm    uint32 // see RingBrisk
 	lines   int    // of a slot that is asked for ahead
@@ -131,9 +134,11 @@ func (l *Lane) takeSendEnd(owner uint16) error {
 
 // usable reports whether the producer may write into the slot of position p, behind which everything is acked.
 func (q *Queue) usable(p uint64) bool {
-	w := Word(q.slot(p).State.Load())
-	return w.Phase() == PhaseFree || w.Phase() == PhaseReady && !w.Passed()
+	return q.slot(p).State.Load()&unusable == 0
 }
+
+// unusable are the bits that a state word has if it is not FREE, nor READY without passed.
+const unusable = uint64(1<<SlotPhaseBits-1)&^uint64(PhaseFree|PhaseReady) | uint64(passedBit)
 
 // claim takes the next position. sendMu is held. Errors: ErrFull, *EndError.
 func (l *Lane) claim(owner uint16) (uint64, error) {

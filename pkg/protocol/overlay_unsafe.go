@@ -90,3 +90,13 @@ func putEntry(b []byte, e *LogEntry, head *atomic.Uint64, end uint64, inside *at
 // The three parts lie in a LogEntry as they do in sys.Parts.
 const _ = -uint((unsafe.Offsetof(LogEntry{}.Attrs) - unsafe.Offsetof(LogEntry{}.Text)) ^ unsafe.Offsetof(sys.Parts{}.B) |
 	(unsafe.Offsetof(LogEntry{}.Source) - unsafe.Offsetof(LogEntry{}.Text)) ^ unsafe.Offsetof(sys.Parts{}.C))
+
+// putSmall copies b, sys.Small bytes at most and not more than a slot's, to the payload of slot p.
+func (q *Queue) putSmall(p uint64, b []byte) {
+	sys.CopySmall(unsafe.Add(unsafe.Pointer(q.first), (p&q.mask)*q.stride+SizeofSlotHeader), unsafe.Pointer(unsafe.SliceData(b)), len(b))
+}
+
+// putSmall copies b, sys.Small bytes at most and not more than a slot's, to the payload of position p. That all payloads lie in the memory was checked in OpenTopic.
+func (t *Topic) putSmall(p uint64, b []byte) {
+	sys.CopySmall(unsafe.Add(unsafe.Pointer(unsafe.SliceData(t.b)), t.payloads+(p&t.mask)*t.stride), unsafe.Pointer(unsafe.SliceData(b)), len(b))
+}

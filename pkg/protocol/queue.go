@@ -50,8 +50,9 @@ type Queue struct {
 const (
 	queueCounters = bodyOffset + SizeofQueueInfo
 	queueStripes  = 16
-	queueSlots    = 4096 // offset of slot 0
-	aheadBytes    = 2048 // see Queue.ahead
+	queueSlots    = 4096    // offset of slot 0
+	aheadBytes    = 2048    // see Queue.ahead
+	never         = 1 << 62 // positions: beyond all room
 )
 
 // stride returns the bytes from one slot to the next: whole cache lines, and whole pages for large slots, whose
@@ -166,8 +167,12 @@ func OpenQueue(b []byte) (*Queue, error) {
 		return nil, err
 	}
 	lane := flags&QueueFlagLane != 0
+	ahead := min(max(aheadBytes/stride, 1), 16)
+	if !sys.PrefetchesStores {
+		ahead = never
+	}
 	return &Queue{
-		ahead: min(max(2048/stride, 1), 16), lines: int(min(stride, 256)+63) / 64,
+		ahead: ahead, lines: int(min(stride, 256)+63) / 64,
 		b: b, h: h, info: info,
 		mask: uint64(o.Slots - 1), shift: uint(bits.TrailingZeros(uint(o.Slots))),
 		slotSize: o.SlotSize, stride: stride, offset: offset, first: &b[offset],

@@ -1,8 +1,10 @@
 package protocol
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -95,5 +97,50 @@ func TestTopicRunLapped(t *testing.T) {
 	var lost *LostError
 	if _, err := s.Next(); !errors.As(err, &lost) {
 		t.Fatalf("Next: %v", err)
+	}
+}
+
+// TestTopicSizes: every byte of messages of all sizes arrives, published alone and in batches, small ones and those that a call copies, gathered ones among others, across the
+// end of the ring.
+func TestTopicSizes(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, slotSize := range []int{8, 64, 100, 200} {
+		c := newTopic(t, TopicOptions{Slots: 16, SlotSize: slotSize, Cursors: 1, Single: true})
+		p := newPublisher(t, c, 2)
+		s := subscribe(t, c, 3, FromNew)
+		for round := range 500 {
+			msgs := make([][]byte, 1+r.IntN(8))
+			for i := range msgs {
+				msgs[i] = make([]byte, min(slotSize, []int{64, 8, r.IntN(slotSize + 1), slotSize}[r.IntN(4)]))
+				for k := range msgs[i] {
+					msgs[i][k] = byte(r.Uint32())
+				}
+			}
+			if round%2 == 0 {
+				for left := msgs; len(left) > 0; {
+					n, err := p.TryPublishBatch(left)
+					if err != nil {
+						t.Fatal(err)
+					}
+					left = left[n:]
+				}
+			} else {
+				for _, m := range msgs {
+					if err := p.TryPublish(m); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for i, want := range msgs {
+				b, err := s.Next()
+				if err != nil || !bytes.Equal(b, want) {
+					t.Fatalf("slots of %d bytes, round %d, message %d: %x, %v; want %x", slotSize, round, i, b, err, want)
+				}
+				if err := s.Done(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Flush()
+		}
 	}
 }

@@ -48,8 +48,16 @@ type TopicLoan struct {
 func (l TopicLoan) Position() uint64 { return l.position }
 
 // room makes sure that position p may be written to as far as the subscribers are concerned, and reports whether it may. Afterwards
-// all positions below p.limit may.
+// all positions below p.limit may. Payloads are written after its fence, so who sees a byte of one sees what let it be written: A, or the row that was evicted.
 func (p *Publisher) room(position uint64) bool {
+	if !p.raise(position) {
+		return false
+	}
+	sys.FenceStores() // after A, and after the rows were read; pairs with Done
+	return true
+}
+
+func (p *Publisher) raise(position uint64) bool {
 	t := p.t
 	if t.dropOldest {
 		for {
@@ -104,7 +112,6 @@ func (p *Publisher) TryLoan() (TopicLoan, error) {
 		if int64(position-p.limit) >= 0 && !p.room(position) {
 			return TopicLoan{}, ErrFull
 		}
-		sys.FenceStores() // after A
 		p.loaned = true
 		return TopicLoan{position: position}, nil
 	}
@@ -125,7 +132,6 @@ func (p *Publisher) TryLoan() (TopicLoan, error) {
 				continue
 			}
 			t.info.Tail.CompareAndSwap(tail, tail+1)
-			sys.FenceStores() // after A
 			return TopicLoan{tail, mine}, nil
 		case w.Lap() == lap: // claimed at this very position: tail lags behind
 			t.info.Tail.CompareAndSwap(tail, tail+1)
@@ -241,15 +247,40 @@ func (p *Publisher) TryPublish(msg []byte) error {
 	if p.loaned {
 		return ErrLoaned
 	}
-	position := t.info.Tail.Load()
-	if int64(position-p.limit) >= 0 && !p.room(position) {
+	if position := t.info.Tail.Load(); int64(position-p.limit) >= 0 && !p.room(position) {
 		return ErrFull
 	}
-	sys.FenceStores() // after A
+	p.Put(msg)
+	return nil
+}
+
+// Ready reports whether Put may be called.
+func (p *Publisher) Ready() bool {
+	return p.t.single && !p.loaned && int64(p.t.info.Tail.Load()-p.limit) < 0
+}
+
+// Put is TryPublish after Ready, and cannot fail. A small message takes no call, and each line is written in one go.
+func (p *Publisher) Put(msg []byte) {
+	if len(msg) > sys.Small {
+		p.putLarge(msg)
+		return
+	}
+	t := p.t
+	position := t.info.Tail.Load()
+	t.putLength(position, len(msg))
+	t.putSmall(position, msg)
+	t.store(&t.info.Tail, position+1) // F
+	if t.Receivers.Sleepers() != 0 {  // W: the membarrier of a subscriber that registers orders it behind F
+		t.Receivers.Ring(Everybody)
+	}
+}
+
+func (p *Publisher) putLarge(msg []byte) {
+	t := p.t
+	position := t.info.Tail.Load()
 	t.write(position, msg)
 	t.store(&t.info.Tail, position+1) // F
 	t.Receivers.Ring(Everybody)
-	return nil
 }
 
 // TryPublishBatch publishes as many of the messages as there is room for, each of at most SlotSize bytes, and returns their number:
@@ -284,18 +315,40 @@ func (t *Topic) tooLarge(n int) error {
 	return fmt.Errorf("message of %d bytes: a slot of topic %q holds %d", n, t.h.Name, t.slotSize)
 }
 
-// write copies a message into a position's slot, for Single. The fewer stores the better: each that misses the cache waits for its line in a queue that all
-// stores pass through. So a length that is there already, from the message of a lap ago, is left alone, and then the line of the lengths stays with all CPUs;
-// and a line is copied without a call, around which registers would be stored.
+// write copies a message into a position's slot, for Single. The fewer lines are written the better: each that misses the cache waits its turn among all stores.
+// So a length that is there already, from the message of a lap ago, is left alone, and then the line of the lengths stays with all CPUs.
 func (t *Topic) write(position uint64, msg []byte) {
-	if length := t.length(position); binary.LittleEndian.Uint32(length) != uint32(len(msg)) {
-		binary.LittleEndian.PutUint32(length, uint32(len(msg)))
-	}
-	if len(msg) == 64 {
-		*(*[64]byte)(t.payload(position, 64)) = *(*[64]byte)(msg)
+	t.putLength(position, len(msg))
+	if len(msg) > sys.Small {
+		copy(t.payload(position, len(msg)), msg)
 		return
 	}
-	copy(t.payload(position, len(msg)), msg)
+	t.putSmall(position, msg)
+}
+
+func (t *Topic) putLength(position uint64, n int) {
+	if length := t.length(position); binary.LittleEndian.Uint32(length) != uint32(n) {
+		binary.LittleEndian.PutUint32(length, uint32(n))
+	}
+}
+
+// writeAll is write of messages that follow one another. Those of 64 bytes are gathered a message a store, as in a lane.
+func (t *Topic) writeAll(position uint64, msgs [][]byte) {
+	for len(msgs) > 0 {
+		n := 0
+		if t.stride == 64 {
+			at := position & t.mask
+			n = sys.Gather64(t.b[t.payloads+at*64:], msgs[:min(uint64(len(msgs)), t.mask+1-at)])
+			for i := range n {
+				t.putLength(position+uint64(i), 64)
+			}
+		}
+		if n == 0 {
+			t.write(position, msgs[0])
+			n = 1
+		}
+		position, msgs = position+uint64(n), msgs[n:]
+	}
 }
 
 // run is one run of a batch, for Single.
@@ -311,10 +364,7 @@ func (p *Publisher) run(msgs [][]byte) (int, error) {
 	if n := min(p.limit-position, t.step); uint64(len(msgs)) > n {
 		msgs = msgs[:n]
 	}
-	sys.FenceStores() // after A
-	for i, msg := range msgs {
-		t.write(position+uint64(i), msg)
-	}
+	t.writeAll(position, msgs)
 	t.store(&t.info.Tail, position+uint64(len(msgs))) // F
 	p.fetchFree(position + uint64(len(msgs)))
 	t.Receivers.Ring(Everybody)
@@ -327,7 +377,7 @@ func (p *Publisher) run(msgs [][]byte) (int, error) {
 func (p *Publisher) fetchFree(position uint64) {
 	const most = 16 * 64 // bytes
 	t := p.t
-	if t.stride > 256 || int64(p.limit-position-most/t.stride) < 0 {
+	if !sys.PrefetchesStores || t.stride > 256 || int64(p.limit-position-most/t.stride) < 0 {
 		return
 	}
 	at := position & t.mask * t.stride
@@ -346,7 +396,6 @@ func (p *Publisher) claimRun(msgs [][]byte) (int, error) {
 	for n < len(msgs) && uint64(n) < t.step && p.claim(first.position+uint64(n)) {
 		n++
 	}
-	sys.FenceStores() // after A
 	for i, msg := range msgs[:n] {
 		at := first.position + uint64(i)
 		binary.LittleEndian.PutUint32(t.length(at), uint32(len(msg)))

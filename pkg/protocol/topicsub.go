@@ -153,6 +153,24 @@ func (s *Subscriber) Position() uint64 { return s.next }
 // Lost returns how many messages were overwritten before this subscriber read them, and were told in a LostError.
 func (s *Subscriber) Lost() uint64 { return s.lost }
 
+// Ready reports whether Next knows of a message already, or of several publishers' sees one.
+func (s *Subscriber) Ready() bool {
+	if s.t.single {
+		return s.next != s.end
+	}
+	return s.Awaited()
+}
+
+// Awaited reports whether there is something for Next: a message, or a gap. It looks at one line of memory.
+func (s *Subscriber) Awaited() bool {
+	t := s.t
+	if t.single {
+		return t.info.Tail.Load() != s.next
+	}
+	w, lap := Word(t.slot(s.next).State.Load()), t.lap(s.next)
+	return w.Lap() == lap && (w.Phase() == PhaseReady || w.Phase() == PhaseSkip) || int32(w.Lap()-lap) > 0
+}
+
 // Next returns the next message in place. It is the caller's, to read, until Done says whether it counts. Errors: ErrEmpty; *LostError,
 // once for each gap; ErrEvicted; *CorruptError (the message was dropped).
 func (s *Subscriber) Next() ([]byte, error) {
@@ -260,7 +278,7 @@ func (s *Subscriber) badLength(n uint32) error {
 // Done ends the message that Next returned: it counts if the error is nil. Errors: ErrLapped, ErrEvicted: it may have been
 // overwritten while it was read.
 func (s *Subscriber) Done() error {
-	sys.FenceLoads() // what was read was read before; pairs with FenceStores after A, and with C after K
+	sys.FenceLoads() // what was read was read before; pairs with the fence in room, after A, and with C after K
 	if s.row.State.Load() != s.state {
 		return s.ended()
 	}

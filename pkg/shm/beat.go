@@ -65,16 +65,13 @@ func (r *Region) Beat() {
 
 // beat answers the daemon if it has asked. Of an outsider it asks nothing.
 func (r *Region) beat() {
-	if r.ask != nil {
-		r.answer()
-	}
-}
-
-func (r *Region) answer() {
-	if r.ask.Load() != r.answered.Load() { // D
+	if r.due() {
 		r.Beat()
 	}
 }
+
+// due reports whether the daemon has asked, and was not answered.
+func (r *Region) due() bool { return r.ask != nil && r.ask.Load() != r.answered.Load() } // D
 
 // enter takes a lease of a segment for a call, and answers the daemon if it has asked.
 func (r *Region) enter(s *region.Segment) error {

@@ -47,25 +47,25 @@ func (q *Queue) Producer() (*Producer, error) {
 
 // Send is Queue.Send.
 func (p *Producer) Send(ctx context.Context, b []byte) error {
-	if len(b) > p.size || !p.open { // as in TrySend: who has slept finds no code in the near cache, and so little of it is best
-		return p.refuse(len(b))
+	if len(b) > p.size || !p.open || p.r.due() || !p.p.Ready() { // what is needed after a call is stored before it, between stores that wait for their lines
+		return p.sendLong(ctx, b)
 	}
-	p.r.beat()
-	err := p.p.Send(b)
-	if err == ErrFull {
-		err = p.sendLong(ctx, b)
+	p.r.sent()
+	return p.p.Send(b)
+}
+
+// sendLong is Send when there is more to do than to send, or less.
+func (p *Producer) sendLong(ctx context.Context, b []byte) error {
+	err := p.TrySend(b)
+	if err != ErrFull {
+		return err
+	}
+	l, err := p.wait(ctx)
+	if err == nil {
+		err = p.p.Commit(l, copy(p.q.q.LoanBytes(l), b))
 	}
 	p.r.sent()
 	return err
-}
-
-// sendLong is Send while the queue is full.
-func (p *Producer) sendLong(ctx context.Context, b []byte) error {
-	l, err := p.wait(ctx)
-	if err != nil {
-		return err
-	}
-	return p.p.Commit(l, copy(p.q.q.LoanBytes(l), b))
 }
 
 // TrySend is Queue.TrySend.

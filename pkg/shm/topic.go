@@ -7,6 +7,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/shmd/shmd/internal/sys"
 	"github.com/shmd/shmd/pkg/protocol"
 	"github.com/shmd/shmd/pkg/region"
 )
@@ -223,7 +224,9 @@ func (p *Publication) finish(how func(*protocol.Publisher) error) error {
 // same names. It ends with Close.
 type Publisher struct {
 	t      *Topic
+	r      *Region // of t, as size is
 	p      *protocol.Publisher
+	size   int // SlotSize
 	closed bool
 }
 
@@ -238,7 +241,7 @@ func (t *Topic) Publisher() (*Publisher, error) {
 		t.s.Release()
 		return nil, err
 	}
-	return &Publisher{t: t, p: p}, nil
+	return &Publisher{t: t, r: t.r, p: p, size: t.t.SlotSize()}, nil
 }
 
 // Close ends the publishing end, after its loans. It is idempotent. Region.Close waits for it.
@@ -253,6 +256,15 @@ func (p *Publisher) Close() error {
 
 // Publish is Topic.Publish. Errors: protocol.ErrLoaned beside its: with publishers = 1 a loan ends before anything else is published.
 func (p *Publisher) Publish(ctx context.Context, msg []byte) error {
+	if len(msg) > p.size || p.closed || p.r.due() || !p.p.Ready() { // as in Producer.Send
+		return p.publishLong(ctx, msg)
+	}
+	p.p.Put(msg)
+	return nil
+}
+
+// publishLong is Publish when there is more to do than to publish, or less.
+func (p *Publisher) publishLong(ctx context.Context, msg []byte) error {
 	err := p.TryPublish(msg)
 	if err == nil || !errors.Is(err, ErrFull) {
 		return err
@@ -265,10 +277,10 @@ func (p *Publisher) TryPublish(msg []byte) error {
 	if p.closed {
 		return ErrClosed
 	}
-	if limit := p.t.t.SlotSize(); len(msg) > limit {
-		return &TooLargeError{p.t.name, len(msg), limit}
+	if len(msg) > p.size {
+		return &TooLargeError{p.t.name, len(msg), p.size}
 	}
-	p.t.r.beat()
+	p.r.beat()
 	return p.p.TryPublish(msg)
 }
 
@@ -353,6 +365,8 @@ type Subscription struct {
 	closed bool
 
 	receiving spinner
+	pace      pace
+	rested    uint64 // the position at the last glance
 }
 
 // Subscribe takes one of the topic's cursors until Close. Errors: protocol.ErrCursors: all are taken; ErrClosed.
@@ -443,11 +457,34 @@ func (s *Subscription) next(ctx context.Context, wait bool) ([]byte, error) {
 	if err := s.t.r.asked(); err != nil {
 		return nil, err
 	}
+	if wait && !s.s.Ready() {
+		s.glance()
+	}
 	b, err := s.s.Next()
 	if err == nil || !wait || !errors.Is(err, ErrEmpty) {
 		return b, err
 	}
 	return s.wait(ctx)
+}
+
+// glance looks at one line of memory for a short while, as Consumer.glance does.
+func (s *Subscription) glance() {
+	r := s.t.r
+	if !r.many || r.how(&s.receiving) == WaitBlock {
+		return
+	}
+	at := s.s.Position()
+	s.pace.rest(int(at-s.rested), s.t.t.Slots())
+	s.rested = at
+	for i := range glances {
+		for range peeks {
+			if s.s.Awaited() {
+				s.pace.found(i)
+				return
+			}
+		}
+		sys.Pause()
+	}
 }
 
 func (s *Subscription) wait(ctx context.Context) (b []byte, err error) {

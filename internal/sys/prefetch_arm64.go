@@ -1,0 +1,4 @@
+package sys
+
+// PrefetchesStores reports whether PrefetchStores is of use.
+const PrefetchesStores = true
