@@ -73,7 +73,9 @@ All that receive from a queue compete; --group NAME only says how ps -a lists
 this one. A topic begins with the next message, with --last with the newest one,
 with --all with the oldest that is kept. Messages that were overwritten before
 sub read them (overflow = "drop-oldest") are counted on standard error. Nothing
-is acked there: a subscriber that ends leaves nothing behind.
+is acked there: a subscriber that ends leaves nothing behind. Of a dead-letter
+channel (NAME.dead) sub takes the dead letters and prints what was sent; ch dead
+shows where from and why, and takes nothing.
 
 -o json prints an object a line: position and index (which identify it),
 deliveries (how often it was delivered before), bytes, and the message as text,
@@ -200,6 +202,33 @@ func (c queueConsumer) moving() bool {
 func (c queueConsumer) drained(ctx context.Context) error { return c.q.WaitDrained(ctx) }
 func (c queueConsumer) close()                            {}
 
+// deadConsumer is the consumer of a dead-letter channel: it gives what was sent, without the head that says where from and why.
+type deadConsumer struct{ queueConsumer }
+
+func (c deadConsumer) message(ctx context.Context, wait bool) (message, error) {
+	m, err := c.queueConsumer.message(ctx, wait)
+	if err != nil {
+		return nil, err
+	}
+	return letter{m}, nil
+}
+
+// batch is one message: the daemon sends dead letters one by one.
+func (c deadConsumer) batch(ctx context.Context, wait bool) (delivery, error) {
+	m, err := c.message(ctx, wait)
+	if err != nil {
+		return nil, err
+	}
+	return one{m}, nil
+}
+
+type letter struct{ message }
+
+func (l letter) Bytes() []byte {
+	b := l.message.Bytes()
+	return b[min(len(b), protocol.SizeofDeadLetter):]
+}
+
 // received keeps a nil pointer from becoming an interface that is not nil.
 func received[I any, M any](m *M, err error) (I, error) {
 	if err != nil {
@@ -285,6 +314,13 @@ func (a *app) consumer(r *shm.Region, o subOptions) (consumer, error) {
 		q, err := r.Queue(o.channel)
 		if err != nil {
 			return nil, err
+		}
+		st, err := q.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if st.Flags&protocol.QueueFlagDeadLetter != 0 {
+			return deadConsumer{queueConsumer{q}}, nil
 		}
 		return queueConsumer{q}, nil
 	case protocol.KindTopic:
