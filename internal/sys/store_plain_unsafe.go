@@ -26,5 +26,3 @@ func StoreRelease4(p0 *atomic.Uint64, v0 uint64, p1 *atomic.Uint64, v1 uint64, p
 	StoreRelease(p2, v2)
 	StoreRelease(p3, v3)
 }
-
-var order atomic.Uint32 // nobody writes it

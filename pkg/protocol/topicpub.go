@@ -48,16 +48,8 @@ type TopicLoan struct {
 func (l TopicLoan) Position() uint64 { return l.position }
 
 // room makes sure that position p may be written to as far as the subscribers are concerned, and reports whether it may. Afterwards
-// all positions below p.limit may. Payloads are written after its fence, so who sees a byte of one sees what let it be written: A, or the row that was evicted.
+// all positions below p.limit may.
 func (p *Publisher) room(position uint64) bool {
-	if !p.raise(position) {
-		return false
-	}
-	sys.FenceStores() // after A, and after the rows were read; pairs with Done
-	return true
-}
-
-func (p *Publisher) raise(position uint64) bool {
 	t := p.t
 	if t.dropOldest {
 		for {
@@ -112,6 +104,7 @@ func (p *Publisher) TryLoan() (TopicLoan, error) {
 		if int64(position-p.limit) >= 0 && !p.room(position) {
 			return TopicLoan{}, ErrFull
 		}
+		sys.FenceStores() // after A
 		p.loaned = true
 		return TopicLoan{position: position}, nil
 	}
@@ -132,6 +125,7 @@ func (p *Publisher) TryLoan() (TopicLoan, error) {
 				continue
 			}
 			t.info.Tail.CompareAndSwap(tail, tail+1)
+			sys.FenceStores() // after A
 			return TopicLoan{tail, mine}, nil
 		case w.Lap() == lap: // claimed at this very position: tail lags behind
 			t.info.Tail.CompareAndSwap(tail, tail+1)
@@ -267,6 +261,7 @@ func (p *Publisher) Put(msg []byte) {
 	}
 	t := p.t
 	position := t.info.Tail.Load()
+	sys.FenceStores() // after A
 	t.putLength(position, len(msg))
 	t.putSmall(position, msg)
 	t.store(&t.info.Tail, position+1) // F
@@ -278,6 +273,7 @@ func (p *Publisher) Put(msg []byte) {
 func (p *Publisher) putLarge(msg []byte) {
 	t := p.t
 	position := t.info.Tail.Load()
+	sys.FenceStores() // after A
 	t.write(position, msg)
 	t.store(&t.info.Tail, position+1) // F
 	t.Receivers.Ring(Everybody)
@@ -364,6 +360,7 @@ func (p *Publisher) run(msgs [][]byte) (int, error) {
 	if n := min(p.limit-position, t.step); uint64(len(msgs)) > n {
 		msgs = msgs[:n]
 	}
+	sys.FenceStores() // after A
 	t.writeAll(position, msgs)
 	t.store(&t.info.Tail, position+uint64(len(msgs))) // F
 	p.fetchFree(position + uint64(len(msgs)))
@@ -396,6 +393,7 @@ func (p *Publisher) claimRun(msgs [][]byte) (int, error) {
 	for n < len(msgs) && uint64(n) < t.step && p.claim(first.position+uint64(n)) {
 		n++
 	}
+	sys.FenceStores() // after A
 	for i, msg := range msgs[:n] {
 		at := first.position + uint64(i)
 		binary.LittleEndian.PutUint32(t.length(at), uint32(len(msg)))

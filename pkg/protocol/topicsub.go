@@ -278,7 +278,7 @@ func (s *Subscriber) badLength(n uint32) error {
 // Done ends the message that Next returned: it counts if the error is nil. Errors: ErrLapped, ErrEvicted: it may have been
 // overwritten while it was read.
 func (s *Subscriber) Done() error {
-	sys.FenceLoads() // what was read was read before; pairs with the fence in room, after A, and with C after K
+	sys.FenceLoads() // what was read was read before; pairs with FenceStores after A, and with C after K
 	if s.row.State.Load() != s.state {
 		return s.ended()
 	}
