@@ -467,24 +467,27 @@ func (s *Subscription) next(ctx context.Context, wait bool) ([]byte, error) {
 	return s.wait(ctx)
 }
 
-// glance looks at one line of memory for a short while, as Consumer.glance does.
+// glance looks at one line of memory for a short while, as Consumer.glance does, if nobody else in this process looks.
 func (s *Subscription) glance() {
 	r := s.t.r
-	if !r.many || r.how(&s.receiving) == WaitBlock {
+	if !r.many || r.how(&s.receiving) == WaitBlock || !r.spinning.CompareAndSwap(false, true) {
 		return
 	}
 	at := s.s.Position()
 	s.pace.rest(int(at-s.rested), s.t.t.Slots())
 	s.rested = at
-	for i := range glances {
-		for range peeks {
-			if s.s.Awaited() {
-				s.pace.found(i)
-				return
-			}
+	found := false
+	for i := 0; i < glances && !found; i++ {
+		for j := 0; j < peeks && !found; j++ {
+			found = s.s.Awaited()
 		}
-		sys.Pause()
+		if found {
+			s.pace.found(i)
+		} else {
+			sys.Pause()
+		}
 	}
+	r.spinning.Store(false)
 }
 
 func (s *Subscription) wait(ctx context.Context) (b []byte, err error) {
