@@ -16,11 +16,14 @@ type limit struct {
 var limits = []limit{
 	is(`asleep.*p99`, ``, "The tail of what sleeps", "one message in a hundred meets the monitor thread of Go's scheduler or the host; bare Go's do too"),
 	is(`asleep, one CPU`, ``, "Asleep on one CPU", "bare Go takes 1.09 to 1.17 times C; the rest is a way through cold code"),
+	is(`latest, read`, `other CPU|twin`, "A value beside its writer", "8 ns of Go and of the way through the library, on a machine whose clock has steps of 10"),
 	is(`latest, read`, `within one CPU`, "A value beside its writer", "each read finds a new version, whose lines come from the other CPU; the C seqlock takes as long"),
+	is(`topic 1:1, 64 B, batches`, ``, "Another processor", "how many lines of memory are on their way to the publisher at once"),
+	is(`queue 1:1, 8 B, one at a time`, ``, "Batches of small messages", "each message has a line of its own, and eight of the C ring share one"),
 	is(`1:1, \d+ B, batches`, ``, "Batches of small messages", "calls that any goroutine may make have a lock and checks; SendRun and ReceiveRun, for one, have neither"),
 	is(`1:64`, ``, "Many ends", "a message that comes while the consumer at work is busy wakes another"),
 	is(`4:4`, `producers = 1`, "Many ends", "six compare-and-swaps a message, where a queue of one producer and one consumer has none"),
-	is(`spinning`, ``, "Spinning", "how the looks of the two ends fall differs from run to run"),
+	is(`spinning|adaptive, busy`, ``, "Spinning", "a trip moves more lines than the one of the probe, which shows where a line takes little time; and how the looks of the two ends fall differs from run to run"),
 	is(`slowest size beside`, ``, "Large payloads", "the ends of a row of medians, rounds of which differ by up to 22 %: 0.90 to 0.97 in seven sets of runs before"),
 	is(`1 MiB`, ``, "Large payloads", "what else the host does with the caches; rounds of one run differ by a third"),
 }
