@@ -2,21 +2,7 @@
 // Each line of output is a variant: min, median and max of 7 runs, in million messages a second. docs/speed.md, "Another processor", has what it showed.
 //
 //	cc -O2 -march=native -pthread -o /tmp/lanetwin bench/c/lanetwin.c && /tmp/lanetwin
-#define _GNU_SOURCE
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define pause() _mm_pause()
-#elif defined(__aarch64__)
-#define pause() __asm__ volatile("isb")
-#endif
+#include "threads.h"
 
 enum { slots = 1024, messages = 4000000, runs = 7, header = 16, mostLag = 256, enough = 64 };
 
@@ -41,13 +27,6 @@ static struct {
     _Alignas(128) word received;
     word ack_count;
 } *q;
-
-static void pin(int cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
 
 static uint8_t *slot(uint64_t p) { return ring + p % slots * (uint64_t)v.stride; }
 
@@ -107,17 +86,6 @@ static void *consume(void *unused) {
         if (v.counts) release(&q->ack_count, p + 1);
     }
     return unused;
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int ascending(const void *a, const void *b) {
-    double d = *(const double *)a - *(const double *)b;
-    return (d > 0) - (d < 0);
 }
 
 int main(void) {

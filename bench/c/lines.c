@@ -7,21 +7,7 @@
 //
 // In a pattern M is the message: 48 bytes in its line, E its end, 16 bytes in the next line, T the position behind it, which the other thread looks at; 0 to 8 are words in lines
 // that nobody else uses, as a stack's or a counter's. p before it: the message's lines are asked for 16 messages ahead (PREFETCHW).
-#define _GNU_SOURCE
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define pause() _mm_pause()
-#elif defined(__aarch64__)
-#define pause() __asm__ volatile("isb")
-#endif
+#include "threads.h"
 
 enum { slots = 1024, stride = 128, messages = 4000000, runs = 5, enough = 32, most_lag = 256 };
 
@@ -33,13 +19,6 @@ static struct {
     _Alignas(128) _Atomic uint64_t head;
 } *q;
 static _Alignas(4096) volatile uint64_t own[9][8];
-
-static void pin(int cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
 
 static void words(uint8_t *to, int n, uint64_t x) {
     for (int i = 0; i < n; i++) ((volatile uint64_t *)to)[i] = x;
@@ -95,17 +74,6 @@ static void *consume(void *unused) {
     }
     own[8][7] = got;
     return unused;
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int ascending(const void *a, const void *b) {
-    double d = *(const double *)a - *(const double *)b;
-    return (d > 0) - (d < 0);
 }
 
 int main(void) {

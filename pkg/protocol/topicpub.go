@@ -241,26 +241,27 @@ func (p *Publisher) TryPublish(msg []byte) error {
 	if p.loaned {
 		return ErrLoaned
 	}
-	if position := t.info.Tail.Load(); int64(position-p.limit) >= 0 && !p.room(position) {
+	position := t.info.Tail.Load()
+	if int64(position-p.limit) >= 0 && !p.room(position) {
 		return ErrFull
 	}
-	p.Put(msg)
+	p.Put(position, msg)
 	return nil
 }
 
-// Ready reports whether Put may be called.
-func (p *Publisher) Ready() bool {
-	return p.t.single && !p.loaned && int64(p.t.info.Tail.Load()-p.limit) < 0
+// Ready returns the next position, and whether Put may write there.
+func (p *Publisher) Ready() (position uint64, ok bool) {
+	position = p.t.info.Tail.Load()
+	return position, p.t.single && !p.loaned && int64(position-p.limit) < 0
 }
 
-// Put is TryPublish after Ready, and cannot fail. A small message takes no call, and each line is written in one go.
-func (p *Publisher) Put(msg []byte) {
+// Put is TryPublish at the position that Ready returned, and cannot fail. A small message takes no call, and each line is written in one go.
+func (p *Publisher) Put(position uint64, msg []byte) {
 	if len(msg) > sys.Small {
-		p.putLarge(msg)
+		p.putLarge(position, msg)
 		return
 	}
 	t := p.t
-	position := t.info.Tail.Load()
 	sys.FenceStores() // after A
 	t.putLength(position, len(msg))
 	t.putSmall(position, msg)
@@ -270,9 +271,8 @@ func (p *Publisher) Put(msg []byte) {
 	}
 }
 
-func (p *Publisher) putLarge(msg []byte) {
+func (p *Publisher) putLarge(position uint64, msg []byte) {
 	t := p.t
-	position := t.info.Tail.Load()
 	sys.FenceStores() // after A
 	t.write(position, msg)
 	t.store(&t.info.Tail, position+1) // F

@@ -256,10 +256,14 @@ func (p *Publisher) Close() error {
 
 // Publish is Topic.Publish. Errors: protocol.ErrLoaned beside its: with publishers = 1 a loan ends before anything else is published.
 func (p *Publisher) Publish(ctx context.Context, msg []byte) error {
-	if len(msg) > p.size || p.closed || p.r.due() || !p.p.Ready() { // as in Producer.Send
+	if len(msg) > p.size || p.closed || p.r.due() { // as in Producer.Send
 		return p.publishLong(ctx, msg)
 	}
-	p.p.Put(msg)
+	position, ok := p.p.Ready()
+	if !ok {
+		return p.publishLong(ctx, msg)
+	}
+	p.p.Put(position, msg)
 	return nil
 }
 
